@@ -1,0 +1,92 @@
+"""The one abstract class of metarl: an agent adapts to tasks through four verbs."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from metarl.types import Action, Rollout, Spec, Timestep, Trial
+
+State = TypeVar("State")
+
+
+class Agent(abc.ABC, Generic[State]):
+    """``begin -> act ... -> adapt -> act ... -> meta_update``.
+
+    ``State`` holds whatever adapts to a task: fast weights (MAML), a hidden state (RL²), a posterior (VariBAD).
+
+    Contract, checked by :func:`metarl.testing.check_agent`: ``adapt`` depends on its arguments alone; permuting
+    the tasks permutes its results; only ``meta_update`` changes meta-parameters; an untrained agent can act and
+    adapt; the same seed gives the same bits.
+
+    Attributes:
+        spec: sizes of observations and actions.
+        device: where parameters live and where timesteps arrive.
+        num_adaptations: calls of ``adapt`` in one training trial (gradient steps; for memory agents, episodes - 1).
+        rollouts_per_task: episodes collected for each task between two adaptations.
+        generator: source of every sample that ``act`` and ``meta_update`` draw.
+    """
+
+    def __init__(self, spec: Spec, device: torch.device, *, num_adaptations: int, rollouts_per_task: int) -> None:
+        self.spec = spec
+        self.device = device
+        self.num_adaptations = num_adaptations
+        self.rollouts_per_task = rollouts_per_task
+        self.generator = torch.Generator(device)
+
+    @abc.abstractmethod
+    def begin(self, num_tasks: int) -> State:
+        """The state before anything is known about ``num_tasks`` new tasks."""
+
+    @abc.abstractmethod
+    def act(self, state: State, timestep: Timestep, deterministic: bool = False) -> tuple[Action, State]:
+        """Choose an action for every slot ``[task, episode]``; ``deterministic`` takes the distribution's mode."""
+
+    @abc.abstractmethod
+    def adapt(self, state: State, rollout: Rollout) -> State:
+        """Learn from one rollout of the same tasks; neither the agent nor ``state`` is changed."""
+
+    @abc.abstractmethod
+    def meta_update(self, trial: Trial) -> dict[str, float]:
+        """Improve the meta-parameters from one training trial; returns metrics by name."""
+
+    @abc.abstractmethod
+    def components(self) -> Mapping[str, nn.Module | Optimizer]:
+        """Everything that a checkpoint must hold, by name."""
+
+    def seed(self, seed: int) -> None:
+        """Restart the agent's random stream; the trainer does so before every trial."""
+        self.generator.manual_seed(seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of all components, by their names."""
+        return {name: component.state_dict() for name, component in self.components().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        for name, component in self.components().items():
+            component.load_state_dict(state[name])
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """Every parameter and buffer of every module, by dotted name."""
+        return {
+            f"{name}.{key}": tensor
+            for name, component in self.components().items()
+            if isinstance(component, nn.Module)
+            for key, tensor in component.state_dict().items()
+        }
+
+
+@dataclass(frozen=True)
+class AgentConfig(abc.ABC):
+    """Settings of one kind of agent; a frozen dataclass that knows how to build it."""
+
+    @abc.abstractmethod
+    def build(self, spec: Spec, device: torch.device, seed: int) -> Agent[Any]:
+        """A fresh agent whose parameters are a function of ``seed`` alone."""

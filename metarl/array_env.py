@@ -1,0 +1,116 @@
+"""Families whose dynamics are arithmetic step all their instances as one array operation.
+
+A family describes itself as :class:`Dynamics`: pure functions of arrays with one row per instance.
+:class:`ArrayVectorEnv` turns that into a Gymnasium vector environment with one task per instance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from numpy.typing import NDArray
+
+from metarl.errors import ConfigError
+from metarl.types import Task
+
+Array = NDArray[Any]
+Params = Mapping[str, Array]
+"""Task parameters by name, one row per instance: ``[instance]`` or ``[instance, ...]``."""
+
+
+class Dynamics(Protocol):
+    """One family of tasks, as functions over a leading instance axis. All arithmetic is float64."""
+
+    @property
+    def observation_space(self) -> gym.spaces.Box:
+        """Space of one instance's observation, flat."""
+
+    @property
+    def action_space(self) -> gym.spaces.Discrete | gym.spaces.Box:
+        """Space of one instance's action."""
+
+    def reset(self, params: Params, rng: np.random.Generator, num: int) -> Array:
+        """Initial states ``[num, ...]`` for instances with these ``params`` (already selected: ``num`` rows)."""
+
+    def step(
+        self, state: Array, action: Array, params: Params, rng: np.random.Generator
+    ) -> tuple[Array, Array, Array, Mapping[str, Array]]:
+        """Next states ``[num, ...]``, rewards ``[num]``, terminated ``[num]`` bool and infos by name, ``[num]`` each.
+
+        ``action`` is ``[num]`` integers (discrete) or ``[num, action_dim]`` inside the box.
+        """
+
+    def observe(self, state: Array, params: Params) -> Array:
+        """Observations ``[num, obs_dim]``; never reveals the task unless the family says so."""
+
+
+class ArrayVectorEnv(VectorEnv[Array, Array, Array]):
+    """Many instances of one :class:`Dynamics`, each with its own task, stepped together.
+
+    ``reset(seed=..., options={"tasks": [...], "reset_mask": ...})`` sets tasks; without ``tasks`` the old ones stay.
+    Autoreset is disabled: an instance that has ended returns unspecified values until it is reset.
+
+    Args:
+        dynamics: the family.
+        num_envs: number of instances.
+        horizon: steps after which an episode is truncated.
+    """
+
+    def __init__(self, dynamics: Dynamics, num_envs: int, horizon: int) -> None:
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
+        self.num_envs = num_envs
+        self.dynamics = dynamics
+        self.horizon = horizon
+        self.single_observation_space = dynamics.observation_space
+        self.single_action_space = dynamics.action_space
+        self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, num_envs)
+        self.action_space = gym.vector.utils.batch_space(self.single_action_space, num_envs)
+        self._rng = np.random.default_rng()
+        self._params: dict[str, Array] = {}
+        self._state: Array = np.zeros((num_envs, 0))
+        self._steps = np.zeros(num_envs, np.int64)
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Start an episode in every instance, or in those of ``options["reset_mask"]``.
+
+        Raises:
+            ConfigError: for a wrong number of tasks, or if no task was ever given.
+        """
+        options = options or {}
+        if isinstance(seed, list):
+            raise ConfigError("ArrayVectorEnv takes one integer seed for all instances: they share one stream.")
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        if "tasks" in options:
+            self._set_tasks(options["tasks"])
+        if not self._params:
+            raise ConfigError('no task was given: call reset(options={"tasks": [...]}) first.')
+        mask = options.get("reset_mask")
+        if mask is None or len(self._state) != self.num_envs or self._state.size == 0:
+            self._state = self.dynamics.reset(self._params, self._rng, self.num_envs)
+            self._steps[:] = 0
+        else:
+            chosen = {name: values[mask] for name, values in self._params.items()}
+            self._state[mask] = self.dynamics.reset(chosen, self._rng, int(np.sum(mask)))
+            self._steps[mask] = 0
+        return self._observe(), {}
+
+    def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """Advance every instance by one step."""
+        self._state, rewards, terminated, info = self.dynamics.step(self._state, actions, self._params, self._rng)
+        self._steps += 1
+        return self._observe(), rewards, terminated, self._steps >= self.horizon, dict(info)
+
+    def _observe(self) -> Array:
+        return self.dynamics.observe(self._state, self._params).astype(np.float32)
+
+    def _set_tasks(self, tasks: Sequence[Task]) -> None:
+        if len(tasks) != self.num_envs:
+            raise ConfigError(f"got {len(tasks)} tasks for {self.num_envs} instances: give one task per instance.")
+        self._params = {name: np.stack([np.asarray(task[name]) for task in tasks]) for name in tasks[0]}

@@ -1,0 +1,58 @@
+"""Errors that say what came, what was expected and what the choices are."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MetarlError(Exception):
+    """Base of every error that metarl raises on purpose; the command line prints it without a traceback."""
+
+
+class ConfigError(MetarlError, ValueError):
+    """A setting, name or argument that cannot work."""
+
+
+class NonFiniteError(MetarlError, FloatingPointError):
+    """A NaN or infinity turned up in rewards, observations, a loss or a parameter."""
+
+
+class WorkerError(MetarlError, RuntimeError):
+    """A worker process died, hung or raised."""
+
+
+class CheckpointError(MetarlError, RuntimeError):
+    """A checkpoint could not be written or read."""
+
+
+def unknown_name(kind: str, name: str, choices: Iterable[str]) -> ConfigError:
+    """An error for an unknown ``name``, with the nearest match and every valid choice."""
+    choices = sorted(choices)
+    nearest = difflib.get_close_matches(name, choices, n=1, cutoff=0.4)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    return ConfigError(f"unknown {kind} {name!r}.{hint} Valid choices: {', '.join(choices)}.")
+
+
+def require_positive(owner: object, *names: str) -> None:
+    """Refuse fields of ``owner`` that are not numbers above zero.
+
+    Raises:
+        ConfigError: naming the first offending field, its value and what is expected.
+    """
+    for name in names:
+        value = getattr(owner, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0 or value == float("inf"):
+            raise ConfigError(f"{type(owner).__name__}.{name} must be a finite number above 0, got {value!r}.")
+
+
+def require_in_unit_interval(owner: object, *names: str) -> None:
+    """Refuse fields of ``owner`` outside [0, 1].
+
+    Raises:
+        ConfigError: naming the first offending field, its value and the interval.
+    """
+    for name in names:
+        value = getattr(owner, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise ConfigError(f"{type(owner).__name__}.{name} must lie in [0, 1], got {value!r}.")

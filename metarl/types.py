@@ -1,0 +1,149 @@
+"""The data that flows between environments, agents and trainer.
+
+Axes are named in every docstring, always in the order ``[task, episode, time, ...]``. An *episode slot*
+is one environment instance; a rollout holds exactly one episode per slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Task = Any
+"""A task: whatever the distribution's sampler returns, usually a dict of numbers or small arrays."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What an agent must know about its tasks before it can be built.
+
+    Attributes:
+        obs_dim: size of the flat float32 observation.
+        action_dim: number of choices (discrete) or of action coordinates (continuous).
+        discrete: whether actions are indices ``0..action_dim-1``.
+        horizon: the largest number of steps in an episode.
+    """
+
+    obs_dim: int
+    action_dim: int
+    discrete: bool
+    horizon: int
+
+
+@dataclass(frozen=True)
+class Timestep:
+    """What an agent sees before it acts.
+
+    The axes are ``[task, episode]`` while acting, and ``[task, episode, time]`` inside a :class:`Rollout`,
+    which keeps exactly what the agent saw: recomputing a policy can then never disagree with acting.
+
+    Attributes:
+        obs: ``[..., obs_dim]`` float32 observation.
+        prev_action: ``[..., action_dim]`` the action before this one, one-hot if discrete; zeros at a trial's start.
+        prev_reward: ``[...]`` the reward that action earned; zero at a trial's start.
+        prev_done: ``[...]`` 1.0 at the first step of an episode that follows another one in the same trial.
+        valid: ``[...]`` bool, False once the slot's episode has ended: such entries are padding.
+    """
+
+    obs: Tensor
+    prev_action: Tensor
+    prev_reward: Tensor
+    prev_done: Tensor
+    valid: Tensor
+
+    def __getitem__(self, index: Any) -> Timestep:
+        """Index the leading axes of every field."""
+        return Timestep(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def to(self, device: torch.device) -> Timestep:
+        """The same timestep on ``device``."""
+        return Timestep(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Action:
+    """What an agent answers, for every slot.
+
+    Attributes:
+        value: ``[task, episode]`` int64 index, or ``[task, episode, action_dim]`` float32 in the normalised box:
+            the collector maps [-1, 1] onto the environment's bounds and clips there.
+        log_prob: ``[task, episode]`` log-probability (density) of ``value`` under the acting policy.
+    """
+
+    value: Tensor
+    log_prob: Tensor
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One episode in every slot of every task; shorter episodes are padded and masked by ``valid``.
+
+    Attributes:
+        timesteps: what the agent saw, ``[task, episode, time]``.
+        actions: ``[task, episode, time]`` int64, or ``[task, episode, time, action_dim]`` float32 (before clipping).
+        log_probs: ``[task, episode, time]`` of ``actions`` under the policy that acted.
+        rewards: ``[task, episode, time]``, zero on padding.
+        terminated: ``[task, episode, time]`` bool: the environment ended the episode at this step.
+        truncated: ``[task, episode, time]`` bool: time ran out at this step; the state still has a value.
+        last_obs: ``[task, episode, obs_dim]`` the observation after the episode's last step.
+        success: ``[task, episode]`` bool: the environment reported success at any step (False if it never reports).
+    """
+
+    timesteps: Timestep
+    actions: Tensor
+    log_probs: Tensor
+    rewards: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    last_obs: Tensor
+    success: Tensor
+
+    @property
+    def obs(self) -> Tensor:
+        """Observations, ``[task, episode, time, obs_dim]``."""
+        return self.timesteps.obs
+
+    @property
+    def valid(self) -> Tensor:
+        """Which steps happened, bool ``[task, episode, time]``; always a prefix of the time axis."""
+        return self.timesteps.valid
+
+    @property
+    def returns(self) -> Tensor:
+        """Undiscounted return of each episode, ``[task, episode]``."""
+        return self.rewards.sum(-1)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Steps in each episode, int64 ``[task, episode]``."""
+        return self.valid.sum(-1)
+
+    def __getitem__(self, index: Any) -> Rollout:
+        """Select along the leading axes, e.g. ``rollout[2:4]`` for two tasks."""
+        return Rollout(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
+
+    def to(self, device: torch.device) -> Rollout:
+        """The same rollout on ``device``."""
+        return Rollout(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Everything that happened to a batch of tasks: rollout, adaptation, rollout, ...
+
+    Attributes:
+        tasks: the tasks, one for each entry of the rollouts' task axis.
+        rollouts: ``num_adaptations + 1`` rollouts; number ``k`` was collected after ``k`` adaptations.
+    """
+
+    tasks: Sequence[Task]
+    rollouts: tuple[Rollout, ...]
+
+    @property
+    def num_env_steps(self) -> int:
+        """Environment steps in the trial, adaptation included."""
+        return int(sum(rollout.valid.sum() for rollout in self.rollouts))
