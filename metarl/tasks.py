@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from metarl.digest import task_digest
 from metarl.errors import ConfigError, unknown_name
 from metarl.gym_env import GymVectorEnv, flat_spaces
 from metarl.types import Spec, Task
@@ -161,33 +161,6 @@ class Split:
             f"{distribution.id}: {_MAX_REJECTIONS} samples held no {self.name} task, so the sampler yields too few "
             "distinct tasks to split. Give sample_test, or shared_split=True if train and test are the same tasks."
         )
-
-
-def task_digest(task: Task) -> bytes:
-    """A digest of a task's content: equal tasks, equal digests, in every process."""
-    digest = hashlib.sha256()
-
-    def feed(value: Any) -> None:
-        if isinstance(value, Mapping):
-            for key in sorted(value):
-                digest.update(f"key:{key};".encode())
-                feed(value[key])
-        elif isinstance(value, str | bytes):
-            digest.update(value.encode() if isinstance(value, str) else value)
-        elif isinstance(value, Sequence):
-            digest.update(f"sequence:{len(value)};".encode())
-            for entry in value:
-                feed(entry)
-        else:
-            array = np.asarray(value)
-            if array.dtype == object:
-                digest.update(repr(value).encode())
-            else:
-                digest.update(str(array.shape).encode())
-                digest.update(np.ascontiguousarray(array.astype(np.float64)).tobytes())
-
-    feed(task)
-    return digest.digest()
 
 
 def in_test_split(task: Task) -> bool:
