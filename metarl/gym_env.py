@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,14 +12,18 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
+from metarl.buffers import Buffers, Layout
 from metarl.digest import task_digest
 from metarl.errors import ConfigError, WorkerError
 from metarl.seeding import derive
 from metarl.types import Task
-from metarl.workers import Buffers, allocate
+from metarl.workers import Request, WorkerPool
 
 Array = NDArray[Any]
 MakeEnv = Callable[[Task], gym.Env[Any, Any]]
+_RESULTS = ("observations", "rewards", "terminated", "truncated", "success")
+"""What comes out of workers."""
+
 ActionSpace = gym.spaces.Discrete | gym.spaces.Box
 
 
@@ -100,7 +104,7 @@ class _Instances:
         self._tasks: list[Task] = [None] * len(buffers.rewards)
         self._ended = np.ones(len(buffers.rewards), bool)
 
-    def reset(self, requests: Iterable[tuple[int, Task, int | None]]) -> None:
+    def reset(self, requests: Sequence[Request]) -> None:
         """Start episodes: ``(row, task, seed)`` each."""
         buffers = self._buffers
         for row, task, seed in requests:
@@ -213,7 +217,8 @@ class GymVectorEnv(VectorEnv[Array, Array, Array]):
         first_task: a task to read the spaces from.
         task_on_reset: the environments take tasks through ``reset(options={"task": task})``, and are built once.
         num_workers: worker processes among which the instances are divided (at most one per instance); 0 steps them
-            in this process. Results are the same, bit for bit.
+            in this process. Results are the same, bit for bit. A worker does not run the main script: a package
+            that registers environment ids must be imported inside ``make_env``.
         worker_timeout: seconds that one instance may take for one call before its worker counts as hung.
     """
 
@@ -240,21 +245,28 @@ class GymVectorEnv(VectorEnv[Array, Array, Array]):
                 f"make_env raised with task {reprlib.repr(first_task)}: {type(error).__name__}: {error}"
             ) from error
         try:
-            self.single_observation_space, self.single_action_space = flat_spaces(env)
+            observation_space, action_space = flat_spaces(env)
+            self.single_observation_space, self.single_action_space = observation_space, action_space
         finally:
             env.close()
         self.num_envs = num_envs
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
-        self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, num_envs)
-        self.action_space = gym.vector.utils.batch_space(self.single_action_space, num_envs)
+        self.observation_space = gym.vector.utils.batch_space(observation_space, num_envs)
+        self.action_space = gym.vector.utils.batch_space(action_space, num_envs)
         self._tasks: list[Task] | None = None
-        obs_dim = self.single_observation_space.shape[0]
+        layout = Layout.of(num_envs, observation_space.shape[0], action_space)
 
         def make_group(first: int, buffers: Buffers) -> _Instances:
-            return _Instances(make_env, task_on_reset, obs_dim, self.single_action_space, first, buffers)
+            return _Instances(make_env, task_on_reset, layout.obs_dim, action_space, first, buffers)
 
-        self._buffers = allocate(num_envs, obs_dim, self.single_action_space)
-        self._group = make_group(0, self._buffers)
+        self._buffers = layout.view(bytearray(layout.num_bytes))
+        self._group: _Instances | WorkerPool
+        if num_workers == 0:
+            self._group = make_group(0, self._buffers)
+            self._shares: list[tuple[slice, Buffers]] = []
+        else:
+            self._group = WorkerPool(make_group, layout, min(num_workers, num_envs), worker_timeout)
+            self._shares = self._group.rows
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -323,17 +335,26 @@ class GymVectorEnv(VectorEnv[Array, Array, Array]):
         """Close the environments, and end the worker processes."""
         self._group.close()
 
-    def _run(self, verb: str, requests: list[tuple[int, Task, int | None]] | None) -> None:
+    def _run(self, verb: str, requests: Sequence[Request] | None) -> None:
         if self.closed:
             raise WorkerError("this GymVectorEnv is closed; make a new one.")
         try:
             if requests is None:
+                for rows, share in self._shares:
+                    share.actions[...] = self._buffers.actions[rows]
                 self._group.step()
             else:
                 self._group.reset(requests)
         except _Failure as failure:
+            self.close()
             cause = failure.__cause__
             raise WorkerError(f"{failure}: {type(cause).__name__}: {cause}") from cause
+        except WorkerError:
+            self.close()
+            raise
+        for rows, share in self._shares:
+            for name in _RESULTS:
+                getattr(self._buffers, name)[rows] = getattr(share, name)
 
 
 def _instance_seed(seed: int, row: int) -> int:
