@@ -24,9 +24,9 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	@echo "Installing metarl and its dependencies into .venv (once; a few minutes) ..."
 	@$(PYTHON) -m venv .venv
 	@echo "  1/2 PyTorch"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt "$$(grep '^torch==' constraints.txt)"
 	@echo "  2/2 metarl and the rest"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 train: $(STAMP)
