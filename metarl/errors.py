@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class MetarlError(Exception):
@@ -12,6 +12,20 @@ class MetarlError(Exception):
 
 class ConfigError(MetarlError, ValueError):
     """A setting, name or argument that cannot work."""
+
+
+class TaskCheckError(ConfigError):
+    """A task distribution that breaks the rules; one sentence per problem found.
+
+    Args:
+        distribution_id: the distribution's id.
+        problems: what came and what was expected, a sentence each.
+    """
+
+    def __init__(self, distribution_id: str, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        listed = "".join(f"\n  {number}. {problem}" for number, problem in enumerate(problems, 1))
+        super().__init__(f"{distribution_id} has {len(problems)} problem(s):{listed}")
 
 
 class NonFiniteError(MetarlError, FloatingPointError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import faulthandler
+import itertools
 import mmap
 import os
 import reprlib
@@ -96,7 +97,7 @@ class WorkerPool:
             raise WorkerError(f"make_env cannot be sent to a worker process ({error}); set num_workers=0.") from error
         self._workers: list[_Worker] = []
         self._finalizer = weakref.finalize(self, _stop, self._workers)
-        for first, end in zip(bounds[:-1], bounds[1:], strict=True):
+        for first, end in itertools.pairwise(bounds):
             self._workers.append(_start(first, layout.rows(end - first)))
         for worker in self._workers:
             self._send(worker, payload)

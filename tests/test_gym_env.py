@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import signal
@@ -60,6 +61,8 @@ class Walk(gym.Env[Any, Any]):
             os._exit(7)
         if how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if how == "segfault":
+            ctypes.string_at(0)
         if how == "hang":
             fall_asleep()
 
@@ -230,7 +233,7 @@ def test_spaces_without_a_flat_form_are_refused_by_name() -> None:
         flat_spaces(env)
     env = Walk(TASKS[0])
     env.observation_space = gym.spaces.Sequence(gym.spaces.Discrete(2))
-    with pytest.raises(ConfigError, match="Sequence.*accepted are Box"):
+    with pytest.raises(ConfigError, match=r"Sequence.*accepted are Box"):
         flat_spaces(env)
 
 
@@ -275,8 +278,7 @@ def failing(verb: str, how: str) -> list[dict[str, Any]]:
 
 def provoke(env: GymVectorEnv, tasks: list[dict[str, Any]]) -> str:
     with pytest.raises(WorkerError) as caught:
-        env.reset(seed=0, options={"tasks": tasks})
-        env.step(np.zeros(5, np.int64))
+        env.step(np.zeros(env.reset(seed=0, options={"tasks": tasks})[0].shape[0], np.int64))
     assert env.closed
     with pytest.raises(WorkerError, match="closed"):
         env.step(np.zeros(5, np.int64))
@@ -305,6 +307,22 @@ def test_dead_worker_raises_at_once_with_exit_code_and_task(how: str, said: str,
     assert said in message
     assert f"{'step' if verb == 'step' else 'reset'} of instance 3 with task" in message
     assert "'size': 0.3" in message
+
+
+def test_segmentation_fault_is_reported_with_its_place() -> None:
+    message = provoke(vector(2), failing("step", "segfault"))
+    assert "was killed by SIGSEGV in step of instance 3 with task" in message
+    assert "in _fail" in message
+
+
+def test_interrupting_workers_does_not_stop_them() -> None:
+    """Ctrl-C in a terminal reaches every process of the group; the parent alone decides what it means."""
+    env = vector(2)
+    for worker in env._group._workers:  # type: ignore[union-attr]
+        worker.process.send_signal(signal.SIGINT)
+    env.reset(seed=0, options={"tasks": TASKS})
+    env.step(np.ones(5, np.int64))
+    env.close()
 
 
 @pytest.mark.parametrize("verb", ["reset", "step"])
