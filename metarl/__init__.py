@@ -1,1 +1,1 @@
-
+"""Meta-reinforcement learning on Gymnasium and Meta-World."""

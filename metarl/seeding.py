@@ -39,5 +39,5 @@ def torch_stream(seed: int, *path: str | int) -> Iterator[None]:
     For parameter initialisation, where ``torch.nn`` offers no generator argument.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(derive(seed, *path))
+        torch.default_generator.manual_seed(derive(seed, *path))
         yield

@@ -90,14 +90,14 @@ class TaskDistribution:
             task = self.sample(np.random.default_rng(0))
             env = self.make_env(task)
             try:
-                observation_space, action_space = flat_spaces(env)
+                spaces: tuple[gym.Space[Any], gym.Space[Any]] = flat_spaces(env)
                 limit = env.spec.max_episode_steps if env.spec is not None else None
             finally:
                 env.close()
         else:
             assert self.make_vector is not None
             vector = self.make_vector(1)
-            observation_space, action_space = vector.single_observation_space, vector.single_action_space
+            spaces = vector.single_observation_space, vector.single_action_space
             limit = None
             vector.close()
         horizon = self.horizon or limit
@@ -106,10 +106,12 @@ class TaskDistribution:
                 f"{self.id} has no time limit: set TaskDistribution.horizon, or wrap the environment in "
                 "gymnasium.wrappers.TimeLimit through gymnasium.make(..., max_episode_steps=N)."
             )
-        assert observation_space.shape is not None
-        discrete = isinstance(action_space, gym.spaces.Discrete)
-        action_dim = int(action_space.n) if isinstance(action_space, gym.spaces.Discrete) else action_space.shape[0]
-        return Spec(observation_space.shape[0], action_dim, discrete, horizon)
+        observation_space, action_space = spaces
+        assert isinstance(observation_space, gym.spaces.Box)
+        if isinstance(action_space, gym.spaces.Discrete):
+            return Spec(observation_space.shape[0], int(action_space.n), True, horizon)
+        assert isinstance(action_space, gym.spaces.Box)
+        return Spec(observation_space.shape[0], action_space.shape[0], False, horizon)
 
     def make_vector_env(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
         """``num_envs`` instances with flat spaces that take ``reset(options={"tasks": [...], "reset_mask": ...})``.

@@ -1,1 +1,5 @@
+"""The inner loop: parameters, a loss and a rule; never an environment or a label."""
 
+from metarl.adaptation.inner_loop import InnerLoop, LossFn, inner_loop
+
+__all__ = ["InnerLoop", "LossFn", "inner_loop"]

@@ -1,1 +1,1 @@
-
+"""Pure functions: tensors in, tensors out. No classes, no state, no environment."""

@@ -1,0 +1,93 @@
+"""Scores ``[task, shot]`` on held-out tasks, with an exact quota of episodes for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from metarl.agent import Agent
+from metarl.collector import Collector
+from metarl.errors import ConfigError
+from metarl.seeding import derive, numpy_stream
+from metarl.tasks import TaskDistribution
+from metarl.trial import run_trial
+
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How an agent did on a sample of tasks.
+
+    Attributes:
+        returns: ``[task, shot]`` mean return over the episodes of each task after ``shot`` adaptations.
+        success: ``[task, shot]`` share of episodes with success at any step.
+        episodes_per_shot: episodes behind each entry.
+        num_env_steps: what the evaluation cost, in environment steps.
+    """
+
+    returns: Float
+    success: Float
+    episodes_per_shot: int
+    num_env_steps: int
+
+    def interval(self, shot: int) -> tuple[float, float, float]:
+        """Mean return after ``shot`` adaptations, with its 95 % bootstrap interval over tasks."""
+        return mean_interval(self.returns[:, shot])
+
+
+def mean_interval(scores: Float, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Mean of independent ``scores`` ``[task]``, low and high end of the percentile bootstrap interval."""
+    mean = float(np.mean(scores))
+    if len(scores) < 2 or np.ptp(scores) == 0:
+        return mean, mean, mean
+    result = stats.bootstrap(
+        (scores,), np.mean, confidence_level=confidence, method="percentile", rng=np.random.default_rng(0)
+    )
+    return mean, float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def evaluate(
+    agent: Agent[Any],
+    distribution: TaskDistribution,
+    *,
+    num_tasks: int,
+    num_adaptations: int,
+    seed: int,
+    split: Literal["train", "test"] = "test",
+    rollouts_per_task: int | None = None,
+    deterministic_last: bool = False,
+) -> Evaluation:
+    """Run one trial on ``num_tasks`` tasks of a split; the agent's meta-parameters stay as they are.
+
+    Args:
+        agent: trained or not.
+        distribution: of tasks whose spaces the agent fits.
+        num_tasks: tasks to sample.
+        num_adaptations: shots are ``0 .. num_adaptations``.
+        seed: of the sample of tasks and of everything random in the trial.
+        split: ``"test"`` or ``"train"``.
+        rollouts_per_task: episodes per task and shot; default: as in training.
+        deterministic_last: act by the distribution's mode after the last adaptation.
+
+    Raises:
+        ConfigError: if the agent was built for other spaces.
+    """
+    theirs, ours = distribution.spec, agent.spec
+    if (theirs.obs_dim, theirs.action_dim, theirs.discrete) != (ours.obs_dim, ours.action_dim, ours.discrete):
+        raise ConfigError(f"the agent was built for {ours}, but {distribution.id} has {theirs}.")
+    tasks = getattr(distribution, split).sample(num_tasks, numpy_stream(seed, "evaluation", split))
+    collector = Collector(distribution, rollouts_per_task or agent.rollouts_per_task, agent.device)
+    try:
+        trial = run_trial(
+            agent, collector, tasks, num_adaptations, derive(seed, "evaluation-trial"), deterministic_last
+        )
+    finally:
+        collector.close()
+    returns = np.stack([r.returns.double().mean(1).cpu().numpy() for r in trial.rollouts], axis=1)
+    success = np.stack([r.success.double().mean(1).cpu().numpy() for r in trial.rollouts], axis=1)
+    return Evaluation(returns, success, collector.rollouts_per_task, trial.num_env_steps)

@@ -1,0 +1,101 @@
+"""Action distributions with explicit random generators and Fisher products.
+
+torch.distributions samples from the global generator only and knows no Fisher products, both of which metarl
+needs (named random streams; structured Gauss-Newton products), hence these two small classes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Categorical:
+    """Choices with unnormalised log-probabilities ``logits`` ``[..., choice]``."""
+
+    logits: Tensor
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """What a network puts out: ``(logits,)``."""
+        return (self.logits,)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability ``[...]`` of indices ``value`` ``[...]``."""
+        return self.logits.log_softmax(-1).gather(-1, value[..., None]).squeeze(-1)
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """Indices ``[...]``, by the Gumbel-max trick (no host synchronisation, unlike multinomial)."""
+        uniform = torch.rand(self.logits.shape, generator=generator, device=self.logits.device, dtype=self.logits.dtype)
+        gumbel = -torch.log(-torch.log(uniform.clamp(min=torch.finfo(uniform.dtype).tiny)))
+        return (self.logits + gumbel).argmax(-1)
+
+    def mode(self) -> Tensor:
+        """The likeliest index ``[...]``."""
+        return self.logits.argmax(-1)
+
+    def entropy(self) -> Tensor:
+        """Entropy in nats, ``[...]``."""
+        log_p = self.logits.log_softmax(-1)
+        return -(log_p.exp() * log_p).sum(-1)
+
+    def kl(self, other: Distribution) -> Tensor:
+        """``KL(self || other)`` in nats, ``[...]``."""
+        assert isinstance(other, Categorical)
+        log_p, log_q = self.logits.log_softmax(-1), other.logits.log_softmax(-1)
+        return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+    def fisher_product(self, tangents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Fisher information times a tangent of the logits: ``p * (t - p.t)``, the KL's Hessian where KL = 0."""
+        p, (tangent,) = self.logits.softmax(-1), tangents
+        return (p * (tangent - (p * tangent).sum(-1, keepdim=True)),)
+
+
+@dataclass(frozen=True)
+class DiagGaussian:
+    """Independent normals with ``mean`` and ``log_std`` ``[..., action]``."""
+
+    mean: Tensor
+    log_std: Tensor
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """What a network puts out: ``(mean, log_std)``."""
+        return self.mean, self.log_std
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density ``[...]`` of ``value`` ``[..., action]``, summed over coordinates."""
+        z = (value - self.mean) * (-self.log_std).exp()
+        return -(0.5 * z.square() + self.log_std + 0.5 * math.log(2.0 * math.pi)).sum(-1)
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        """``[..., action]``."""
+        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        return self.mean + self.log_std.exp() * noise
+
+    def mode(self) -> Tensor:
+        """The mean, ``[..., action]``."""
+        return self.mean
+
+    def entropy(self) -> Tensor:
+        """Entropy in nats, ``[...]``."""
+        return (self.log_std + 0.5 + 0.5 * math.log(2.0 * math.pi)).sum(-1)
+
+    def kl(self, other: Distribution) -> Tensor:
+        """``KL(self || other)`` in nats, ``[...]``."""
+        assert isinstance(other, DiagGaussian)
+        variance_ratio = (2.0 * (self.log_std - other.log_std)).exp()
+        distance = ((self.mean - other.mean) * (-other.log_std).exp()).square()
+        return (0.5 * (variance_ratio + distance - 1.0) - (self.log_std - other.log_std)).sum(-1)
+
+    def fisher_product(self, tangents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Fisher information times tangents of (mean, log_std): ``(t_mean / std^2, 2 t_log_std)``."""
+        mean_tangent, log_std_tangent = tangents
+        return mean_tangent * (-2.0 * self.log_std).exp(), 2.0 * log_std_tangent
+
+
+Distribution = Categorical | DiagGaussian

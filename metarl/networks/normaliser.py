@@ -1,0 +1,48 @@
+"""Running moments of what an agent sees, part of its checkpoint."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class RunningMoments(nn.Module):
+    """Mean and variance over all valid entries seen so far, in float64 (Chan, Golub, LeVeque, 1979).
+
+    Args:
+        size: features.
+    """
+
+    count: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
+        self.register_buffer("squares", torch.zeros(size, dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, x: Tensor, valid: Tensor) -> None:
+        """Take in ``x`` ``[..., size]`` where ``valid`` ``[...]``."""
+        weight = valid.double()[..., None]
+        dims = tuple(range(valid.dim()))
+        count = weight.sum()
+        mean = (x.double() * weight).sum(dims) / count
+        squares = ((x.double() - mean).square() * weight).sum(dims)
+        total = self.count + count
+        shift = mean - self.mean
+        self.squares += squares + shift.square() * self.count * count / total
+        self.mean += shift * count / total
+        self.count.copy_(total)
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation ``[size]``, float32; 1 before the first update and for constant features."""
+        std = (self.squares / self.count.clamp(min=1.0)).sqrt()
+        return torch.where(std > 1e-6, std, torch.ones_like(std)).float()
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """``(x - mean) / std``, clipped to ±10."""
+        return ((x - self.mean.float()) / self.std).clamp(-10.0, 10.0)

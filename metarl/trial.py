@@ -1,0 +1,48 @@
+"""The one path of training and evaluation: collect, adapt, repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from metarl.agent import Agent
+from metarl.collector import Collector
+from metarl.types import Rollout, Task, Trial
+
+State = TypeVar("State")
+
+
+def run_trial(
+    agent: Agent[State],
+    collector: Collector,
+    tasks: Sequence[Task],
+    num_adaptations: int,
+    seed: int,
+    deterministic_last: bool = False,
+) -> Trial:
+    """Let an agent meet new tasks: ``num_adaptations`` times collect and adapt, then collect once more.
+
+    Args:
+        agent: begins without knowledge of the tasks.
+        collector: poses them.
+        tasks: one per entry of the task axis.
+        num_adaptations: calls of ``agent.adapt``; 0 or more.
+        seed: of the agent's samples and the environments' streams; same seed, same trial.
+        deterministic_last: act by the distribution's mode in the last rollout.
+    """
+    agent.seed(seed)
+    collector.seed(seed)
+    state = agent.begin(len(tasks))
+    rollouts: list[Rollout] = []
+    for shot in range(num_adaptations + 1):
+        rollout, state = collector.collect(
+            agent,
+            state,
+            tasks,
+            previous=rollouts[-1] if rollouts else None,
+            deterministic=deterministic_last and shot == num_adaptations,
+        )
+        rollouts.append(rollout)
+        if shot < num_adaptations:
+            state = agent.adapt(state, rollout)
+    return Trial(tasks, tuple(rollouts))
