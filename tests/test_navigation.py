@@ -15,7 +15,9 @@ from metarl.tasks import TaskDistribution
 BY_ID = {distribution.id: distribution for distribution in DISTRIBUTIONS}
 
 
-def scalar_step(position: list[float], goal: tuple[float, float], action: list[float], sparse: bool):  # type: ignore[no-untyped-def]
+def scalar_step(
+    position: list[float], goal: tuple[float, float], action: list[float], sparse: bool
+) -> tuple[list[float], float, bool]:
     """One step of one robot, in Python floats: new position, reward, terminated."""
     x, y = (p + min(max(a, -0.1), 0.1) for p, a in zip(position, action, strict=True))
     dx, dy = x - goal[0], y - goal[1]
@@ -45,7 +47,10 @@ def test_array_step_equals_a_scalar_robot_step_by_step(task_id: str) -> None:
         obs, rewards, terminated, truncated, info = env.step(actions)
         for i in np.flatnonzero(running):
             positions[i], reward, done = scalar_step(
-                positions[i], tuple(goals[i]), actions[i].tolist(), task_id == "navigation-2d-sparse"
+                positions[i],
+                (float(goals[i][0]), float(goals[i][1])),
+                actions[i].tolist(),
+                task_id == "navigation-2d-sparse",
             )
             assert np.abs(obs[i] - positions[i]).max() < 1e-6
             assert abs(rewards[i] - reward) < 1e-6
