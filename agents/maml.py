@@ -25,6 +25,9 @@ from metarl.networks.mlp import Activation, MLPPolicy, Params, stack
 from metarl.seeding import torch_stream
 from metarl.types import Action, Rollout, Spec, Timestep, Trial
 
+_EVAL_STEPS = 3
+"""Gradient steps in an evaluation, as in the paper's Figures 4 and 5."""
+
 _CPU_SAMPLES = 8192
 """Steps in one chunk of tasks on a CPU (measured: larger ones fall out of its caches)."""
 
@@ -130,7 +133,13 @@ class MAMLTRPO(Agent[Params]):
     def __init__(
         self, config: MAMLTRPOConfig, spec: Spec, device: torch.device, seed: int, *, num_adaptations: int
     ) -> None:
-        super().__init__(spec, device, num_adaptations=num_adaptations, rollouts_per_task=config.rollouts_per_task)
+        super().__init__(
+            spec,
+            device,
+            num_adaptations=num_adaptations,
+            rollouts_per_task=config.rollouts_per_task,
+            num_eval_adaptations=max(_EVAL_STEPS, num_adaptations),
+        )
         self.config = config
         with torch_stream(seed, "init"):
             self.policy = MLPPolicy(spec, config.hidden_sizes, config.activation, config.init_std).to(device)
@@ -216,12 +225,14 @@ class MAMLTRPO(Agent[Params]):
     def _fisher_product(self, chunk: _Chunk, vector: Tensor) -> Tensor:
         """``J' F J v``: push the tangent through the inner loop and the network, weigh it, pull it back."""
         outer = chunk.batches[-1]
-        tangent = chunk.loop.push(stack(self._unflatten(vector), len(outer.obs)))
+        pushed = chunk.loop.push(stack(self._unflatten(vector), len(outer.obs)))
+        # Without inner steps both are still views shared by all tasks, which forward-mode AD refuses.
+        tangent = {name: value.contiguous() for name, value in pushed.items()}
 
         def outputs(params: Params) -> tuple[Tensor, ...]:
             return self.policy.distribution(params, outer.obs).parameters
 
-        detached = {name: value.detach() for name, value in chunk.leaves.items()}
+        detached = {name: value.detach().contiguous() for name, value in chunk.leaves.items()}
         moved = torch.func.jvp(outputs, (detached,), (tangent,))[1]
         weight = (outer.valid / outer.valid.sum(1, keepdim=True))[..., None]
         with torch.no_grad():

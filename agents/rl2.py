@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from metarl.agent import Agent, AgentConfig
-from metarl.errors import NonFiniteError, require_in_unit_interval, require_positive
+from metarl.errors import require_in_unit_interval, require_positive
 from metarl.functional.policy_losses import clipped_ratio_loss
 from metarl.functional.returns import discounted_sums, gae, masked_mean, normalise
 from metarl.networks.distributions import Categorical, DiagGaussian, Distribution
@@ -168,8 +168,10 @@ class RL2(Agent[Tensor]):
         policy, values, _ = self._forward(batch.inputs, self._no_memory(len(batch.inputs)))
         log_prob = policy.log_prob(batch.actions)
         # One row, so that every step of the minibatch counts the same however long its trial is.
-        parts = (x.reshape(1, -1) for x in (log_prob, batch.log_probs, batch.advantages, batch.valid))
-        policy_loss = clipped_ratio_loss(*parts, config.clip_range).squeeze(0)
+        new, old, advantages, valid = (
+            x.reshape(1, -1) for x in (log_prob, batch.log_probs, batch.advantages, batch.valid)
+        )
+        policy_loss = clipped_ratio_loss(new, old, advantages, valid, config.clip_range).squeeze(0)
         value_loss = masked_mean((values - batch.value_targets).square(), batch.valid, (0, 1))
         entropy = masked_mean(policy.entropy(), batch.valid, (0, 1))
         loss = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy

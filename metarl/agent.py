@@ -30,14 +30,24 @@ class Agent(abc.ABC, Generic[State]):
         device: where parameters live and where timesteps arrive.
         num_adaptations: calls of ``adapt`` in one training trial (gradient steps; for memory agents, episodes - 1).
         rollouts_per_task: episodes collected for each task between two adaptations.
+        num_eval_adaptations: calls of ``adapt`` in an evaluation, unless it says otherwise.
         generator: source of every sample that ``act`` and ``meta_update`` draw.
     """
 
-    def __init__(self, spec: Spec, device: torch.device, *, num_adaptations: int, rollouts_per_task: int) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        device: torch.device,
+        *,
+        num_adaptations: int,
+        rollouts_per_task: int,
+        num_eval_adaptations: int | None = None,
+    ) -> None:
         self.spec = spec
         self.device = device
         self.num_adaptations = num_adaptations
         self.rollouts_per_task = rollouts_per_task
+        self.num_eval_adaptations = num_adaptations if num_eval_adaptations is None else num_eval_adaptations
         self.generator = torch.Generator(device)
 
     @abc.abstractmethod

@@ -56,8 +56,8 @@ def evaluate(
     distribution: TaskDistribution,
     *,
     num_tasks: int,
-    num_adaptations: int,
     seed: int,
+    num_adaptations: int | None = None,
     split: Literal["train", "test"] = "test",
     rollouts_per_task: int | None = None,
     deterministic_last: bool = False,
@@ -68,8 +68,8 @@ def evaluate(
         agent: trained or not.
         distribution: of tasks whose spaces the agent fits.
         num_tasks: tasks to sample.
-        num_adaptations: shots are ``0 .. num_adaptations``.
         seed: of the sample of tasks and of everything random in the trial.
+        num_adaptations: shots are ``0 .. num_adaptations``; default: what the agent asks for.
         split: ``"test"`` or ``"train"``.
         rollouts_per_task: episodes per task and shot; default: as in training.
         deterministic_last: act by the distribution's mode after the last adaptation.
@@ -81,6 +81,8 @@ def evaluate(
     if (theirs.obs_dim, theirs.action_dim, theirs.discrete) != (ours.obs_dim, ours.action_dim, ours.discrete):
         raise ConfigError(f"the agent was built for {ours}, but {distribution.id} has {theirs}.")
     tasks = getattr(distribution, split).sample(num_tasks, numpy_stream(seed, "evaluation", split))
+    if num_adaptations is None:
+        num_adaptations = agent.num_eval_adaptations
     collector = Collector(distribution, rollouts_per_task or agent.rollouts_per_task, agent.device)
     try:
         trial = run_trial(

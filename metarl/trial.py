@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -34,7 +35,9 @@ def run_trial(
     collector.seed(seed)
     state = agent.begin(len(tasks))
     rollouts: list[Rollout] = []
+    collect_seconds = adapt_seconds = 0.0
     for shot in range(num_adaptations + 1):
+        started = time.perf_counter()
         rollout, state = collector.collect(
             agent,
             state,
@@ -43,6 +46,9 @@ def run_trial(
             deterministic=deterministic_last and shot == num_adaptations,
         )
         rollouts.append(rollout)
+        collected = time.perf_counter()
+        collect_seconds += collected - started
         if shot < num_adaptations:
             state = agent.adapt(state, rollout)
-    return Trial(tasks, tuple(rollouts))
+        adapt_seconds += time.perf_counter() - collected
+    return Trial(tasks, tuple(rollouts), collect_seconds, adapt_seconds)

@@ -138,10 +138,14 @@ class Trial:
     Attributes:
         tasks: the tasks, one for each entry of the rollouts' task axis.
         rollouts: ``num_adaptations + 1`` rollouts; number ``k`` was collected after ``k`` adaptations.
+        collect_seconds: wall time spent collecting.
+        adapt_seconds: wall time spent adapting.
     """
 
     tasks: Sequence[Task]
     rollouts: tuple[Rollout, ...]
+    collect_seconds: float = 0.0
+    adapt_seconds: float = 0.0
 
     @property
     def num_env_steps(self) -> int:

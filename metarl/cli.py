@@ -1,0 +1,341 @@
+"""The command line: train, evaluate, plot, list, check."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from metarl import session as sessions
+from metarl.agent import AgentConfig
+from metarl.agents import AGENTS
+from metarl.config import TrainConfig
+from metarl.errors import ConfigError, MetarlError, unknown_name
+from metarl.plotting import learning_figure
+from metarl.presets import PRESETS, settings
+from metarl.run_folder import RunFolder
+from metarl.session import Row, Session
+from metarl.tasks import registered
+from metarl.testing import check_tasks
+
+MAIN_JOB = ("maml-trpo", "cartpole-mirrored")
+"""What ``metarl train`` does without arguments."""
+
+_EVALUATION_SEED = 2_000_003
+"""Far from the seeds that anybody trains with: held-out tasks are drawn from it and nothing is ever tuned on it."""
+
+_USAGE = """usage: metarl COMMAND ...
+
+  train [AGENT TASKS]    meta-train an agent; without names the main job (maml-trpo on cartpole-mirrored)
+  train --resume RUN     go on where a run stopped
+  evaluate RUN           score a run's agent on held-out tasks
+  plot RUN...            learning curves of runs
+  list                   agents, tasks and presets
+  check MODULE:NAME      look for faults in a task distribution of your own
+
+metarl COMMAND --help tells more. TASKS is an id of `metarl list`, or module:attribute for your own."""
+
+console = Console()
+Settings = TypeVar("Settings", bound=AgentConfig)
+
+
+@dataclass(frozen=True)
+class TrainOptions(Generic[Settings]):
+    """Meta-train AGENT on TASKS, then show how it adapts to held-out tasks."""
+
+    train: tyro.conf.OmitArgPrefixes[TrainConfig]
+    agent: tyro.conf.OmitArgPrefixes[Settings]
+    preset: str | None = None
+    """Start from this preset's settings instead of those of AGENT:TASKS (see `metarl list`)."""
+    resume: Path | None = None
+    """Go on with the run in this folder; give no AGENT and TASKS then."""
+    checkpoint: Path | None = None
+    """With --resume: the checkpoint to start from; default: the newest."""
+    runs: Path = Path("runs")
+    """Folder in which a new run gets its own folder."""
+    reference: bool = False
+    """Also train one policy over all tasks for as many episodes, as a reference for the final table (MAML only)."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    commands: dict[str, Callable[[list[str]], int]] = {
+        "train": _train,
+        "evaluate": _evaluate,
+        "plot": _plot,
+        "list": _list,
+        "check": _check,
+    }
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_USAGE)
+        return 0 if words else 2
+    try:
+        if words[0] not in commands:
+            raise unknown_name("command", words[0], commands)
+        return commands[words[0]](words[1:])
+    except MetarlError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted at once; what the last checkpoint holds is safe.")
+        return 130
+
+
+# train --------------------------------------------------------------------------------------------------------------
+
+
+def _train(words: list[str]) -> int:
+    names = list(itertools.takewhile(lambda word: not word.startswith("-"), words[:2]))
+    rest = words[len(names) :]
+    if len(names) == 1:
+        raise ConfigError(f"train takes AGENT and TASKS, got only {names[0]!r}. Agents: {', '.join(sorted(AGENTS))}.")
+    resume = _value_of("--resume", rest)
+    if resume is not None:
+        if names:
+            raise ConfigError(f"--resume {resume} brings its own agent and tasks; leave out {' '.join(names)!r}.")
+        known = Session.open(Path(resume))
+        agent, task_name = known.name, known.task_name
+        train_config, agent_config = known.train_config, known.agent_config
+    else:
+        agent, task_name = names or MAIN_JOB
+        train_config, agent_config = settings(agent, task_name, _value_of("--preset", rest))
+        sessions.load_distribution(task_name)
+    options = tyro.cli(
+        TrainOptions[type(agent_config)],  # type: ignore[misc]
+        args=rest,
+        prog="metarl train" if resume else f"metarl train {agent} {task_name}",
+        default=TrainOptions(train_config, agent_config, reference=not names and resume is None),
+    )
+    if options.resume is None:
+        if options.checkpoint is not None:
+            raise ConfigError(f"--checkpoint {options.checkpoint} needs --resume RUN.")
+        run = RunFolder.create(options.runs, f"{agent}-{task_name}-seed{options.train.seed}")
+        this = Session.create(agent, task_name, options.train, options.agent, run)
+    else:
+        this = dataclasses.replace(known, train_config=options.train, agent_config=options.agent)
+        this.run.write_config(
+            sessions.to_json(this.name, this.task_name, this.train_config, this.agent_config)
+        )
+    wants_reference = options.reference or (this.run.path / "pretrained" / "config.json").is_file()
+    return _train_and_report(this, options.checkpoint, wants_reference)
+
+
+def _train_and_report(this: Session, checkpoint: Path | None, wants_reference: bool) -> int:
+    console.print(f"[bold]{this.name}[/] on [bold]{this.task_name}[/], run folder {this.run.path}", soft_wrap=True)
+    reference = sessions.pretrained_reference(this) if wants_reference else None
+    started = time.perf_counter()
+    parts = [(this, "meta-training")] + ([(reference, "reference: one policy for all tasks")] if reference else [])
+    for session, label in parts:
+        if not _with_progress(session, label, checkpoint if session is this else None):
+            console.print(
+                f"Stopped after the iteration in hand; everything is saved. Go on with:\n"
+                f"  metarl train --resume {_quoted(this.run.path)}",
+                soft_wrap=True,
+            )
+            return 130
+    seconds = time.perf_counter() - started
+    agent, _ = this.load()
+    rows = sessions.evaluation_rows(
+        this,
+        agent,
+        this.distribution,
+        num_tasks=this.train_config.eval_tasks,
+        seed=_EVALUATION_SEED,
+        pretrained=reference,
+    )
+    _report(this, rows, this.run.path / "adaptation", {"seed": _EVALUATION_SEED, "training_seconds": seconds})
+    run = _quoted(this.run.path)
+    console.print(
+        f"Trained in {seconds:.0f} s. What to try next:\n"
+        f"  metarl evaluate {run} --num-tasks 100          more held-out tasks\n"
+        f"  metarl plot {run}                              learning curves\n"
+        f"  metarl train --resume {run} --num-iterations {2 * this.train_config.num_iterations}\n"
+        f"  tensorboard --logdir {_quoted(this.run.tensorboard)}\n"
+        "  metarl list                                    other agents and tasks",
+        soft_wrap=True,
+    )
+    return 0
+
+
+def _with_progress(session: Session, label: str, checkpoint: Path | None) -> bool:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[returns]}"),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(label, total=session.train_config.num_iterations, returns="")
+
+        def listen(progress: sessions.Progress) -> None:
+            shots = [value for name, value in sorted(progress.metrics.items()) if name.startswith("train/return_")]
+            text = f"return {shots[0]:.1f}" + (f" -> {shots[-1]:.1f} adapted" if len(shots) > 1 else "")
+            bar.update(task, completed=progress.iteration, returns=text)
+
+        return session.train(listen, checkpoint)
+
+
+def _report(this: Session, rows: Sequence[Row], path: Path, details: dict[str, Any]) -> None:
+    distribution = this.distribution
+    shot = "episodes of the trial" if this.name == "rl2" else "gradient steps"
+    most = max(len(row.intervals) for row in rows)
+    num_tasks = len(rows[0].evaluation.returns)
+    table = Table(
+        title=f"Return on {num_tasks} held-out tasks of {distribution.id}",
+        caption="mean and 95 % bootstrap interval over tasks",
+    )
+    table.add_column(f"after {shot}:" if this.name != "rl2" else "in episode:")
+    for index in range(most):
+        table.add_column(str(index + 1 if this.name == "rl2" else index), justify="right")
+    for row in rows:
+        table.add_row(row.label, *(f"{mean:.1f}\n{low:.1f} .. {high:.1f}" for mean, low, high in row.intervals))
+    console.print(table)
+    xlabel = "episode of the trial, from 0" if this.name == "rl2" else shot
+    figure = sessions.write_report(rows, distribution, path, xlabel, details)
+    cost = sum(row.evaluation.num_env_steps for row in rows)
+    console.print(f"Figure: {figure}   (this table cost {cost:,} environment steps)", soft_wrap=True)
+
+
+# evaluate, plot, list, check ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Score the agent of RUN on held-out tasks."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    tasks: str | None = None
+    """Another distribution with the same spaces, by id or module:attribute."""
+    num_tasks: int = 40
+    """Held-out tasks."""
+    num_adaptations: int | None = None
+    """Gradient steps, or episodes - 1 for memory agents; default: what the agent asks for."""
+    seed: int = _EVALUATION_SEED
+    """Of tasks, environments and actions."""
+    checkpoint: Path | None = None
+    """A checkpoint file; default: the newest."""
+    best: bool = False
+    """Take the checkpoint with the best training return."""
+
+
+def _evaluate(words: list[str]) -> int:
+    options = tyro.cli(EvaluateOptions, args=words, prog="metarl evaluate")
+    if options.num_tasks < 1 or (options.num_adaptations is not None and options.num_adaptations < 0):
+        raise ConfigError(
+            f"--num-tasks must be above 0 and --num-adaptations 0 or more, got {options.num_tasks} and "
+            f"{options.num_adaptations}."
+        )
+    this = Session.open(options.run)
+    checkpoint = this.run.checkpoints.best_path if options.best else options.checkpoint
+    agent, iteration = this.load(checkpoint)
+    distribution = sessions.load_distribution(options.tasks) if options.tasks else this.distribution
+    nested = this.run.path / "pretrained"
+    rows = sessions.evaluation_rows(
+        this,
+        agent,
+        distribution,
+        num_tasks=options.num_tasks,
+        seed=options.seed,
+        num_adaptations=options.num_adaptations,
+        pretrained=Session.open(nested) if (nested / "config.json").is_file() else None,
+    )
+    name = f"evaluation-{distribution.id.replace('/', '-')}-iteration{iteration}-seed{options.seed}"
+    _report(this, rows, this.run.path / name, {"seed": options.seed, "iteration": iteration})
+    return 0
+
+
+@dataclass(frozen=True)
+class PlotOptions:
+    """Learning curves of one or more runs in one figure."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders."""
+    output: Path | None = None
+    """The PNG; default: learning.png in the first run's folder."""
+
+
+def _plot(words: list[str]) -> int:
+    options = tyro.cli(PlotOptions, args=words, prog="metarl plot")
+    if not options.runs:
+        raise ConfigError("plot needs at least one run folder: metarl plot RUN...")
+    runs = [RunFolder.open(path) for path in options.runs]
+    output = options.output or runs[0].path / "learning.png"
+    learning_figure({run.path.name: run.metrics for run in runs}, output)
+    console.print(f"Figure: {output}")
+    return 0
+
+
+def _list(words: list[str]) -> int:
+    @dataclass(frozen=True)
+    class Options:
+        """List agents, tasks and presets."""
+
+        what: Annotated[Literal["all", "agents", "tasks", "presets"], tyro.conf.Positional] = "all"
+        """What to list."""
+
+    what = tyro.cli(Options, args=words, prog="metarl list").what
+    tables = {
+        "agents": (("agent", "choose it when"), [(name, entry.when) for name, entry in AGENTS.items()]),
+        "tasks": (("tasks", "description"), [(name, d.description) for name, d in sorted(registered().items())]),
+        "presets": (
+            ("preset", "what differs from the defaults"),
+            [(name, f"{json.dumps({**p.train, **p.agent})}  ({p.source})") for name, p in PRESETS.items()],
+        ),
+    }
+    for name, (header, rows) in tables.items():
+        if what in ("all", name):
+            table = Table(*header, title=name)
+            for row in rows:
+                table.add_row(*map(_escape, row))
+            console.print(table)
+    return 0
+
+
+def _check(words: list[str]) -> int:
+    @dataclass(frozen=True)
+    class Options:
+        """Look for faults in a task distribution: spaces, splits, resets, seeds, time limit."""
+
+        tasks: tyro.conf.Positional[str]
+        """An id, or module:attribute."""
+
+    options = tyro.cli(Options, args=words, prog="metarl check")
+    distribution = sessions.load_distribution(options.tasks)
+    check_tasks(distribution)
+    console.print(f"[green]{distribution.id}: no fault found.[/] {distribution.spec}")
+    return 0
+
+
+def _value_of(flag: str, words: Sequence[str]) -> str | None:
+    """The value of ``flag`` in ``words``, needed before the other options can be parsed."""
+    for index, word in enumerate(words):
+        if word == flag and index + 1 < len(words):
+            return words[index + 1]
+        if word.startswith(flag + "="):
+            return word.split("=", 1)[1]
+    return None
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
+
+
+def _escape(text: str) -> str:
+    """Keep square brackets from being read as markup."""
+    return text.replace("[", r"\[")

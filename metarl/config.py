@@ -1,0 +1,76 @@
+"""Settings of a training run, and how dataclasses of settings become JSON and back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, get_origin, get_type_hints
+
+import torch
+
+from metarl.errors import ConfigError, require_positive, unknown_name
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of the outer loop, the same for every agent."""
+
+    seed: int = 1
+    """Of parameters, tasks, environments and actions; the same seed gives the same run, bit for bit."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where networks run; auto takes CUDA if there is any."""
+    num_iterations: int = 100
+    """Meta-updates."""
+    meta_batch_size: int = 20
+    """Tasks in one meta-update."""
+    eval_every: int = 25
+    """Iterations between evaluations on held-out tasks."""
+    eval_tasks: int = 40
+    """Held-out tasks in an evaluation."""
+    checkpoint_every: int = 5
+    """Iterations between checkpoints."""
+    keep_checkpoints: int = 3
+    """Newest checkpoints to keep; the best one is kept as well."""
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self,
+            *("num_iterations", "meta_batch_size", "eval_every", "eval_tasks", "checkpoint_every", "keep_checkpoints"),
+        )
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise ConfigError(f"TrainConfig.seed must be an integer of 0 or more, got {self.seed!r}.")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise unknown_name("device", self.device, ("auto", "cpu", "cuda"))
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: for CUDA on a machine without it.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device 'cuda' was asked for, but torch sees no CUDA device here. Use cpu or auto.")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """A config dataclass from the JSON form of its fields; fields that are missing keep their defaults.
+
+    Raises:
+        ConfigError: for an unknown field, with the nearest match and the valid ones.
+    """
+    assert dataclasses.is_dataclass(kind)
+    hints = get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)]
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in names:
+            raise unknown_name(f"field of {kind.__name__}", name, names)
+        arguments[name] = tuple(value) if get_origin(hints[name]) is tuple else value
+    return kind(**arguments)

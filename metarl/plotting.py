@@ -1,0 +1,89 @@
+"""Figures, as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+from metarl.errors import ConfigError
+from metarl.logger import read_metrics
+
+Interval = tuple[float, float, float]
+"""Mean, low end and high end."""
+
+
+def adaptation_figure(rows: Mapping[str, Sequence[Interval]], path: Path, title: str, xlabel: str) -> None:
+    """Return over shots, one line per agent with its interval; an agent with one shot is drawn as a level.
+
+    Args:
+        rows: by label, one interval per shot.
+        path: of the PNG.
+        title: above the axes.
+        xlabel: what a shot is, e.g. ``"gradient steps"``.
+    """
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    colors = mpl.color_sequences["tab10"]
+    most = max(len(intervals) for intervals in rows.values())
+    for index, (label, intervals) in enumerate(rows.items()):
+        mean, low, high = (list(column) for column in zip(*intervals, strict=True))
+        color = colors[index % len(colors)]
+        if len(mean) == 1:
+            axes.axhline(mean[0], color=color, linestyle="--", label=label)
+            axes.axhspan(low[0], high[0], color=color, alpha=0.15, linewidth=0)
+        else:
+            shots = list(range(len(mean)))
+            axes.plot(shots, mean, color=color, marker="o", label=label)
+            axes.fill_between(shots, low, high, color=color, alpha=0.2, linewidth=0)
+    axes.set(title=title, xlabel=xlabel, ylabel="return (mean, 95 % interval over tasks)")
+    axes.set_xticks(range(most))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
+def learning_figure(runs: Mapping[str, Path], path: Path) -> None:
+    """Training return before and after adaptation, and held-out return after it, over environment steps.
+
+    Args:
+        runs: metrics files by label.
+        path: of the PNG.
+
+    Raises:
+        ConfigError: if a run has logged nothing yet.
+    """
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    colors = mpl.color_sequences["tab10"]
+    for index, (label, metrics) in enumerate(runs.items()):
+        rows = read_metrics(metrics)
+        if not rows:
+            raise ConfigError(f"{metrics} holds no iteration yet: nothing to plot.")
+        color = colors[index % len(colors)]
+        shots = sorted(int(name.rsplit("_", 1)[1]) for name in rows[0] if name.startswith("train/return_"))
+        steps = [row["env_steps"] for row in rows]
+        axes.plot(steps, _column(rows, f"train/return_{shots[-1]}"), color=color, label=f"{label}, train, last shot")
+        if len(shots) > 1:
+            first = _column(rows, "train/return_0")
+            axes.plot(steps, first, color=color, linestyle=":", label=f"{label}, train, before adaptation")
+        tested = [row for row in rows if f"test/return_{shots[-1]}" in row]
+        axes.plot(
+            [row["env_steps"] for row in tested],
+            _column(tested, f"test/return_{shots[-1]}"),
+            color=color,
+            marker="s",
+            linestyle="none",
+            label=f"{label}, held-out, same shot",
+        )
+    axes.set(xlabel="environment steps, adaptation included", ylabel="return")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=150)
+
+
+def _column(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    return [row[name] for row in rows]

@@ -1,0 +1,243 @@
+"""From names to runs: build an agent for its tasks, train it in a run folder, and report how it adapts."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metarl import envs, tasks
+from metarl.agent import Agent, AgentConfig
+from metarl.agents import PretrainedConfig, RandomConfig
+from metarl.checkpoint import write_atomically
+from metarl.config import TrainConfig, choose_device
+from metarl.errors import ConfigError
+from metarl.evaluator import Evaluation, evaluate
+from metarl.plotting import Interval, adaptation_figure
+from metarl.presets import from_json, to_json
+from metarl.run_folder import RunFolder
+from metarl.tasks import TaskDistribution
+from metarl.trainer import Progress, train
+
+__all__ = [
+    "Progress",
+    "Row",
+    "Session",
+    "evaluation_rows",
+    "load_distribution",
+    "pretrained_reference",
+    "to_json",
+    "write_report",
+]
+
+assert envs  # Imported for its registrations.
+
+Listener = Callable[[Progress], None]
+
+
+def load_distribution(name: str) -> TaskDistribution:
+    """A registered distribution by id, or one of the user's own as ``module:attribute`` (seen from this folder).
+
+    Raises:
+        ConfigError: for an unknown id, a module that cannot be imported, or an attribute of another kind.
+    """
+    if ":" not in name:
+        return tasks.make(name)
+    module_name, attribute = name.split(":", 1)
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name.split(".")[0] and error.name != module_name:
+            raise
+        raise ConfigError(
+            f"cannot import the module {module_name!r} of {name!r}; expected module:attribute, with the module in "
+            f"{os.getcwd()} or installed."
+        ) from error
+    found = [key for key, value in vars(module).items() if isinstance(value, TaskDistribution)]
+    if attribute not in found:
+        kind = type(getattr(module, attribute)).__name__ if hasattr(module, attribute) else "nothing"
+        raise ConfigError(
+            f"{name!r}: expected a TaskDistribution, found {kind}. "
+            f"Distributions in {module_name}: {', '.join(found) or 'none'}."
+        )
+    distribution = getattr(module, attribute)
+    assert isinstance(distribution, TaskDistribution)
+    return distribution
+
+
+@dataclass(frozen=True)
+class Session:
+    """An agent, its tasks and its run folder.
+
+    Attributes:
+        name: of the agent.
+        task_name: id or ``module:attribute`` of the distribution.
+        train_config: settings of the outer loop.
+        agent_config: settings of the agent.
+        run: where it is kept.
+    """
+
+    name: str
+    task_name: str
+    train_config: TrainConfig
+    agent_config: AgentConfig
+    run: RunFolder
+
+    @classmethod
+    def create(
+        cls, name: str, task_name: str, train_config: TrainConfig, agent_config: AgentConfig, run: RunFolder
+    ) -> Session:
+        """A new session; writes config and manifest into the new folder ``run``."""
+        run.write_config(to_json(name, task_name, train_config, agent_config))
+        run.write_manifest(train_config.seed, choose_device(train_config.device))
+        return cls(name, task_name, train_config, agent_config, run)
+
+    @classmethod
+    def open(cls, path: Path) -> Session:
+        """The session of an existing run."""
+        run = RunFolder.open(path)
+        return cls(*from_json(run.read_config()), run)
+
+    @property
+    def distribution(self) -> TaskDistribution:
+        """The tasks."""
+        return load_distribution(self.task_name)
+
+    def build(self) -> Agent[Any]:
+        """A fresh agent, with the parameters that its seed gives it."""
+        device = choose_device(self.train_config.device)
+        return self.agent_config.build(self.distribution.spec, device, self.train_config.seed)
+
+    def load(self, checkpoint: Path | None = None) -> tuple[Agent[Any], int]:
+        """The trained agent of a checkpoint (default: the newest), and the iterations behind it."""
+        agent = self.build()
+        store = self.run.checkpoints
+        iteration, content = store.load(checkpoint) if checkpoint else store.load_latest()
+        agent.load_state_dict(content["agent"])
+        return agent, iteration
+
+    def train(self, listener: Listener, checkpoint: Path | None = None) -> bool:
+        """Train, or go on training; returns whether all iterations were done."""
+        return train(
+            self.build(), self.distribution, self.train_config, self.run, checkpoint=checkpoint, listener=listener
+        )
+
+
+def pretrained_reference(session: Session) -> Session:
+    """One policy without adaptation, trained over the same tasks for as many episodes, in a folder inside the run's.
+
+    Raises:
+        ConfigError: for an agent that is not built on MAML's settings, whose network could not be matched.
+    """
+    config = session.agent_config
+    known = {field.name for field in dataclasses.fields(PretrainedConfig)}
+    if not known <= {field.name for field in dataclasses.fields(config)}:
+        raise ConfigError(f"a pretrained reference needs a MAML agent beside it, got {session.name!r}.")
+    reference = PretrainedConfig(**{name: getattr(config, name) for name in known})
+    rollouts = session.build().num_adaptations + 1
+    train_config = dataclasses.replace(
+        session.train_config, num_iterations=session.train_config.num_iterations * rollouts
+    )
+    path = session.run.path / "pretrained"
+    if (path / "config.json").is_file():
+        return dataclasses.replace(Session.open(path), train_config=train_config)
+    path.mkdir(exist_ok=True)
+    return Session.create("pretrained", session.task_name, train_config, reference, RunFolder(path))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the final table.
+
+    Attributes:
+        label: the agent.
+        evaluation: its scores.
+    """
+
+    label: str
+    evaluation: Evaluation
+
+    @property
+    def intervals(self) -> list[Interval]:
+        """Mean return and its 95 % interval at every shot."""
+        return [self.evaluation.interval(shot) for shot in range(self.evaluation.returns.shape[1])]
+
+
+def evaluation_rows(
+    session: Session,
+    agent: Agent[Any],
+    distribution: TaskDistribution,
+    *,
+    num_tasks: int,
+    seed: int,
+    num_adaptations: int | None = None,
+    pretrained: Session | None = None,
+) -> list[Row]:
+    """Evaluate ``agent`` and its references on the same held-out tasks.
+
+    Args:
+        session: of the agent.
+        agent: trained.
+        distribution: the tasks.
+        num_tasks: held-out tasks.
+        seed: of the evaluation; best another one than any training's.
+        num_adaptations: default: what each agent asks for.
+        pretrained: the session of the policy that was trained over all tasks, if any.
+    """
+
+    def score(label: str, who: Agent[Any], adaptations: int | None = num_adaptations) -> Row:
+        return Row(
+            label,
+            evaluate(
+                who,
+                distribution,
+                num_tasks=num_tasks,
+                seed=seed,
+                num_adaptations=adaptations,
+                rollouts_per_task=agent.rollouts_per_task,
+            ),
+        )
+
+    rows = [score(session.name, agent)]
+    if pretrained is not None:
+        single = pretrained.load()[0]
+        rows.append(score("single policy, not adapted", single, 0))
+        rows.append(score("single policy, fine-tuned", single))
+    if session.name != "random":
+        rows.append(score(f"{session.name}, untrained", session.build()))
+        rows.append(score("random policy", RandomConfig().build(distribution.spec, agent.device, seed), 0))
+    return rows
+
+
+def write_report(
+    rows: Sequence[Row], distribution: TaskDistribution, path: Path, xlabel: str, details: dict[str, Any]
+) -> Path:
+    """Write scores as ``PATH.json`` and the adaptation curve as ``PATH.png``; returns the figure's path."""
+    content = {
+        "tasks": distribution.id,
+        **details,
+        "rows": [
+            {
+                "label": row.label,
+                "intervals": row.intervals,
+                "returns": row.evaluation.returns.tolist(),
+                "success": row.evaluation.success.mean(0).tolist(),
+                "episodes_per_shot": row.evaluation.episodes_per_shot,
+                "num_env_steps": row.evaluation.num_env_steps,
+            }
+            for row in rows
+        ],
+    }
+    write_atomically(path.with_suffix(".json"), (json.dumps(content, indent=1) + "\n").encode())
+    figure = path.with_suffix(".png")
+    title = f"{rows[0].label} on held-out {distribution.id}"
+    adaptation_figure({row.label: row.intervals for row in rows}, figure, title, xlabel)
+    return figure

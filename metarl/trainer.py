@@ -1,0 +1,201 @@
+"""The outer loop: sample tasks, run trials, update, and never lose work."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from metarl.agent import Agent
+from metarl.collector import Collector
+from metarl.config import TrainConfig
+from metarl.errors import NonFiniteError
+from metarl.evaluator import evaluate
+from metarl.logger import Logger
+from metarl.run_folder import RunFolder
+from metarl.seeding import derive, numpy_stream
+from metarl.tasks import TaskDistribution
+from metarl.trial import run_trial
+from metarl.types import Trial
+
+_SCORE_WINDOW = 10
+"""Iterations over which the return after adaptation is averaged to tell the best checkpoint."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What :func:`train` tells its listener after every iteration.
+
+    Attributes:
+        iteration: iterations done.
+        num_iterations: iterations in all.
+        metrics: of this iteration.
+    """
+
+    iteration: int
+    num_iterations: int
+    metrics: Mapping[str, float]
+
+
+def train(
+    agent: Agent[Any],
+    distribution: TaskDistribution,
+    config: TrainConfig,
+    run: RunFolder,
+    *,
+    checkpoint: Path | None = None,
+    listener: Callable[[Progress], None] = lambda _: None,
+) -> bool:
+    """Meta-train ``agent``, from the newest checkpoint of ``run`` if it has one.
+
+    Iteration ``i`` is a function of the checkpoint before it and of (seed, i) alone, hence a run that was killed and
+    resumed ends with the same bits as one that was not.
+
+    Args:
+        agent: is changed in place.
+        distribution: trained on its train split, monitored on its test split. The best checkpoint is chosen by
+            training return, since choosing by test tasks would spoil them for the final evaluation.
+        config: settings.
+        run: where checkpoints and logs go; locked while training.
+        checkpoint: resume from this file instead of the newest.
+        listener: called after every iteration.
+
+    Returns:
+        Whether all iterations were done; False after Ctrl-C (or SIGTERM), which ends the run after the iteration in
+        hand, with a checkpoint.
+
+    Raises:
+        NonFiniteError: if a reward, an observation, a metric or a parameter is NaN or infinite, naming iteration,
+            tensor and last good checkpoint; nothing of that iteration is saved.
+        CheckpointError: if the run is in use, a checkpoint is damaged, or the disk is full.
+    """
+    run.checkpoints.keep_last = config.keep_checkpoints
+    with run.lock(), contextlib.ExitStack() as stack:
+        state = _load(agent, run, checkpoint)
+        scores = deque(state.scores, maxlen=_SCORE_WINDOW)
+        collector = Collector(distribution, agent.rollouts_per_task, agent.device)
+        stack.callback(collector.close)
+        logger = stack.enter_context(Logger(run, resume_from=state.iteration if state.resumed else None))
+        stop = stack.enter_context(_graceful_stop())
+        env_steps, iteration = state.env_steps, state.iteration
+
+        def save() -> None:
+            content = {"agent": agent.state_dict(), "env_steps": env_steps, "scores": list(scores)}
+            run.checkpoints.save(iteration, content, score=sum(scores) / len(scores) if scores else None)
+
+        if not state.resumed:
+            save()
+        while iteration < config.num_iterations and not stop.is_set():
+            try:
+                metrics, trial_steps = _iterate(agent, distribution, collector, config, iteration)
+                _check_parameters(agent)
+            except NonFiniteError as error:
+                raise NonFiniteError(
+                    f"iteration {iteration}: {error} Training stopped before anything of this iteration was saved; "
+                    f"the last good checkpoint is {run.checkpoints.latest()}."
+                ) from error
+            env_steps += trial_steps
+            scores.append(metrics[f"train/return_{agent.num_adaptations}"])
+            metrics["env_steps"] = float(env_steps)
+            iteration += 1
+            if iteration % config.eval_every == 0 or iteration == config.num_iterations:
+                metrics |= _monitor(agent, distribution, config)
+            logger.log(iteration - 1, metrics)
+            if iteration % config.checkpoint_every == 0 or iteration == config.num_iterations or stop.is_set():
+                save()
+            listener(Progress(iteration, config.num_iterations, metrics))
+        return iteration >= config.num_iterations
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """Where training stands."""
+
+    iteration: int
+    env_steps: int
+    scores: list[float]
+    resumed: bool
+
+
+def _load(agent: Agent[Any], run: RunFolder, checkpoint: Path | None) -> _Loaded:
+    if checkpoint is None and not run.checkpoints.iterations():
+        return _Loaded(0, 0, [], False)
+    iteration, content = run.checkpoints.load(checkpoint) if checkpoint else run.checkpoints.load_latest()
+    agent.load_state_dict(content["agent"])
+    return _Loaded(iteration, content["env_steps"], content["scores"], True)
+
+
+def _iterate(
+    agent: Agent[Any], distribution: TaskDistribution, collector: Collector, config: TrainConfig, iteration: int
+) -> tuple[dict[str, float], int]:
+    """One meta-update; returns its metrics and the environment steps that it cost."""
+    tasks = distribution.train.sample(config.meta_batch_size, numpy_stream(config.seed, "tasks", iteration))
+    trial = run_trial(agent, collector, tasks, agent.num_adaptations, derive(config.seed, "trial", iteration))
+    started = time.perf_counter()
+    learned = agent.meta_update(trial)
+    for name, value in learned.items():
+        if not math.isfinite(value):
+            raise NonFiniteError(f"the metric {name!r} of the meta-update is {value}.")
+    metrics = {
+        **{f"agent/{name}": value for name, value in learned.items()},
+        **_trial_metrics(trial),
+        "seconds/collect": trial.collect_seconds,
+        "seconds/adapt": trial.adapt_seconds,
+        "seconds/meta_update": time.perf_counter() - started,
+    }
+    return metrics, trial.num_env_steps
+
+
+def _trial_metrics(trial: Trial) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for shot, rollout in enumerate(trial.rollouts):
+        metrics[f"train/return_{shot}"] = float(rollout.returns.mean())
+        metrics[f"train/success_{shot}"] = float(rollout.success.float().mean())
+    return metrics
+
+
+def _monitor(agent: Agent[Any], distribution: TaskDistribution, config: TrainConfig) -> dict[str, float]:
+    """Returns on held-out tasks, the same ones every time, and other ones than ``metarl evaluate`` uses."""
+    evaluation = evaluate(agent, distribution, num_tasks=config.eval_tasks, seed=derive(config.seed, "monitor"))
+    return {f"test/return_{shot}": evaluation.interval(shot)[0] for shot in range(evaluation.returns.shape[1])}
+
+
+def _check_parameters(agent: Agent[Any]) -> None:
+    tensors = agent.named_tensors()
+    if not tensors:
+        return
+    finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])
+    if not finite.all():
+        name = next(name for name, good in zip(tensors, finite.tolist(), strict=True) if not good)
+        raise NonFiniteError(f"the parameter {name!r} is not finite after the meta-update.")
+
+
+@contextlib.contextmanager
+def _graceful_stop() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C or SIGTERM sets; a second Ctrl-C interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
