@@ -46,6 +46,8 @@ class MAMLTRPOConfig(AgentConfig):
     """Gradient steps on each task before the meta-update."""
     inner_lr: float = 0.1
     """Step size of the inner loop."""
+    extra_step_factor: float = 0.5
+    """Factor on inner_lr for gradient steps beyond num_inner_steps, which training never saw (MAML's code: 0.5)."""
     rollouts_per_task: int = 20
     """Episodes of each task behind every gradient."""
     discount: float = 0.99
@@ -70,7 +72,7 @@ class MAMLTRPOConfig(AgentConfig):
     def __post_init__(self) -> None:
         require_positive(
             self,
-            *("init_std", "num_inner_steps", "inner_lr", "rollouts_per_task", "max_kl"),
+            *("init_std", "num_inner_steps", "inner_lr", "extra_step_factor", "rollouts_per_task", "max_kl"),
             *("cg_iterations", "cg_damping", "backtrack_ratio", "max_backtracks"),
         )
         require_in_unit_interval(self, "discount", "gae_lambda", "backtrack_ratio")
@@ -82,6 +84,19 @@ class MAMLTRPOConfig(AgentConfig):
     def build(self, spec: Spec, device: torch.device, seed: int) -> MAMLTRPO:
         """A fresh agent."""
         return MAMLTRPO(self, spec, device, seed, num_adaptations=self.num_inner_steps)
+
+
+@dataclass(frozen=True)
+class FastWeights:
+    """What adapts to the tasks.
+
+    Attributes:
+        params: stacked parameters, ``[task, ...]``.
+        num_steps: gradient steps taken so far.
+    """
+
+    params: Params
+    num_steps: int
 
 
 @dataclass(frozen=True)
@@ -119,8 +134,8 @@ class _Chunk:
     gradient: Tensor
 
 
-class MAMLTRPO(Agent[Params]):
-    """Its state is the tasks' fast weights: stacked parameters ``[task, ...]``.
+class MAMLTRPO(Agent[FastWeights]):
+    """Its state is the tasks' fast weights.
 
     Args:
         config: settings.
@@ -148,21 +163,24 @@ class MAMLTRPO(Agent[Params]):
         """The policy."""
         return {"policy": self.policy}
 
-    def begin(self, num_tasks: int) -> Params:
+    def begin(self, num_tasks: int) -> FastWeights:
         """The meta-parameters, for every task."""
-        return stack({name: value.detach() for name, value in self.policy.params().items()}, num_tasks)
+        return FastWeights(self._stacked(num_tasks), 0)
 
     @torch.no_grad()
-    def act(self, state: Params, timestep: Timestep, deterministic: bool = False) -> tuple[Action, Params]:
+    def act(self, state: FastWeights, timestep: Timestep, deterministic: bool = False) -> tuple[Action, FastWeights]:
         """Sample from each task's own policy."""
-        policy = self.policy.distribution(state, timestep.obs)
+        policy = self.policy.distribution(state.params, timestep.obs)
         value = policy.mode() if deterministic else policy.sample(self.generator)
         return Action(value, policy.log_prob(value)), state
 
-    def adapt(self, state: Params, rollout: Rollout) -> Params:
+    def adapt(self, state: FastWeights, rollout: Rollout) -> FastWeights:
         """One step of policy gradient on each task."""
+        trained = state.num_steps < max(1, self.num_adaptations)
+        inner_lr = self.config.inner_lr * (1.0 if trained else self.config.extra_step_factor)
         losses = [self._inner_loss(self._batch(rollout))]
-        return inner_loop(state, losses, self.config.inner_lr, second_order=False).adapted
+        adapted = inner_loop(state.params, losses, inner_lr, second_order=False).adapted
+        return FastWeights(adapted, state.num_steps + 1)
 
     def meta_update(self, trial: Trial) -> dict[str, float]:
         """One TRPO step on the mean return after adaptation.
@@ -212,7 +230,7 @@ class MAMLTRPO(Agent[Params]):
     def _linearise(self, batches: list[_Batch]) -> _Chunk:
         *inner, outer = batches
         losses = [self._inner_loss(batch) for batch in inner]
-        params = self.begin(len(outer.obs))
+        params = self._stacked(len(outer.obs))
         loop = inner_loop(params, losses, self.config.inner_lr, second_order=not self.config.first_order)
         leaves = {name: value.requires_grad_() for name, value in loop.adapted.items()}
         with torch.enable_grad():
@@ -257,6 +275,9 @@ class MAMLTRPO(Agent[Params]):
             return torch.stack([self._loss(policy, outer).sum(), kl.sum()])
 
     # Pieces -----------------------------------------------------------------------------------------------------
+
+    def _stacked(self, num_tasks: int) -> Params:
+        return stack({name: value.detach() for name, value in self.policy.params().items()}, num_tasks)
 
     def _pieces(self, samples: Tensor) -> list[slice]:
         """Tasks that are computed together: all on a GPU; on a CPU as many as stay in its caches."""

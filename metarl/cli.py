@@ -30,7 +30,7 @@ from metarl.session import Row, Session
 from metarl.tasks import registered
 from metarl.testing import check_tasks
 
-MAIN_JOB = ("maml-trpo", "cartpole-mirrored")
+MAIN_JOB = ("maml-trpo", "cartpole-goal")
 """What ``metarl train`` does without arguments."""
 
 _EVALUATION_SEED = 2_000_003
@@ -38,7 +38,7 @@ _EVALUATION_SEED = 2_000_003
 
 _USAGE = """usage: metarl COMMAND ...
 
-  train [AGENT TASKS]    meta-train an agent; without names the main job (maml-trpo on cartpole-mirrored)
+  train [AGENT TASKS]    meta-train an agent; without names the main job (maml-trpo on cartpole-goal)
   train --resume RUN     go on where a run stopped
   evaluate RUN           score a run's agent on held-out tasks
   plot RUN...            learning curves of runs
@@ -126,9 +126,7 @@ def _train(words: list[str]) -> int:
         this = Session.create(agent, task_name, options.train, options.agent, run)
     else:
         this = dataclasses.replace(known, train_config=options.train, agent_config=options.agent)
-        this.run.write_config(
-            sessions.to_json(this.name, this.task_name, this.train_config, this.agent_config)
-        )
+        this.run.write_config(sessions.to_json(this.name, this.task_name, this.train_config, this.agent_config))
     wants_reference = options.reference or (this.run.path / "pretrained" / "config.json").is_file()
     return _train_and_report(this, options.checkpoint, wants_reference)
 

@@ -28,9 +28,10 @@ class Preset:
     agent: Mapping[str, Any] = field(default_factory=dict)
 
 
-_SMALL = {"hidden_sizes": (32, 32), "inner_lr": 0.5, "rollouts_per_task": 10}
 _CARTPOLE_MAML = Preset(
-    "chosen on training tasks for 2 CPU cores", {"num_iterations": 60, "meta_batch_size": 10, "eval_every": 15}, _SMALL
+    "chosen on training tasks for 2 CPU cores",
+    {"num_iterations": 60, "meta_batch_size": 10, "eval_every": 15},
+    {"hidden_sizes": (32, 32), "inner_lr": 0.5},
 )
 _CARTPOLE_RL2 = Preset(
     "chosen on training tasks for 2 CPU cores",
