@@ -1,0 +1,166 @@
+"""What every benchmark shares: cells that are trained once, resumed if interrupted, and scored on held-out tasks.
+
+A *cell* is one agent on one task distribution with one seed. Its score is a JSON file; a cell that has one is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from metarl import session as sessions
+from metarl.checkpoint import write_atomically
+from metarl.evaluator import evaluate
+from metarl.presets import settings
+from metarl.run_folder import RunFolder
+from metarl.session import Session
+
+EVALUATION_SEED = 3_000_017
+"""Draws the held-out tasks of all benchmarks; no training and no choice of settings has used it."""
+
+console = Console()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One agent on one task distribution with one seed.
+
+    Attributes:
+        agent: name of the agent.
+        tasks: id of the distribution.
+        seed: of training.
+        train: fields of TrainConfig that differ from the preset's.
+        settings: fields of the agent's config that differ from the preset's.
+    """
+
+    agent: str
+    tasks: str
+    seed: int
+    train: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """File name of the cell's score."""
+        return f"{self.tasks.replace('/', '-')}-{self.agent}-seed{self.seed}"
+
+
+def run_cells(
+    cells: Sequence[Cell], results: Path, runs: Path, num_tasks: int, num_adaptations: int | None = None
+) -> dict[Cell, dict[str, Any]]:
+    """Train and score every cell that has no score yet, one after the other.
+
+    Interrupt it at will: finished cells are kept, and the one in hand goes on from its last checkpoint.
+
+    Args:
+        cells: what to run.
+        results: folder of the scores, ``<cell>.json``.
+        runs: folder of the run folders, resumable.
+        num_tasks: held-out tasks to score on.
+        num_adaptations: shots to score; default: what each agent asks for.
+
+    Returns:
+        The scores by cell: ``returns`` ``[task][shot]``, ``env_steps``, ``seconds`` and provenance. Cells that were
+        interrupted are missing.
+    """
+    results.mkdir(parents=True, exist_ok=True)
+    scores: dict[Cell, dict[str, Any]] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bar:
+        overall = bar.add_task("cells", total=len(cells))
+        for cell in cells:
+            path = results / f"{cell.name}.json"
+            if not path.exists() and not _run_cell(cell, path, runs, num_tasks, num_adaptations, bar):
+                console.print("Stopped; everything is saved. The same command goes on from here.")
+                break
+            scores[cell] = json.loads(path.read_text())
+            bar.advance(overall)
+    return scores
+
+
+def _run_cell(cell: Cell, path: Path, runs: Path, num_tasks: int, num_adaptations: int | None, bar: Progress) -> bool:
+    session = _session(cell, runs)
+    task = bar.add_task(cell.name, total=session.train_config.num_iterations)
+    finished = session.train(lambda progress: _show(bar, task, progress.iteration))
+    if finished:
+        agent, _ = session.load()
+        evaluation = evaluate(
+            agent,
+            session.distribution,
+            num_tasks=num_tasks,
+            seed=EVALUATION_SEED,
+            num_adaptations=num_adaptations,
+        )
+        lines = session.run.metrics.read_text().splitlines()
+        content = {
+            "agent": cell.agent,
+            "tasks": cell.tasks,
+            "seed": cell.seed,
+            "returns": np.round(evaluation.returns, 4).tolist(),
+            "success": evaluation.success.mean(0).tolist(),
+            "env_steps": json.loads(lines[-1])["env_steps"],
+            "config": session.run.read_config(),
+            "manifest": session.run.read_manifest(),
+        }
+        write_atomically(path, (json.dumps(content) + "\n").encode())
+    bar.remove_task(task)
+    return finished
+
+
+def _show(bar: Progress, task: TaskID, iteration: int) -> None:
+    bar.update(task, completed=iteration)
+
+
+def _session(cell: Cell, runs: Path) -> Session:
+    folder = runs / cell.name
+    if (folder / "config.json").is_file():
+        return Session.open(folder)
+    train_config, agent_config = settings(cell.agent, cell.tasks)
+    train_config = dataclasses.replace(train_config, seed=cell.seed, **cell.train)
+    agent_config = dataclasses.replace(agent_config, **cell.settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    return sessions.Session.create(cell.agent, cell.tasks, train_config, agent_config, RunFolder(folder))
+
+
+def stratified_interval(scores: NDArray[np.float64], num_resamples: int = 5000) -> tuple[float, float, float]:
+    """Mean over seeds and tasks with a 95 % interval, resampling tasks within each seed.
+
+    The stratified bootstrap of Agarwal et al., 2021 (arXiv 2108.13264, section 4.1), with training seeds as strata.
+
+    Args:
+        scores: ``[seed, task]``.
+        num_resamples: bootstrap samples.
+
+    Returns:
+        Mean, low end, high end.
+    """
+    rng = np.random.default_rng(0)
+    num_seeds, num_tasks = scores.shape
+    chosen = rng.integers(num_tasks, size=(num_resamples, num_seeds, num_tasks))
+    means = np.take_along_axis(scores[None], chosen, axis=2).mean((1, 2))
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(scores.mean()), float(low), float(high)
+
+
+def provenance(scores: Mapping[Cell, Mapping[str, Any]]) -> str:
+    """One paragraph of Markdown: commits, versions and machines behind the scores."""
+    commits = {str((s["manifest"]["git"] or {}).get("commit", "installed"))[:10] for s in scores.values()}
+    machines = {
+        f"{s['manifest']['machine']['cpu']}, {s['manifest']['machine']['cores']} cores, "
+        f"{s['manifest']['machine']['torch_threads']} torch thread(s), {s['manifest']['machine']['device']}"
+        for s in scores.values()
+    }
+    versions = {json.dumps(s["manifest"]["versions"]) for s in scores.values()}
+    return (
+        f"Commit {', '.join(sorted(commits))}; machine: {'; '.join(sorted(machines))}; "
+        f"versions: {'; '.join(sorted(versions))}."
+    )
