@@ -113,8 +113,9 @@ def _train(words: list[str]) -> int:
         agent, task_name = names or MAIN_JOB
         train_config, agent_config = settings(agent, task_name, _value_of("--preset", rest))
         sessions.load_distribution(task_name)
+    generic: Any = TrainOptions  # The agent's settings are known only now, which no type checker can follow.
     options = tyro.cli(
-        TrainOptions[type(agent_config)],  # type: ignore[misc]
+        generic[type(agent_config)],
         args=rest,
         prog="metarl train" if resume else f"metarl train {agent} {task_name}",
         default=TrainOptions(train_config, agent_config, reference=not names and resume is None),
