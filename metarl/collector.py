@@ -92,10 +92,11 @@ class Collector:
         log_probs: list[Tensor] = []
         outcomes: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]] = []
 
+        self._check_finite("observation", obs[active], tasks, active, 0)
         for step in range(spec.horizon):
-            self._check_finite("observation", obs[active], tasks, active, step)
+            # What an ended instance returns is unspecified, and a NaN would pass through every mask that multiplies.
+            obs = np.where(active[:, None], obs, 0.0)
             timestep = Timestep(
-                # A copy, since environments may reuse their buffer for the next observation.
                 torch.tensor(obs, dtype=torch.float32, device=self.device).view(*shape, spec.obs_dim),
                 prev_action,
                 prev_reward,
@@ -106,6 +107,8 @@ class Collector:
             obs, rewards, terminated, truncated, info = env.step(self._to_env(env, action.value))
             rewards = np.where(active, rewards, 0.0)
             self._check_finite("reward", rewards[active], tasks, active, step)
+            # Also the last observation of an episode, whose value a truncated episode counts.
+            self._check_finite("observation", obs[active], tasks, active, step + 1)
             terminated = active & terminated
             truncated = active & (truncated | (step == spec.horizon - 1)) & ~terminated
             if "success" in info:

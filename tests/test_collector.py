@@ -1,0 +1,168 @@
+"""The collector: one episode in every slot, exactly as it happened."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from countdown import HORIZON, CountdownDynamics, Counter, countdown
+
+from metarl.collector import Collector
+from metarl.errors import NonFiniteError
+from metarl.types import Rollout
+
+CPU = torch.device("cpu")
+TASKS = [{"name": 10.0 * i, "length": length} for i, length in enumerate([1.0, 3.0, 5.0, 8.0], 1)]
+"""Ends after 1 and 3 steps, at the horizon of 5 by itself, and beyond it."""
+
+
+def collect(discrete: bool = True, seed: int = 0, slots: int = 3) -> tuple[Rollout, Counter, Collector]:
+    distribution = countdown(discrete)
+    agent, collector = Counter(distribution.spec), Collector(distribution, slots, CPU)
+    agent.seed(seed)
+    collector.seed(seed)
+    return collector.collect(agent, agent.begin(4), TASKS)[0], agent, collector
+
+
+def tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [part for field in dataclasses.fields(value) for part in tensors(getattr(value, field.name))]
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+def test_every_slot_holds_exactly_one_episode_as_a_prefix(discrete: bool) -> None:
+    rollout, _, _ = collect(discrete)
+    assert rollout.valid.shape == (4, 3, HORIZON)
+    assert rollout.lengths.tolist() == [[1] * 3, [3] * 3, [5] * 3, [5] * 3]
+    assert torch.equal(rollout.valid, torch.arange(HORIZON) < rollout.lengths[..., None])
+    ends = (rollout.terminated | rollout.truncated).long()
+    assert torch.equal(ends.sum(-1), torch.ones(4, 3, dtype=torch.long))
+    assert torch.equal(ends.argmax(-1), rollout.lengths - 1)
+    assert all(torch.isfinite(tensor).all() for tensor in tensors(rollout))
+
+
+def test_rewards_are_those_of_the_task_and_nothing_is_recorded_after_the_end() -> None:
+    rollout, _, _ = collect()
+    steps = torch.arange(HORIZON)
+    name = torch.tensor([10.0, 20.0, 30.0, 40.0])[:, None, None]
+    expected = (name + steps / 10 + rollout.actions / 100) * rollout.valid
+    assert torch.allclose(rollout.rewards, expected, atol=1e-5)
+    assert not rollout.rewards[~rollout.valid].any()
+    assert not rollout.obs[~rollout.valid].any()
+    assert torch.equal(rollout.obs[..., 1] * rollout.valid, steps * rollout.valid)
+    assert torch.allclose(rollout.returns, expected.sum(-1))
+
+
+def test_time_out_is_truncation_and_an_end_at_the_horizon_is_termination() -> None:
+    rollout, _, _ = collect()
+    assert rollout.terminated.any(-1).tolist() == [[True] * 3] * 3 + [[False] * 3]
+    assert rollout.truncated.any(-1).tolist() == [[False] * 3] * 3 + [[True] * 3]
+    assert rollout.truncated[3, :, HORIZON - 1].all()
+
+
+def test_last_obs_is_the_observation_after_the_last_step() -> None:
+    rollout, _, _ = collect()
+    assert torch.equal(rollout.last_obs[..., 1], rollout.lengths.float())
+    assert torch.equal(rollout.last_obs[..., 0], rollout.obs[:, :, 0, 0])
+
+
+def test_episodes_of_one_task_differ_and_success_at_any_step_counts() -> None:
+    rollout, _, _ = collect()
+    assert rollout.obs[:, :, 0, 0].unique().numel() == 12
+    assert rollout.success.tolist() == [[False] * 3] + [[True] * 3] * 3
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+def test_rollout_keeps_what_the_agent_saw_and_shows_it_the_step_before(discrete: bool) -> None:
+    rollout, agent, _ = collect(discrete)
+    for t, seen in enumerate(agent.seen):
+        assert all(torch.equal(a, b[:, :, t]) for a, b in zip(tensors(seen), tensors(rollout.timesteps), strict=True))
+    assert not rollout.timesteps.prev_action[:, :, 0].any()
+    assert not rollout.timesteps.prev_reward[:, :, 0].any()
+    assert not rollout.timesteps.prev_done.any()
+    valid = rollout.valid[:, :, 1:]
+    assert torch.equal(rollout.timesteps.prev_reward[:, :, 1:][valid], rollout.rewards[:, :, :-1][valid])
+    actions = rollout.actions
+    encoded = torch.eye(3)[actions] if discrete else actions.clamp(-1, 1)
+    assert torch.equal(rollout.timesteps.prev_action[:, :, 1:][valid], encoded[:, :, :-1][valid])
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+def test_next_episode_begins_with_the_last_step_of_the_one_before(discrete: bool) -> None:
+    first, agent, collector = collect(discrete)
+    second, _ = collector.collect(agent, 0, TASKS, previous=first)
+    assert (second.timesteps.prev_done[:, :, 0] == 1).all() and not second.timesteps.prev_done[:, :, 1:].any()
+    for task in range(4):
+        for slot in range(3):
+            last = int(first.lengths[task, slot]) - 1
+            action = first.actions[task, slot, last]
+            encoded = torch.eye(3)[action] if discrete else action.clamp(-1, 1)
+            assert second.timesteps.prev_reward[task, slot, 0] == first.rewards[task, slot, last] != 0
+            assert torch.equal(second.timesteps.prev_action[task, slot, 0], encoded)
+    assert not torch.equal(first.obs[:, :, 0], second.obs[:, :, 0])
+
+
+def test_box_actions_are_clipped_and_mapped_onto_the_bounds_and_unbounded_ones_passed_on() -> None:
+    """[-1, 1] onto [-2, 6]: the actions -1.5, -0.5, 0.5 arrive as -2, 0, 4; the unbounded 9 arrives as 9."""
+    dynamics = CountdownDynamics(discrete=False)
+    distribution = countdown(dynamics=dynamics)
+    agent, collector = Counter(distribution.spec), Collector(distribution, 3, CPU)
+    rollout, _ = collector.collect(agent, 0, TASKS)
+    arrived = {-1.5: -2.0, -0.5: 0.0, 0.5: 4.0}
+    assert len(set(rollout.actions[..., 0].flatten().tolist())) == 3
+    for t, received in enumerate(dynamics.received):
+        expected = [arrived[value] for value in rollout.actions[:, :, t, 0].flatten().tolist()]
+        assert received[:, 0].tolist() == expected
+        assert (received[:, 1] == 9.0).all()
+
+
+def test_same_seed_gives_the_same_bits_and_another_seed_others() -> None:
+    first, second, other = (collect(seed=seed)[0] for seed in (0, 0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(tensors(first), tensors(second), strict=True))
+    assert not torch.equal(first.actions, other.actions)
+    assert not torch.equal(first.obs, other.obs)
+
+
+def test_seeding_again_forgets_earlier_rollouts() -> None:
+    first, agent, collector = collect()
+    collector.collect(agent, 0, TASKS)
+    agent.seed(0)
+    collector.seed(0)
+    again, _ = collector.collect(agent, 0, TASKS)
+    assert all(torch.equal(a, b) for a, b in zip(tensors(first), tensors(again), strict=True))
+
+
+def test_number_of_tasks_may_change_between_rollouts() -> None:
+    _, agent, collector = collect()
+    assert collector.collect(agent, 0, TASKS[:2])[0].rewards.shape == (2, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ({"bad_reward_at": 1.0}, r"test/countdown: reward nan at step 1 in an environment of task .*'name': 7.0"),
+        ({"bad_obs_at": 0.0}, r"test/countdown: observation \[nan nan\] at step 1 .*'name': 7.0"),
+        ({"bad_obs_at": 4.0}, r"test/countdown: observation \[nan nan\] at step 5 .*'name': 7.0"),
+    ],
+)
+def test_non_finite_number_is_refused_with_its_task(fault: dict[str, float], message: str) -> None:
+    """Also in the observation after the last step, which no policy sees but a baseline does."""
+    distribution = countdown()
+    good = {"name": 1.0, "length": 8.0, **dict.fromkeys(fault, -1.0)}
+    bad = {"name": 7.0, "length": 8.0, **fault}
+    with pytest.raises(NonFiniteError, match=message):
+        Collector(distribution, 2, CPU).collect(Counter(distribution.spec), 0, [good, bad])
+
+
+def test_non_finite_reward_after_the_end_is_nobodys_business() -> None:
+    distribution = countdown()
+    tasks = [
+        {"name": 1.0, "length": 2.0, "bad_reward_at": 3.0},
+        {"name": 2.0, "length": 8.0, "bad_reward_at": -1.0},
+    ]
+    rollout, _ = Collector(distribution, 2, CPU).collect(Counter(distribution.spec), 0, tasks)
+    assert np.isfinite(rollout.rewards.numpy()).all()

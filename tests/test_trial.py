@@ -1,0 +1,56 @@
+"""A trial: collect, adapt, repeat."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from countdown import Counter, countdown
+
+from metarl.collector import Collector
+from metarl.seeding import numpy_stream
+from metarl.trial import run_trial
+from metarl.types import Trial
+
+CPU = torch.device("cpu")
+
+
+def play(num_adaptations: int, seed: int = 0, deterministic_last: bool = False) -> tuple[Trial, Counter]:
+    distribution = countdown()
+    agent = Counter(distribution.spec)
+    tasks = distribution.train.sample(8, numpy_stream(0, "tasks"))
+    trial = run_trial(agent, Collector(distribution, 2, CPU), tasks, num_adaptations, seed, deterministic_last)
+    return trial, agent
+
+
+@pytest.mark.parametrize("num_adaptations", [0, 1, 2])
+def test_rollout_k_was_collected_after_k_adaptations(num_adaptations: int) -> None:
+    """The counter plays its number of adaptations when it acts by the mode, as it is told to in the last rollout."""
+    trial, _ = play(num_adaptations, deterministic_last=True)
+    assert len(trial.rollouts) == num_adaptations + 1
+    assert (trial.rollouts[-1].actions == num_adaptations).all()
+    for rollout in trial.rollouts[:-1]:
+        assert rollout.actions[rollout.valid].unique().numel() > 1
+
+
+def test_episodes_of_a_trial_follow_each_other() -> None:
+    trial, _ = play(2)
+    assert not trial.rollouts[0].timesteps.prev_done.any()
+    for rollout in trial.rollouts[1:]:
+        assert (rollout.timesteps.prev_done[:, :, 0] == 1).all()
+
+
+def test_steps_are_counted_without_padding_and_adaptation_included() -> None:
+    trial, _ = play(2)
+    lengths = [min(5, int(task["length"])) for task in trial.tasks]
+    assert trial.num_env_steps == 3 * 2 * sum(lengths)
+    assert len(set(lengths)) > 1
+
+
+def test_same_seed_same_trial_whatever_came_before() -> None:
+    distribution = countdown()
+    agent, collector = Counter(distribution.spec), Collector(distribution, 2, CPU)
+    tasks = distribution.train.sample(8, numpy_stream(0, "tasks"))
+    trials = [run_trial(agent, collector, tasks, 1, seed) for seed in (4, 5, 4)]
+    for first, again in zip(trials[0].rollouts, trials[2].rollouts, strict=True):
+        assert torch.equal(first.obs, again.obs) and torch.equal(first.actions, again.actions)
+    assert not torch.equal(trials[0].rollouts[0].obs, trials[1].rollouts[0].obs)
