@@ -22,7 +22,8 @@ HORIZON = 5
 class CountdownDynamics:
     """Task: ``name`` and ``length``. Observation: noise of the episode, steps so far; NaN once the episode has ended.
 
-    The reward of a step is ``name + step / 10 + action / 100``, and success is reported in step 1 alone.
+    The reward of a step is ``name + step / 10 + action / 100``, and success is reported in step 1 alone. With a
+    ``jitter``, an episode whose noise is positive takes that many steps more.
     """
 
     observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -46,11 +47,16 @@ class CountdownDynamics:
         rewards = np.where(step == bad, np.nan, rewards)
         following = np.stack([state[:, 0], step + 1], axis=1)
         bad = params.get("bad_obs_at", np.full(len(state), -1))
-        following[(step > params["length"]) | (step == bad)] = np.nan
-        return following, rewards, step + 1 >= params["length"], {"success": step == 1}
+        length = self._length(state, params)
+        following[(step > length) | (step == bad)] = np.nan
+        return following, rewards, step + 1 >= length, {"success": step == 1}
 
     def observe(self, state: Any, params: Any) -> Any:
-        return np.where(state[:, 1:] > params["length"][:, None], np.nan, state)
+        return np.where(state[:, 1:] > self._length(state, params)[:, None], np.nan, state)
+
+    @staticmethod
+    def _length(state: Any, params: Any) -> Any:
+        return params["length"] + np.where(state[:, 0] > 0, params.get("jitter", 0.0), 0.0)
 
 
 def countdown(discrete: bool = True, dynamics: CountdownDynamics | None = None) -> TaskDistribution:

@@ -1,0 +1,399 @@
+"""RL²: what acting saw is what learning recomputes, and one PPO step equals a float64 loop over sequences and time."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from countdown import HORIZON, countdown
+from torch import Tensor
+from torch.distributions import Categorical, Independent, Normal
+
+from metarl.agents.rl2 import RL2, RL2Config
+from metarl.array_env import ArrayVectorEnv
+from metarl.collector import Collector
+from metarl.envs.bandits import BanditDynamics
+from metarl.errors import ConfigError
+from metarl.evaluator import evaluate
+from metarl.seeding import numpy_stream
+from metarl.tasks import TaskDistribution
+from metarl.trial import run_trial
+from metarl.types import Rollout, Timestep, Trial
+
+CPU = torch.device("cpu")
+TASKS = [{"name": float(i), "length": length, "jitter": 2.0} for i, length in enumerate([1.0, 2.0, 3.0, 8.0])]
+CONFIG = RL2Config(
+    hidden_size=6, episodes_per_trial=3, rollouts_per_task=3, num_epochs=1, num_minibatches=1, value_coef=0.7
+)
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Everything that a test builds is float64."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def build(discrete: bool, config: RL2Config = CONFIG) -> RL2:
+    """An agent whose heads are far from zero, so that its memory matters."""
+    agent = config.build(countdown(discrete).spec, CPU, 0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in agent.memory.parameters():
+            parameter.copy_(0.6 * torch.randn(parameter.shape, generator=generator, dtype=torch.float32))
+    return agent
+
+
+def play(agent: RL2, seed: int) -> Trial:
+    collector = Collector(countdown(agent.spec.discrete), agent.rollouts_per_task, CPU)
+    return run_trial(agent, collector, TASKS, agent.num_adaptations, seed)
+
+
+def trials(discrete: bool) -> tuple[RL2, Trial, Trial]:
+    """An agent that has learned from one trial, that trial, and one played since."""
+    agent = build(discrete)
+    first = play(agent, 0)
+    agent.meta_update(first)
+    return agent, first, play(agent, 1)
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+def test_recomputed_log_probs_equal_those_of_acting(discrete: bool) -> None:
+    agent, _, trial = trials(discrete)
+    lengths = torch.stack([rollout.lengths for rollout in trial.rollouts])
+    assert lengths.min() == 1 and lengths.max() == HORIZON and (lengths.float().std(0) > 0).any()
+    batch = agent._sequences(trial)
+    policy, _, _ = agent._forward(batch.inputs, agent._no_memory(len(batch.inputs)))
+    difference = (policy.log_prob(batch.actions) - batch.log_probs)[batch.valid]
+    assert difference.abs().max() < 1e-5
+    assert batch.valid.sum() == lengths.sum()
+    shifted, _, _ = agent._forward(batch.inputs, agent._no_memory(len(batch.inputs)) + 0.1)
+    assert (shifted.log_prob(batch.actions) - batch.log_probs)[batch.valid].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+def test_sequences_are_the_episodes_of_a_trial_end_to_end(discrete: bool) -> None:
+    agent, _, trial = trials(discrete)
+    batch = agent._sequences(trial)
+    for row in range(len(TASKS) * 3):
+        task, slot = divmod(row, 3)
+        for name in ("actions", "log_probs"):
+            pieces = [getattr(r, name)[task, slot, : int(r.lengths[task, slot])] for r in trial.rollouts]
+            assert torch.equal(getattr(batch, name)[row][batch.valid[row]], torch.cat(pieces))
+        assert (batch.valid[row].long().diff() <= 0).all()
+    assert batch.valid.any(0).all()
+
+
+def test_memory_stands_still_in_padding_and_moves_otherwise() -> None:
+    agent = build(True)
+    trial = play(agent, 0)
+    timesteps = trial.rollouts[0].timesteps
+    state = agent.begin(len(TASKS))
+    for t in range(HORIZON):
+        valid = timesteps.valid[:, :, t]
+        _, following = agent.act(state, timesteps[:, :, t])
+        state = state.expand_as(following)
+        assert torch.equal(following[~valid], state[~valid])
+        assert ((following - state).abs().amax(-1) > 0)[valid].all()
+        state = following
+    assert agent.adapt(state, trial.rollouts[0]) is state
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+def test_memory_is_kept_over_the_episodes_of_a_trial(discrete: bool) -> None:
+    """The state after a trial equals a GRU cell, written out, over all steps of all its episodes."""
+    agent = build(discrete)
+    agent.seed(0)
+    distribution = countdown(discrete)
+    collector = Collector(distribution, 3, CPU)
+    state, rollouts = agent.begin(len(TASKS)), []
+    for _ in range(3):
+        rollout, state = collector.collect(agent, state, TASKS, previous=rollouts[-1] if rollouts else None)
+        rollouts.append(rollout)
+        state = agent.adapt(state, rollout)
+    plain = Reference(agent, [])
+    for task in range(len(TASKS)):
+        for slot in range(3):
+            hidden = torch.zeros(6)
+            for rollout in rollouts:
+                for t in range(int(rollout.lengths[task, slot])):
+                    hidden = plain.cell(plain.inputs(rollout.timesteps[task, slot, t]), hidden)
+            assert (hidden - state[task, slot]).abs().max() < 1e-5
+
+
+class Reference:
+    """One PPO step on whole trials, one sequence and one step at a time."""
+
+    def __init__(self, agent: RL2, earlier: list[Trial]) -> None:
+        self.config = agent.config
+        self.discrete = agent.spec.discrete
+        self.params = {name: p.detach().clone().requires_grad_() for name, p in agent.memory.named_parameters()}
+        rollouts = [rollout for trial in earlier for rollout in trial.rollouts]
+        self.obs_mean, self.obs_std = torch.zeros(agent.spec.obs_dim), torch.ones(agent.spec.obs_dim)
+        self.reward_std = torch.ones(1)
+        if rollouts:
+            obs = torch.cat([r.obs[r.valid] for r in rollouts]).double()
+            rewards = torch.cat([r.rewards[r.valid] for r in rollouts]).double()
+            self.obs_mean, self.obs_std = obs.mean(0).float(), obs.std(0, correction=0).float()
+            self.reward_std = rewards.std(correction=0).float()
+
+    def inputs(self, timestep: Timestep) -> Tensor:
+        obs = ((timestep.obs - self.obs_mean) / self.obs_std).clamp(-10, 10)
+        reward = timestep.prev_reward / self.reward_std
+        return torch.cat([obs, timestep.prev_action, reward.reshape(1), timestep.prev_done.reshape(1)])
+
+    def cell(self, x: Tensor, hidden: Tensor) -> Tensor:
+        """Cho et al., 2014, in PyTorch's order of gates: reset, update, new."""
+        from_x = self.params["gru.weight_ih_l0"] @ x + self.params["gru.bias_ih_l0"]
+        from_h = self.params["gru.weight_hh_l0"] @ hidden + self.params["gru.bias_hh_l0"]
+        (xr, xz, xn), (hr, hz, hn) = from_x.chunk(3), from_h.chunk(3)
+        reset, update = torch.sigmoid(xr + hr), torch.sigmoid(xz + hz)
+        return (1 - update) * torch.tanh(xn + reset * hn) + update * hidden
+
+    def heads(self, hidden: Tensor) -> tuple[Any, Tensor]:
+        out = self.params["policy_head.weight"] @ hidden + self.params["policy_head.bias"]
+        value = self.params["value_head.weight"][0] @ hidden + self.params["value_head.bias"][0]
+        if self.discrete:
+            return Categorical(logits=out), value
+        return Independent(Normal(out, self.params["log_std"].exp()), 1), value
+
+    def return_std(self, trials: list[Trial]) -> Tensor:
+        """Of the discounted return to go of every step, each episode by itself."""
+        found: list[float] = []
+        for rewards in (row for trial in trials for r in trial.rollouts for row in self.episodes(r)):
+            tail = 0.0
+            for reward in reversed(rewards):
+                tail = reward + self.config.discount * tail
+                found.append(tail)
+        return torch.tensor(found, dtype=torch.float64).std(correction=0).float()
+
+    @staticmethod
+    def episodes(rollout: Rollout) -> list[list[float]]:
+        rows = zip(rollout.rewards.flatten(0, 1), rollout.lengths.flatten().tolist(), strict=True)
+        return [rewards[:length].tolist() for rewards, length in rows]
+
+    def run(self, trial: Trial, row: tuple[int, int]) -> list[dict[str, Any]]:
+        """All steps of one trial: policy, value, action, behaviour's log-probability, reward."""
+        hidden, steps = torch.zeros(self.config.hidden_size), []
+        for rollout in trial.rollouts:
+            episode = rollout[row]
+            for t in range(int(episode.valid.sum())):
+                hidden = self.cell(self.inputs(episode.timesteps[t]), hidden)
+                step: dict[str, Any] = {"action": episode.actions[t], "behaviour": episode.log_probs[t]}
+                step["policy"], step["value"] = self.heads(hidden)
+                steps.append({**step, "reward": episode.rewards[t]})
+        return steps
+
+    def step(self, trial: Trial, scale: Tensor) -> dict[str, Tensor]:
+        """Parameters after one Adam step on the clipped surrogate, value loss and entropy of all steps."""
+        config = self.config
+        rows = [self.run(trial, (task, slot)) for task in range(len(TASKS)) for slot in range(3)]
+        for steps in rows:
+            advantage, following = 0.0, 0.0
+            for step in reversed(steps):
+                value = step["value"].item()
+                delta = (step["reward"] / scale).item() + config.discount * following - value
+                advantage = delta + config.discount * config.gae_lambda * advantage
+                step["advantage"], step["target"], following = advantage, value + advantage, value
+        flat = [step for steps in rows for step in steps]
+        advantages = torch.tensor([step["advantage"] for step in flat])
+        advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)
+        loss, num_clipped = torch.zeros(()), 0
+        for step, advantage in zip(flat, advantages, strict=True):
+            ratio = torch.exp(step["policy"].log_prob(step["action"]) - step["behaviour"])
+            low, high = 1 - config.clip_range, 1 + config.clip_range
+            surrogate = min(ratio * advantage, ratio.clamp(low, high) * advantage)
+            num_clipped += not low < ratio < high
+            squared = (step["value"] - step["target"]) ** 2
+            entropy = step["policy"].entropy()
+            loss = loss + (-surrogate + config.value_coef * squared - config.entropy_coef * entropy) / len(flat)
+        assert 0 < num_clipped < len(flat)
+        gradients = torch.autograd.grad(loss, list(self.params.values()))
+        norm = math.sqrt(sum(float(g.square().sum()) for g in gradients))
+        assert norm > config.max_grad_norm
+        scaled = [g * config.max_grad_norm / (norm + 1e-6) for g in gradients]
+        # Adam's first step: both moments, bias-corrected, are the gradient and its square.
+        return {
+            name: p.detach() - config.learning_rate * g / (g.abs() + 1e-5)
+            for (name, p), g in zip(self.params.items(), scaled, strict=True)
+        }
+
+
+def doubled(value: Any) -> Any:
+    """The same rollouts in float64."""
+    if isinstance(value, Tensor):
+        return value.double() if value.is_floating_point() else value
+    if isinstance(value, Rollout | Timestep):
+        return dataclasses.replace(
+            value, **{f.name: doubled(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        )
+    return value
+
+
+def off_policy(trial: Trial, seed: int) -> Trial:
+    """In float64, with disturbed log-probabilities: at a ratio of 1 nothing is clipped."""
+    generator = torch.Generator().manual_seed(seed)
+    rollouts = []
+    for rollout in trial.rollouts:
+        noise = 0.3 * torch.randn(rollout.log_probs.shape, generator=generator)
+        rollouts.append(dataclasses.replace(doubled(rollout), log_probs=rollout.log_probs.double() + noise))
+    return dataclasses.replace(trial, rollouts=tuple(rollouts))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("discrete", [True, False])
+@pytest.mark.parametrize("normalised", [True, False])
+def test_ppo_step_equals_the_reference(discrete: bool, normalised: bool) -> None:
+    """Advantages run on across the ends of episodes; moments are those of the trials before this one."""
+    torch.set_default_dtype(torch.float32)
+    config = dataclasses.replace(CONFIG, normalise_obs=normalised, normalise_rewards=normalised, max_grad_norm=0.5)
+    actor = build(discrete, config)
+    first, second = play(actor, 0), play(actor, 1)
+    torch.set_default_dtype(torch.float64)
+    agent = build(discrete, config)
+    first, second = off_policy(first, 0), off_policy(second, 1)
+    if normalised:
+        agent._update_return_moments(first)
+        for rollout in first.rollouts:
+            agent.obs_moments.update(rollout.obs, rollout.valid)
+            agent.reward_moments.update(rollout.rewards[..., None], rollout.valid)
+    reference = Reference(agent, [first] if normalised else [])
+    scale = reference.return_std([first, second]) if normalised else torch.ones(1)
+    expected = reference.step(second, scale)
+    metrics = agent.meta_update(second)
+    for name, parameter in agent.memory.named_parameters():
+        assert (parameter - expected[name]).abs().max() < 1e-8, name
+        assert (parameter - reference.params[name]).abs().max() > 1e-6, name
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_every_sequence_is_visited_once_in_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = build(True, dataclasses.replace(CONFIG, num_epochs=3, num_minibatches=5))
+    visited: list[Tensor] = []
+    original = agent._ppo_step
+
+    def spy(batch: Any) -> Tensor:
+        visited.append(batch.inputs)
+        return original(batch)
+
+    monkeypatch.setattr(agent, "_ppo_step", spy)
+    trial = play(agent, 0)
+    agent.meta_update(trial)
+    assert [len(inputs) for inputs in visited] == [3, 3, 3, 3] * 3
+    for epoch in range(3):
+        sums = torch.cat([inputs.sum((1, 2)) for inputs in visited[4 * epoch : 4 * epoch + 4]]).sort().values
+        assert torch.equal(sums, torch.cat([inputs.sum((1, 2)) for inputs in visited[:4]]).sort().values)
+        assert sums.unique().numel() == 12
+
+
+# Probes ---------------------------------------------------------------------------------------------------------------
+
+
+class OneStep:
+    """One step with a table of rewards by task and action, and the task in the observation if ``shown``."""
+
+    action_space = gym.spaces.Discrete(2)
+    observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+    def __init__(self, rewards: Any, shown: bool) -> None:
+        self.rewards, self.shown = np.array(rewards), shown
+
+    def reset(self, params: Any, rng: np.random.Generator, num: int) -> Any:
+        return np.zeros((num, 1))
+
+    def step(self, state: Any, action: Any, params: Any, rng: np.random.Generator) -> Any:
+        return state, self.rewards[params["task"], action], np.ones(len(state), bool), {}
+
+    def observe(self, state: Any, params: Any) -> Any:
+        return 2.0 * params["task"][:, None] - 1.0 if self.shown else state
+
+
+def one_step(rewards: Any, shown: bool = False) -> TaskDistribution:
+    return TaskDistribution(
+        id="test/one-step",
+        sample=lambda rng: {"task": int(rng.integers(2))},
+        make_vector=lambda num: ArrayVectorEnv(OneStep(rewards, shown), num, 1),
+        horizon=1,
+        shared_split=True,
+    )
+
+
+def arms(num_pulls: int) -> TaskDistribution:
+    """Two arms; the task is which of them pays 1, the other paying 0."""
+    return TaskDistribution(
+        id="test/arms",
+        sample=lambda rng: {"means": np.eye(2)[rng.integers(2)]},
+        make_vector=lambda num: ArrayVectorEnv(BanditDynamics(2, "bernoulli"), num, num_pulls),
+        horizon=num_pulls,
+        shared_split=True,
+    )
+
+
+def train(config: RL2Config, distribution: TaskDistribution, num_iterations: int) -> RL2:
+    agent = config.build(distribution.spec, CPU, 0)
+    collector = Collector(distribution, agent.rollouts_per_task, CPU)
+    for iteration in range(num_iterations):
+        tasks = distribution.train.sample(64, numpy_stream(0, "tasks", iteration))
+        agent.meta_update(run_trial(agent, collector, tasks, agent.num_adaptations, seed=iteration))
+    return agent
+
+
+PROBE = RL2Config(hidden_size=16, learning_rate=1e-2, num_epochs=4, entropy_coef=0.0)
+
+
+def test_second_action_is_read_off_the_first_reward() -> None:
+    """The first reward's sign is the task, whatever was done; at a first step nothing is known."""
+    distribution = one_step([[1.0, 0.6], [-1.0, -0.6]])
+    agent = train(PROBE, distribution, 40)
+    found = evaluate(agent, distribution, num_tasks=300, num_adaptations=1, seed=1)
+    best = np.where(found.returns[:, 0] > 0, 1.0, -0.6)
+    share_first, share_second = (np.isclose(found.returns, best[:, None])).mean(0)
+    assert share_second >= 0.95 and share_first < 0.7, (share_first, share_second)
+
+
+def test_best_arm_is_pulled_from_the_second_pull_on() -> None:
+    """Within one episode, and from the first pull on in the second episode: memory outlives an episode's end."""
+    distribution = arms(3)
+    agent = train(PROBE, distribution, 40)
+    found = evaluate(agent, distribution, num_tasks=300, num_adaptations=1, seed=1)
+    first, second = found.returns.mean(0)
+    assert 2.35 < first < 2.65 and second / 3 >= 0.95, (first, second)
+
+
+def test_observation_probe_tells_the_tasks_apart_at_the_first_step() -> None:
+    distribution = one_step([[1.0, 0.0], [0.0, 1.0]], shown=True)
+    agent = train(dataclasses.replace(PROBE, episodes_per_trial=1), distribution, 30)
+    assert evaluate(agent, distribution, num_tasks=300, seed=1).returns.mean() >= 0.95
+
+
+def test_value_probe_learns_discounted_values_across_episodes() -> None:
+    """Reward 1 in both of two one-step episodes: values 1 + discount and 1 (unnormalised)."""
+    config = dataclasses.replace(PROBE, normalise_rewards=False, discount=0.5, gae_lambda=1.0)
+    distribution = one_step([[1.0, 1.0], [1.0, 1.0]])
+    agent = train(config, distribution, 60)
+    trial = run_trial(agent, Collector(distribution, 1, CPU), [{"task": 0}, {"task": 1}], 1, 0)
+    batch = agent._sequences(trial)
+    _, values, _ = agent._forward(batch.inputs, agent._no_memory(2))
+    assert (values - torch.tensor([1.5, 1.0])).abs().max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("hidden_size", 0),
+        ("episodes_per_trial", -1),
+        ("learning_rate", 0.0),
+        ("num_minibatches", 0),
+        ("discount", 1.01),
+    ],
+)
+def test_impossible_setting_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"RL2Config\.{field} must .*{value}"):
+        RL2Config(**{field: value})
