@@ -19,7 +19,7 @@ import torch
 from metarl.agent import Agent
 from metarl.collector import Collector
 from metarl.config import TrainConfig
-from metarl.errors import NonFiniteError
+from metarl.errors import CheckpointError, NonFiniteError
 from metarl.evaluator import evaluate
 from metarl.logger import Logger
 from metarl.run_folder import RunFolder
@@ -71,13 +71,13 @@ def train(
         listener: called after every iteration.
 
     Returns:
-        Whether all iterations were done; False after Ctrl-C (or SIGTERM), which ends the run after the iteration in
+        Whether training ended by itself; False after Ctrl-C (or SIGTERM), which ends the run after the iteration in
         hand, with a checkpoint.
 
     Raises:
         NonFiniteError: if a reward, an observation, a metric or a parameter is NaN or infinite, naming iteration,
             tensor and last good checkpoint; nothing of that iteration is saved.
-        CheckpointError: if the run is in use, a checkpoint is damaged, or the disk is full.
+        CheckpointError: if the run is in use, a checkpoint is damaged or of another agent, or the disk is full.
     """
     run.checkpoints.keep_last = config.keep_checkpoints
     with run.lock(), contextlib.ExitStack() as stack:
@@ -85,20 +85,28 @@ def train(
         scores = deque(state.scores, maxlen=_SCORE_WINDOW)
         collector = Collector(distribution, agent.rollouts_per_task, agent.device)
         stack.callback(collector.close)
-        logger = stack.enter_context(Logger(run, resume_from=state.iteration if state.resumed else None))
-        stop = stack.enter_context(_graceful_stop())
-        env_steps, iteration = state.env_steps, state.iteration
+        env_steps, iteration, saved = state.env_steps, state.iteration, state.iteration
 
         def save() -> None:
+            nonlocal saved
             content = {"agent": agent.state_dict(), "env_steps": env_steps, "scores": list(scores)}
             run.checkpoints.save(iteration, content, score=sum(scores) / len(scores) if scores else None)
+            saved = iteration
 
+        if checkpoint is not None:
+            # Drops later checkpoints before the log drops later entries: killed from here on, both still agree.
+            save()
+        logger = stack.enter_context(Logger(run, resume_from=state.iteration if state.resumed else None))
+        stop = stack.enter_context(_graceful_stop())
         if not state.resumed:
             save()
         while iteration < config.num_iterations and not stop.is_set():
             try:
                 metrics, trial_steps = _iterate(agent, distribution, collector, config, iteration)
                 _check_parameters(agent)
+                if (iteration + 1) % config.eval_every == 0 or iteration + 1 == config.num_iterations:
+                    metrics |= _monitor(agent, distribution, config)
+                _check_metrics(metrics)
             except NonFiniteError as error:
                 raise NonFiniteError(
                     f"iteration {iteration}: {error} Training stopped before anything of this iteration was saved; "
@@ -108,13 +116,28 @@ def train(
             scores.append(metrics[f"train/return_{agent.num_adaptations}"])
             metrics["env_steps"] = float(env_steps)
             iteration += 1
-            if iteration % config.eval_every == 0 or iteration == config.num_iterations:
-                metrics |= _monitor(agent, distribution, config)
             logger.log(iteration - 1, metrics)
-            if iteration % config.checkpoint_every == 0 or iteration == config.num_iterations or stop.is_set():
+            if iteration % config.checkpoint_every == 0 or iteration == config.num_iterations:
                 save()
             listener(Progress(iteration, config.num_iterations, metrics))
-        return iteration >= config.num_iterations
+        # Only here is it certain that no more iterations follow: the signal may come at any line of the loop.
+        if saved != iteration:
+            save()
+        return not stop.is_set()
+
+
+def restore(agent: Agent[Any], content: Mapping[str, Any]) -> None:
+    """Give ``agent`` the state that :func:`train` saved.
+
+    Raises:
+        CheckpointError: if another agent, or one with other settings, was saved.
+    """
+    try:
+        agent.load_state_dict(content["agent"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"the checkpoint does not fit this agent: it was saved by another one, or with other settings. {error}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -131,7 +154,7 @@ def _load(agent: Agent[Any], run: RunFolder, checkpoint: Path | None) -> _Loaded
     if checkpoint is None and not run.checkpoints.iterations():
         return _Loaded(0, 0, [], False)
     iteration, content = run.checkpoints.load(checkpoint) if checkpoint else run.checkpoints.load_latest()
-    agent.load_state_dict(content["agent"])
+    restore(agent, content)
     return _Loaded(iteration, content["env_steps"], content["scores"], True)
 
 
@@ -143,9 +166,6 @@ def _iterate(
     trial = run_trial(agent, collector, tasks, agent.num_adaptations, derive(config.seed, "trial", iteration))
     started = time.perf_counter()
     learned = agent.meta_update(trial)
-    for name, value in learned.items():
-        if not math.isfinite(value):
-            raise NonFiniteError(f"the metric {name!r} of the meta-update is {value}.")
     metrics = {
         **{f"agent/{name}": value for name, value in learned.items()},
         **_trial_metrics(trial),
@@ -168,6 +188,12 @@ def _monitor(agent: Agent[Any], distribution: TaskDistribution, config: TrainCon
     """Returns on held-out tasks, the same ones every time, and other ones than ``metarl evaluate`` uses."""
     evaluation = evaluate(agent, distribution, num_tasks=config.eval_tasks, seed=derive(config.seed, "monitor"))
     return {f"test/return_{shot}": evaluation.interval(shot)[0] for shot in range(evaluation.returns.shape[1])}
+
+
+def _check_metrics(metrics: Mapping[str, float]) -> None:
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise NonFiniteError(f"the metric {name!r} is {value}.")
 
 
 def _check_parameters(agent: Agent[Any]) -> None:
