@@ -1,0 +1,126 @@
+"""The linear baseline, against float64 least squares and a loop over tasks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from metarl.functional.baselines import fit_linear, linear_baseline_advantages, predict_linear, time_features
+from metarl.types import Rollout, Timestep
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def least_squares(x: Tensor, y: Tensor, ridge: float) -> Tensor:
+    """The ridge regression as an ordinary one with one more sample for each feature, by singular values."""
+    size = x.shape[1]
+    tall = torch.cat([x, ridge**0.5 * torch.eye(size, dtype=torch.float64)])
+    right = torch.cat([y, torch.zeros(size, dtype=torch.float64)])
+    return torch.linalg.lstsq(tall, right[:, None], driver="gelsd").solution[:, 0]
+
+
+def test_features_are_those_of_the_paper() -> None:
+    obs = torch.tensor([[0.5, -20.0]])
+    expected = [0.5, -10.0, 0.25, 100.0, 0.5, 0.25, 0.125, 1.0]
+    features = time_features(obs, torch.tensor([50]))
+    assert features.dtype == torch.float64 and features[0].tolist() == pytest.approx(expected)
+
+
+def test_fit_equals_least_squares_of_every_task_without_its_padding() -> None:
+    features, targets = randn(3, 40, 6), randn(3, 40, seed=1)
+    valid = torch.rand(3, 40, generator=torch.Generator().manual_seed(2)) < 0.7
+    weights = fit_linear(features, targets, valid, ridge=1e-5)
+    for task in range(3):
+        expected = least_squares(features[task][valid[task]], targets[task][valid[task]], 1e-5)
+        assert (weights[task] - expected).abs().max() < 1e-10
+    prediction = predict_linear(weights, features)
+    assert (prediction[1, 7] - features[1, 7] @ weights[1]).abs() < 1e-12
+
+
+@pytest.mark.parametrize("samples", [3, 40])
+def test_rank_deficient_features_give_finite_predictions_as_good_as_least_squares(samples: int) -> None:
+    """A constant feature twice, a column of zeros, copies, and fewer samples than features."""
+    base = randn(1, samples, 3)
+    ones, zeros = torch.ones(1, samples, 1, dtype=torch.float64), torch.zeros(1, samples, 1, dtype=torch.float64)
+    features = torch.cat([base, 1e3 * base, ones, ones, zeros], dim=-1)
+    targets = randn(1, samples, seed=1)
+    valid = torch.ones(1, samples, dtype=torch.bool)
+    weights = fit_linear(features, targets, valid)
+    assert torch.isfinite(weights).all()
+    plain = torch.cat([base, ones], dim=-1)[0]
+    best = plain @ torch.linalg.lstsq(plain, targets[0][:, None], driver="gelsd").solution[:, 0]
+    assert (predict_linear(weights, features)[0] - best).abs().max() < 1e-4
+
+
+def test_failed_factorisations_get_more_ridge_and_leave_other_tasks_alone() -> None:
+    """Features of 1e6 drown a ridge of 1e-5 in rounding; the task beside them is fitted as it would be alone."""
+    huge = 1e6 * torch.ones(1, 5, 4, dtype=torch.float64)
+    features, targets = torch.cat([huge, randn(1, 5, 4)]), randn(2, 5, seed=1)
+    valid = torch.ones(2, 5, dtype=torch.bool)
+    weights = fit_linear(features, targets, valid)
+    alone = fit_linear(features[1:], targets[1:], valid[1:])
+    assert torch.isfinite(weights).all()
+    assert torch.allclose(weights[1], alone[0], atol=1e-12)
+
+
+def rollout(dtype: torch.dtype = torch.float64) -> Rollout:
+    """3 tasks, 4 episodes of 2 to 6 steps, the first of each task terminated, the others truncated."""
+    lengths = 2 + torch.arange(12).view(3, 4) % 5
+    steps = torch.arange(6)
+    valid = steps < lengths[..., None]
+    ends = steps == lengths[..., None] - 1
+    first = torch.zeros(3, 4, 1, dtype=torch.bool)
+    first[:, 0] = True
+    none = torch.zeros(3, 4, 6, dtype=dtype)
+    timesteps = Timestep(randn(3, 4, 6, 2).to(dtype), none[..., None], none, none, valid)
+    rewards = (randn(3, 4, 6, seed=1) * valid).to(dtype)
+    last_obs = randn(3, 4, 2, seed=2).to(dtype)
+    return Rollout(timesteps, none, none, rewards, ends & first, ends & ~first, last_obs, valid.any(-1))
+
+
+def test_advantages_equal_a_loop_over_tasks_episodes_and_time() -> None:
+    data = rollout()
+    result = linear_baseline_advantages(data, discount=0.9, gae_lambda=0.7)
+    for task in range(3):
+        rows, returns = [], []
+        for episode in range(4):
+            length = int(data.lengths[task, episode])
+            tail, backwards = 0.0, []
+            for t in reversed(range(length)):
+                tail = data.rewards[task, episode, t].item() + 0.9 * tail
+                backwards.append(tail)
+            returns += backwards[::-1]
+            rows += [time_features(data.obs[task, episode, t], torch.tensor(t)) for t in range(length)]
+        weights = least_squares(torch.stack(rows), torch.tensor(returns, dtype=torch.float64), 1e-5)
+        found = []
+        for episode in range(4):
+            length = int(data.lengths[task, episode])
+            after = time_features(data.last_obs[task, episode], torch.tensor(length)) @ weights
+            following = 0.0 if data.terminated[task, episode].any() else after.item()
+            advantage, backwards = 0.0, []
+            for t in reversed(range(length)):
+                value = (time_features(data.obs[task, episode, t], torch.tensor(t)) @ weights).item()
+                delta = data.rewards[task, episode, t].item() + 0.9 * following - value
+                advantage, following = delta + 0.9 * 0.7 * advantage, value
+                backwards.append(advantage)
+            found += backwards[::-1]
+        expected = torch.tensor(found, dtype=torch.float64)
+        expected = (expected - expected.mean()) / expected.std(correction=0)
+        assert (result[task][data.valid[task]] - expected).abs().max() < 1e-6
+    assert not result[~data.valid].any()
+
+
+def test_float32_rollouts_lose_no_digits_in_the_fit() -> None:
+    """The result is float32, and as exact as one can be."""
+    single = linear_baseline_advantages(rollout(torch.float32), 0.9, 0.7)
+    assert single.dtype == torch.float32
+    assert (single - linear_baseline_advantages(rollout(), 0.9, 0.7)).abs().max() < 1e-4
+
+
+def test_rewards_that_never_vary_give_zero_advantages() -> None:
+    data = rollout()
+    data.rewards.zero_()
+    assert not linear_baseline_advantages(data, 0.99, 1.0).any()
