@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_origin, get_type_hints
@@ -63,7 +64,7 @@ def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
     """A config dataclass from the JSON form of its fields; fields that are missing keep their defaults.
 
     Raises:
-        ConfigError: for an unknown field, with the nearest match and the valid ones.
+        ConfigError: for an unknown field, with the nearest match and the valid ones; for a value of another kind.
     """
     assert dataclasses.is_dataclass(kind)
     hints = get_type_hints(kind)
@@ -72,5 +73,8 @@ def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
     for name, value in values.items():
         if name not in names:
             raise unknown_name(f"field of {kind.__name__}", name, names)
-        arguments[name] = tuple(value) if get_origin(hints[name]) is tuple else value
-    return kind(**arguments)
+        arguments[name] = tuple(value) if isinstance(value, list) and get_origin(hints[name]) is tuple else value
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"{kind.__name__} cannot take {json.dumps(dict(values))}: {error}.") from error

@@ -10,7 +10,7 @@ from typing import Any
 from metarl.agent import AgentConfig
 from metarl.agents import AGENTS
 from metarl.config import TrainConfig, from_dict
-from metarl.errors import unknown_name
+from metarl.errors import ConfigError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,13 @@ def to_json(agent: str, tasks: str, train: TrainConfig, config: AgentConfig) -> 
 
 
 def from_json(content: Mapping[str, Any]) -> tuple[str, str, TrainConfig, AgentConfig]:
-    """Agent, tasks and settings from a run's ``config.json``."""
+    """Agent, tasks and settings from a run's ``config.json``.
+
+    Raises:
+        ConfigError: if something is missing, unknown or of another kind.
+    """
+    if missing := {"agent", "tasks", "train", content.get("agent", "agent")} - content.keys():
+        raise ConfigError(f"config.json lacks {', '.join(sorted(missing))}; it is not that of a run.")
     agent, tasks = content["agent"], content["tasks"]
     if agent not in AGENTS:
         raise unknown_name("agent", agent, AGENTS)
