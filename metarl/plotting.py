@@ -24,6 +24,9 @@ def adaptation_figure(rows: Mapping[str, Sequence[Interval]], path: Path, title:
         path: of the PNG.
         title: above the axes.
         xlabel: what a shot is, e.g. ``"gradient steps"``.
+
+    Raises:
+        ConfigError: if the figure cannot be written.
     """
     figure = Figure(figsize=(6.4, 4.0), layout="constrained")
     axes = figure.subplots()
@@ -43,7 +46,7 @@ def adaptation_figure(rows: Mapping[str, Sequence[Interval]], path: Path, title:
     axes.set_xticks(range(most))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
 
 
 def learning_figure(runs: Mapping[str, Path], path: Path) -> None:
@@ -54,7 +57,7 @@ def learning_figure(runs: Mapping[str, Path], path: Path) -> None:
         path: of the PNG.
 
     Raises:
-        ConfigError: if a run has logged nothing yet.
+        ConfigError: if a run has logged nothing yet, or the figure cannot be written.
     """
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -82,7 +85,14 @@ def learning_figure(runs: Mapping[str, Path], path: Path) -> None:
     axes.set(xlabel="environment steps, adaptation included", ylabel="return")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=150)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:  # ValueError: a suffix that is no image format.
+        raise ConfigError(f"cannot write the figure {path}: {error}.") from error
 
 
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
