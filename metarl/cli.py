@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import shlex
@@ -15,13 +14,14 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 from metarl import session as sessions
 from metarl.agent import AgentConfig
 from metarl.agents import AGENTS
-from metarl.config import TrainConfig
+from metarl.config import TrainConfig, choose_device
 from metarl.errors import ConfigError, MetarlError, unknown_name
 from metarl.plotting import learning_figure
 from metarl.presets import PRESETS, settings
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise unknown_name("command", words[0], commands)
         return commands[words[0]](words[1:])
     except MetarlError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted at once; what the last checkpoint holds is safe.")
@@ -112,7 +112,7 @@ def _train(words: list[str]) -> int:
     else:
         agent, task_name = names or MAIN_JOB
         train_config, agent_config = settings(agent, task_name, _value_of("--preset", rest))
-        sessions.load_distribution(task_name)
+        distribution = sessions.load_distribution(task_name)
     generic: Any = TrainOptions  # The agent's settings are known only now, which no type checker can follow.
     options = tyro.cli(
         generic[type(agent_config)],
@@ -123,17 +123,24 @@ def _train(words: list[str]) -> int:
     if options.resume is None:
         if options.checkpoint is not None:
             raise ConfigError(f"--checkpoint {options.checkpoint} needs --resume RUN.")
+        # What cannot work must fail before there is a run folder.
+        options.agent.build(distribution.spec, choose_device(options.train.device), options.train.seed)
+        if options.reference:
+            sessions.reference_config(agent, options.agent)
         run = RunFolder.create(options.runs, f"{agent}-{task_name}-seed{options.train.seed}")
         this = Session.create(agent, task_name, options.train, options.agent, run)
     else:
-        this = dataclasses.replace(known, train_config=options.train, agent_config=options.agent)
-        this.run.write_config(sessions.to_json(this.name, this.task_name, this.train_config, this.agent_config))
-    wants_reference = options.reference or (this.run.path / "pretrained" / "config.json").is_file()
+        if options.preset is not None:
+            raise ConfigError(f"--preset {options.preset} is for new runs; --resume brings its own settings.")
+        this = known.reconfigured(options.train, options.agent)
+    wants_reference = options.reference or (this.pretrained_path / "config.json").is_file()
     return _train_and_report(this, options.checkpoint, wants_reference)
 
 
 def _train_and_report(this: Session, checkpoint: Path | None, wants_reference: bool) -> int:
-    console.print(f"[bold]{this.name}[/] on [bold]{this.task_name}[/], run folder {this.run.path}", soft_wrap=True)
+    console.print(
+        f"[bold]{this.name}[/] on [bold]{this.task_name}[/], run folder {escape(str(this.run.path))}", soft_wrap=True
+    )
     reference = sessions.pretrained_reference(this) if wants_reference else None
     started = time.perf_counter()
     parts = [(this, "meta-training")] + ([(reference, "reference: one policy for all tasks")] if reference else [])
@@ -207,7 +214,7 @@ def _report(this: Session, rows: Sequence[Row], path: Path, details: dict[str, A
     xlabel = "episode of the trial, from 0" if this.name == "rl2" else shot
     figure = sessions.write_report(rows, distribution, path, xlabel, details)
     cost = sum(row.evaluation.num_env_steps for row in rows)
-    console.print(f"Figure: {figure}   (this table cost {cost:,} environment steps)", soft_wrap=True)
+    console.print(f"Figure: {escape(str(figure))}   (this table cost {cost:,} environment steps)", soft_wrap=True)
 
 
 # evaluate, plot, list, check ----------------------------------------------------------------------------------------
@@ -231,6 +238,8 @@ class EvaluateOptions:
     """A checkpoint file; default: the newest."""
     best: bool = False
     """Take the checkpoint with the best training return."""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """Where networks run; default: as in training."""
 
 
 def _evaluate(words: list[str]) -> int:
@@ -240,11 +249,17 @@ def _evaluate(words: list[str]) -> int:
             f"--num-tasks must be above 0 and --num-adaptations 0 or more, got {options.num_tasks} and "
             f"{options.num_adaptations}."
         )
+    if options.seed < 0:
+        raise ConfigError(f"--seed must be 0 or more, got {options.seed}.")
+    if options.best and options.checkpoint is not None:
+        raise ConfigError(f"--best and --checkpoint {options.checkpoint} name two checkpoints; give one of them.")
     this = Session.open(options.run)
+    reference = this.trained_reference()
+    if options.device is not None:
+        this, reference = this.on(options.device), reference and reference.on(options.device)
     checkpoint = this.run.checkpoints.best_path if options.best else options.checkpoint
     agent, iteration = this.load(checkpoint)
     distribution = sessions.load_distribution(options.tasks) if options.tasks else this.distribution
-    nested = this.run.path / "pretrained"
     rows = sessions.evaluation_rows(
         this,
         agent,
@@ -252,7 +267,7 @@ def _evaluate(words: list[str]) -> int:
         num_tasks=options.num_tasks,
         seed=options.seed,
         num_adaptations=options.num_adaptations,
-        pretrained=Session.open(nested) if (nested / "config.json").is_file() else None,
+        pretrained=reference,
     )
     name = f"evaluation-{distribution.id.replace('/', '-')}-iteration{iteration}-seed{options.seed}"
     _report(this, rows, this.run.path / name, {"seed": options.seed, "iteration": iteration})
@@ -276,7 +291,7 @@ def _plot(words: list[str]) -> int:
     runs = [RunFolder.open(path) for path in options.runs]
     output = options.output or runs[0].path / "learning.png"
     learning_figure({run.path.name: run.metrics for run in runs}, output)
-    console.print(f"Figure: {output}")
+    console.print(f"Figure: {escape(str(output))}", soft_wrap=True)
     return 0
 
 
@@ -301,7 +316,7 @@ def _list(words: list[str]) -> int:
         if what in ("all", name):
             table = Table(*header, title=name)
             for row in rows:
-                table.add_row(*map(_escape, row))
+                table.add_row(*map(escape, row))
             console.print(table)
     return 0
 
@@ -332,9 +347,5 @@ def _value_of(flag: str, words: Sequence[str]) -> str | None:
 
 
 def _quoted(path: Path) -> str:
-    return shlex.quote(str(path))
-
-
-def _escape(text: str) -> str:
-    """Keep square brackets from being read as markup."""
-    return text.replace("[", r"\[")
+    """For a shell, by way of rich: square brackets are markup there."""
+    return escape(shlex.quote(str(path)))

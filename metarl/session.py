@@ -7,10 +7,11 @@ import importlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from metarl import envs, tasks
 from metarl.agent import Agent, AgentConfig
@@ -23,7 +24,7 @@ from metarl.plotting import Interval, adaptation_figure
 from metarl.presets import from_json, to_json
 from metarl.run_folder import RunFolder
 from metarl.tasks import TaskDistribution
-from metarl.trainer import Progress, train
+from metarl.trainer import Progress, restore, train
 
 __all__ = [
     "Progress",
@@ -32,7 +33,7 @@ __all__ = [
     "evaluation_rows",
     "load_distribution",
     "pretrained_reference",
-    "to_json",
+    "reference_config",
     "write_report",
 ]
 
@@ -52,14 +53,18 @@ def load_distribution(name: str) -> TaskDistribution:
     module_name, attribute = name.split(":", 1)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    expected = f"expected module:attribute, with the module in {os.getcwd()} or installed"
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise ConfigError(f"{module_name!r} of {name!r} is not a module's name; {expected}.")
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name != module_name.split(".")[0] and error.name != module_name:
-            raise
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            raise ConfigError(f"cannot import the module {module_name!r} of {name!r}; {expected}.") from error
+        place = traceback.extract_tb(error.__traceback__)[-1]
         raise ConfigError(
-            f"cannot import the module {module_name!r} of {name!r}; expected module:attribute, with the module in "
-            f"{os.getcwd()} or installed."
+            f"the module {module_name!r} of {name!r} failed while it was imported: {type(error).__name__}: {error} "
+            f"({place.filename}, line {place.lineno})."
         ) from error
     found = [key for key, value in vars(module).items() if isinstance(value, TaskDistribution)]
     if attribute not in found:
@@ -106,6 +111,42 @@ class Session:
         run = RunFolder.open(path)
         return cls(*from_json(run.read_config()), run)
 
+    def reconfigured(self, train_config: TrainConfig, agent_config: AgentConfig) -> Session:
+        """This session with new settings of the outer loop, which are written into its folder.
+
+        Raises:
+            ConfigError: for a change that a checkpoint cannot follow: an optimiser, for one, brings its own step size.
+            CheckpointError: if the run is in use.
+        """
+        before = dataclasses.asdict(self.agent_config) | {"seed": self.train_config.seed}
+        after = dataclasses.asdict(agent_config) | {"seed": train_config.seed}
+        for name, value in before.items():
+            if after[name] != value:
+                raise ConfigError(
+                    f"a run that is resumed keeps its seed and its agent's settings: {name} is {value!r} in "
+                    f"{self.run.path}, got {after[name]!r}. Leave it out, or start a new run."
+                )
+        choose_device(train_config.device)
+        with self.run.lock():
+            self.run.write_config(to_json(self.name, self.task_name, train_config, agent_config))
+        return dataclasses.replace(self, train_config=train_config)
+
+    def on(self, device: Literal["auto", "cpu", "cuda"]) -> Session:
+        """The same session, its networks on ``device``."""
+        return dataclasses.replace(self, train_config=dataclasses.replace(self.train_config, device=device))
+
+    @property
+    def pretrained_path(self) -> Path:
+        """Where the run of the reference lies, if there is one."""
+        return self.run.path / "pretrained"
+
+    def trained_reference(self) -> Session | None:
+        """The reference's session; None if there is none, or none that has begun to train."""
+        path = self.pretrained_path
+        if not (path / "config.json").is_file() or not RunFolder(path).checkpoints.iterations():
+            return None
+        return Session.open(path)
+
     @property
     def distribution(self) -> TaskDistribution:
         """The tasks."""
@@ -121,7 +162,7 @@ class Session:
         agent = self.build()
         store = self.run.checkpoints
         iteration, content = store.load(checkpoint) if checkpoint else store.load_latest()
-        agent.load_state_dict(content["agent"])
+        restore(agent, content)
         return agent, iteration
 
     def train(self, listener: Listener, checkpoint: Path | None = None) -> bool:
@@ -131,22 +172,30 @@ class Session:
         )
 
 
-def pretrained_reference(session: Session) -> Session:
-    """One policy without adaptation, trained over the same tasks for as many episodes, in a folder inside the run's.
+def reference_config(agent: str, config: AgentConfig) -> PretrainedConfig:
+    """Settings of the one policy for all tasks that stands beside ``agent``.
 
     Raises:
         ConfigError: for an agent that is not built on MAML's settings, whose network could not be matched.
     """
-    config = session.agent_config
     known = {field.name for field in dataclasses.fields(PretrainedConfig)}
     if not known <= {field.name for field in dataclasses.fields(config)}:
-        raise ConfigError(f"a pretrained reference needs a MAML agent beside it, got {session.name!r}.")
-    reference = PretrainedConfig(**{name: getattr(config, name) for name in known})
+        raise ConfigError(f"a pretrained reference needs a MAML agent beside it, got {agent!r}.")
+    return PretrainedConfig(**{name: getattr(config, name) for name in known})
+
+
+def pretrained_reference(session: Session) -> Session:
+    """One policy without adaptation, trained over the same tasks for as many episodes, in a folder inside the run's.
+
+    Raises:
+        ConfigError: see :func:`reference_config`.
+    """
+    reference = reference_config(session.name, session.agent_config)
     rollouts = session.build().num_adaptations + 1
     train_config = dataclasses.replace(
         session.train_config, num_iterations=session.train_config.num_iterations * rollouts
     )
-    path = session.run.path / "pretrained"
+    path = session.pretrained_path
     if (path / "config.json").is_file():
         return dataclasses.replace(Session.open(path), train_config=train_config)
     path.mkdir(exist_ok=True)
@@ -220,7 +269,11 @@ def evaluation_rows(
 def write_report(
     rows: Sequence[Row], distribution: TaskDistribution, path: Path, xlabel: str, details: dict[str, Any]
 ) -> Path:
-    """Write scores as ``PATH.json`` and the adaptation curve as ``PATH.png``; returns the figure's path."""
+    """Write scores as ``PATH.json`` and the adaptation curve as ``PATH.png``; returns the figure's path.
+
+    Raises:
+        ConfigError: if they cannot be written.
+    """
     content = {
         "tasks": distribution.id,
         **details,
@@ -236,7 +289,11 @@ def write_report(
             for row in rows
         ],
     }
-    write_atomically(path.with_suffix(".json"), (json.dumps(content, indent=1) + "\n").encode())
+    scores = path.with_suffix(".json")
+    try:
+        write_atomically(scores, (json.dumps(content, indent=1) + "\n").encode())
+    except OSError as error:
+        raise ConfigError(f"cannot write the scores {scores}: {error.strerror or error}.") from error
     figure = path.with_suffix(".png")
     title = f"{rows[0].label} on held-out {distribution.id}"
     adaptation_figure({row.label: row.intervals for row in rows}, figure, title, xlabel)
