@@ -28,6 +28,20 @@ class TaskCheckError(ConfigError):
         super().__init__(f"{distribution_id} has {len(problems)} problem(s):{listed}")
 
 
+class AgentCheckError(ConfigError):
+    """An agent that breaks the contract; one sentence per violation found.
+
+    Args:
+        agent: the name of its settings or of the function that builds it.
+        problems: what came and what was expected, a sentence each.
+    """
+
+    def __init__(self, agent: str, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        listed = "".join(f"\n  {number}. {problem}" for number, problem in enumerate(problems, 1))
+        super().__init__(f"{agent} breaks the contract of Agent in {len(problems)} way(s):{listed}")
+
+
 class NonFiniteError(MetarlError, FloatingPointError):
     """A NaN or infinity turned up in rewards, observations, a loss or a parameter."""
 

@@ -1,4 +1,4 @@
-"""Checks for plugged-in task distributions: every problem found, in one sentence each."""
+"""Checks for plugged-in task distributions and agents: every problem found, in one sentence each."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
+from metarl.agent_check import check_agent
 from metarl.digest import task_digest
 from metarl.errors import ConfigError, MetarlError, TaskCheckError
 from metarl.gym_env import flat_spaces
 from metarl.seeding import derive, numpy_stream
 from metarl.tasks import TaskDistribution
 from metarl.types import Task
+
+__all__ = ["check_agent", "check_tasks"]
 
 Array = NDArray[Any]
 Record = list[Array]

@@ -25,7 +25,7 @@ ROOMS = {
     "adaptation": (3, "adaptation"),
     "fewshot": (4, "fewshot"),
     "tasks": (4, "agent array_env buffers digest gym_env tasks workers"),
-    "core": (5, "checkpoint collector config evaluator logger plotting run_folder testing trainer trial"),
+    "core": (5, "agent_check checkpoint collector config evaluator logger plotting run_folder testing trainer trial"),
     "envs": (5, "envs"),
     "agents": (5, "agents"),
     "top": (6, "__init__ __main__ benchmarks cli presets session"),
