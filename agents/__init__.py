@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metarl.agent import AgentConfig
-from metarl.agents.maml import MAMLTRPO, MAMLTRPOConfig
+from metarl.agents.gradient import GradientAgent, GradientConfig
+from metarl.agents.maml import ANILConfig, FOMAMLConfig, MAMLTRPOConfig, MetaSGDConfig
 from metarl.agents.references import PretrainedConfig, RandomAgent, RandomConfig
 from metarl.agents.rl2 import RL2, RL2Config
 
@@ -20,6 +21,9 @@ class AgentEntry:
 
 AGENTS = {
     "maml-trpo": AgentEntry(MAMLTRPOConfig, "few gradient steps must suffice, and adapting further must not hurt"),
+    "fomaml": AgentEntry(FOMAMLConfig, "second-order products cost too much; first-order MAML"),
+    "anil": AgentEntry(ANILConfig, "features can be shared by all tasks and only the last layer must adapt"),
+    "meta-sgd": AgentEntry(MetaSGDConfig, "a good step size is not known, or differs between parameters"),
     "rl2": AgentEntry(RL2Config, "tasks must be explored within an episode, and training data is plentiful"),
     "pretrained": AgentEntry(PretrainedConfig, "reference: one policy over all tasks, fine-tuned at test time"),
     "random": AgentEntry(RandomConfig, "reference: uniformly random actions"),
@@ -27,10 +31,14 @@ AGENTS = {
 
 __all__ = [
     "AGENTS",
-    "MAMLTRPO",
     "RL2",
+    "ANILConfig",
     "AgentEntry",
+    "FOMAMLConfig",
+    "GradientAgent",
+    "GradientConfig",
     "MAMLTRPOConfig",
+    "MetaSGDConfig",
     "PretrainedConfig",
     "RL2Config",
     "RandomAgent",

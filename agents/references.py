@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from metarl.agent import Agent, AgentConfig
-from metarl.agents.maml import MAMLTRPO, MAMLTRPOConfig
+from metarl.agents.gradient import GradientAgent
+from metarl.agents.maml import MAMLTRPOConfig, TRPOUpdate
 from metarl.errors import require_positive
 from metarl.networks.distributions import Categorical, Distribution
 from metarl.types import Action, Rollout, Spec, Timestep, Trial
@@ -73,6 +74,6 @@ class RandomAgent(Agent[None]):
 class PretrainedConfig(MAMLTRPOConfig):
     """One TRPO policy over all tasks, without adaptation in training; fine-tuned by policy gradient at test time."""
 
-    def build(self, spec: Spec, device: torch.device, seed: int) -> MAMLTRPO:
+    def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
         """MAML-TRPO without inner steps is TRPO over all tasks; ``num_inner_steps`` is not used."""
-        return MAMLTRPO(self, spec, device, seed, num_adaptations=0)
+        return GradientAgent(self, spec, device, seed, lambda agent: TRPOUpdate(self), num_adaptations=0)

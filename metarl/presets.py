@@ -31,7 +31,7 @@ class Preset:
 _CARTPOLE_MAML = Preset(
     "chosen on training tasks for 2 CPU cores",
     {"num_iterations": 60, "meta_batch_size": 10, "eval_every": 15},
-    {"hidden_sizes": (32, 32), "inner_lr": 0.5},
+    {"hidden_sizes": (32, 32), "inner_lr": 0.5, "extra_step_factor": 0.25},
 )
 _CARTPOLE_RL2 = Preset(
     "chosen on training tasks for 2 CPU cores",

@@ -12,7 +12,6 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
-import torch
 
 
 def derive(seed: int, *path: str | int) -> int:
@@ -38,6 +37,8 @@ def torch_stream(seed: int, *path: str | int) -> Iterator[None]:
 
     For parameter initialisation, where ``torch.nn`` offers no generator argument.
     """
+    import torch  # Here, since environments draw their seeds in worker processes that need no torch.
+
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, *path))
         yield

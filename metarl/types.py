@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:  # Environments run in worker processes that need no torch, which costs each of them seconds to import.
+    import torch
+    from torch import Tensor
 
 Task = Any
 """A task: whatever the distribution's sampler returns, usually a dict of numbers or small arrays."""

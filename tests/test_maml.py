@@ -14,7 +14,8 @@ from torch.distributions import Categorical as TorchCategorical
 from torch.distributions import Distribution, Independent, Normal, kl_divergence
 
 import metarl.agents.maml as maml
-from metarl.agents.maml import MAMLTRPO, MAMLTRPOConfig
+from metarl.agents.gradient import GradientAgent
+from metarl.agents.maml import MAMLTRPOConfig
 from metarl.array_env import ArrayVectorEnv
 from metarl.collector import Collector
 from metarl.envs.bandits import BanditDynamics
@@ -68,9 +69,9 @@ def random_trial(spec: Spec, num_inner_steps: int, seed: int = 0) -> Trial:
     return Trial(list(range(NUM_TASKS)), rollouts)
 
 
-def build(config: MAMLTRPOConfig, spec: Spec, num_inner_steps: int) -> MAMLTRPO:
+def build(config: MAMLTRPOConfig, spec: Spec, num_inner_steps: int) -> GradientAgent:
     """An agent whose parameters are all far from zero, so that no term of a derivative vanishes."""
-    agent = MAMLTRPO(config, spec, CPU, 0, num_adaptations=num_inner_steps)
+    agent = GradientAgent(config, spec, CPU, 0, lambda agent: maml.TRPOUpdate(config), num_adaptations=num_inner_steps)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in agent.policy.parameters():
@@ -94,7 +95,7 @@ class Episode:
 class Reference:
     """One TRPO step of MAML, for one task at a time."""
 
-    def __init__(self, agent: MAMLTRPO, trial: Trial) -> None:
+    def __init__(self, agent: GradientAgent, trial: Trial) -> None:
         self.config = agent.config
         self.min_std = agent.policy.min_std
         self.discrete = agent.spec.discrete
@@ -217,7 +218,7 @@ def flat(parts: Any) -> Tensor:
     return torch.cat([part.detach().flatten() if not part.grad_fn else part.flatten() for part in parts])
 
 
-def capture(agent: MAMLTRPO, trial: Trial, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, Tensor, Tensor]:
+def capture(agent: GradientAgent, trial: Trial, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, Tensor, Tensor]:
     """The meta-gradient that a meta-update hands to its conjugate gradient, a random vector, and their product."""
     seen: list[Tensor] = []
     original = maml.conjugate_gradient
@@ -351,7 +352,7 @@ def arms(num_pulls: int) -> TaskDistribution:
     )
 
 
-def train(agent: MAMLTRPO, distribution: TaskDistribution, num_iterations: int, num_tasks: int) -> None:
+def train(agent: GradientAgent, distribution: TaskDistribution, num_iterations: int, num_tasks: int) -> None:
     collector = Collector(distribution, agent.rollouts_per_task, CPU)
     for iteration in range(num_iterations):
         tasks = distribution.train.sample(num_tasks, numpy_stream(0, "tasks", iteration))

@@ -1,5 +1,6 @@
 """The inner loop: parameters, a loss and a rule; never an environment or a label."""
 
 from metarl.adaptation.inner_loop import InnerLoop, LossFn, inner_loop
+from metarl.adaptation.update_rules import StepSizes
 
-__all__ = ["InnerLoop", "LossFn", "inner_loop"]
+__all__ = ["InnerLoop", "LossFn", "StepSizes", "inner_loop"]

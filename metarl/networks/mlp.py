@@ -78,6 +78,12 @@ class MLPPolicy(nn.Module):
             raw = math.log(math.expm1(init_std - min_std))
             self.raw_std = nn.Parameter(torch.full((spec.action_dim,), raw))
 
+    @property
+    def head_names(self) -> frozenset[str]:
+        """Names of the last layer's parameters."""
+        last = self.num_layers - 1
+        return frozenset({f"w{last}", f"b{last}"})
+
     def params(self) -> Params:
         """The meta-parameters by name, without task axis."""
         return dict(self.named_parameters())

@@ -1,0 +1,346 @@
+"""What gradient-based agents share: a policy that adapts by gradient steps, and derivatives through these steps.
+
+An algorithm is an :class:`OuterUpdate` (how the meta-parameters move) and the :class:`StepSizes` of its inner loop. The
+inner loop is REINFORCE with a linear feature baseline (Finn et al., 2017, arXiv 1703.03400, section 5.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from metarl.adaptation.inner_loop import InnerLoop, LossFn, inner_loop
+from metarl.adaptation.update_rules import StepSizes
+from metarl.agent import Agent, AgentConfig
+from metarl.errors import ConfigError, require_in_unit_interval, require_positive
+from metarl.functional.baselines import linear_baseline_advantages
+from metarl.functional.policy_losses import likelihood_ratio_loss
+from metarl.networks.distributions import Distribution
+from metarl.networks.mlp import Activation, MLPPolicy, Params, stack
+from metarl.seeding import torch_stream
+from metarl.types import Action, Rollout, Spec, Timestep, Trial
+
+_EVAL_STEPS = 3
+"""Gradient steps in an evaluation, as in MAML's Figures 4 and 5."""
+
+_CPU_SAMPLES = 8192
+"""Steps in one chunk of tasks on a CPU (measured: larger ones fall out of its caches)."""
+
+
+@dataclass(frozen=True)
+class GradientConfig(AgentConfig):
+    """Settings of the policy and of its inner loop."""
+
+    hidden_sizes: tuple[int, ...] = (100, 100)
+    """Widths of the policy's hidden layers."""
+    activation: Activation = "tanh"
+    """Activation between the layers."""
+    init_std: float = 1.0
+    """Initial standard deviation of a Gaussian policy, where 1 is half the width of the action box."""
+    num_inner_steps: int = 1
+    """Gradient steps on each task before the meta-update."""
+    inner_lr: float = 0.1
+    """Step size of the inner loop."""
+    extra_step_factor: float = 0.5
+    """Factor on inner_lr for gradient steps beyond num_inner_steps, which training never saw (MAML's code: 0.5)."""
+    rollouts_per_task: int = 20
+    """Episodes of each task behind every gradient."""
+    discount: float = 0.99
+    """Discount of rewards."""
+    gae_lambda: float = 1.0
+    """Lambda of generalised advantage estimation."""
+    first_order: bool = False
+    """Leave the Hessians of the inner loop out of all derivatives (first-order MAML)."""
+    task_chunk: int = 0
+    """Tasks computed together; 0 chooses by device. Changes speed and memory, not results."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "init_std", "num_inner_steps", "inner_lr", "extra_step_factor", "rollouts_per_task")
+        require_in_unit_interval(self, "discount", "gae_lambda")
+        name = type(self).__name__
+        if self.task_chunk < 0:
+            raise ConfigError(f"{name}.task_chunk must be 0 or more, got {self.task_chunk!r}.")
+        if any(width < 1 for width in self.hidden_sizes):
+            raise ConfigError(f"{name}.hidden_sizes must be above 0, got {self.hidden_sizes!r}.")
+
+
+@dataclass(frozen=True)
+class FastWeights:
+    """What adapts to the tasks.
+
+    Attributes:
+        params: stacked parameters, ``[task, ...]``.
+        num_steps: gradient steps taken so far.
+    """
+
+    params: Params
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rollout, flattened to ``[task, sample]``, with its normalised advantages and ``[task]`` mean returns."""
+
+    obs: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    advantages: Tensor
+    valid: Tensor
+    returns: Tensor
+
+    def __getitem__(self, tasks: slice) -> Batch:
+        return Batch(*(getattr(self, field.name)[tasks] for field in fields(self)))
+
+    def loss(self, policy: Distribution) -> Tensor:
+        """The inner loss of each task, ``[task]``."""
+        return likelihood_ratio_loss(policy.log_prob(self.actions), self.log_probs, self.advantages, self.valid)
+
+
+PolicyAt = Callable[[int], Distribution]
+"""``k`` -> the policies after ``k`` gradient steps, on the observations of rollout ``k``."""
+
+Objective = Callable[[PolicyAt, Sequence[Batch]], Tensor]
+"""What an outer update minimises, ``[task]``: a function of the policies at every stage of adaptation."""
+
+
+def loss_after_adaptation(policy_at: PolicyAt, batches: Sequence[Batch]) -> Tensor:
+    """MAML's objective: the policy loss after the last gradient step, ``[task]``."""
+    return batches[-1].loss(policy_at(len(batches) - 1))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A few tasks, linearised at the current meta-parameters.
+
+    Attributes:
+        batches: the trial's rollouts; the last is the one after adaptation.
+        loop: the inner loop with its graphs.
+        leaves: adapted parameters, the leaves of ``policy``'s graph.
+        policy: adapted policy on the last rollout.
+        loss: objective, summed over tasks.
+        gradient: of ``loss`` with respect to the meta-parameters, flat ``[parameter]``.
+    """
+
+    batches: list[Batch]
+    loop: InnerLoop
+    leaves: Params
+    policy: Distribution
+    loss: Tensor
+    gradient: Tensor
+
+
+class OuterUpdate(Protocol):
+    """How the meta-parameters move."""
+
+    def components(self) -> Mapping[str, nn.Module | Optimizer]:
+        """What a checkpoint must hold besides policy and step sizes."""
+
+    def __call__(self, agent: GradientAgent, batches: list[Batch]) -> dict[str, float]:
+        """Change the agent's meta-parameters; returns metrics."""
+
+
+class GradientAgent(Agent[FastWeights]):
+    """A policy that adapts to each task by policy gradient steps.
+
+    Args:
+        config: settings of policy and inner loop.
+        spec: sizes of observation and action.
+        device: where everything lives.
+        seed: of the initial parameters.
+        make_update: builds the outer update for the new agent.
+        num_adaptations: gradient steps in a training trial; default: those of ``config``.
+        learned_rates: whether step sizes are meta-parameters (Meta-SGD).
+        head_only: whether the last layer alone adapts (ANIL).
+    """
+
+    def __init__(
+        self,
+        config: GradientConfig,
+        spec: Spec,
+        device: torch.device,
+        seed: int,
+        make_update: Callable[[GradientAgent], OuterUpdate],
+        *,
+        num_adaptations: int | None = None,
+        learned_rates: bool = False,
+        head_only: bool = False,
+    ) -> None:
+        num_adaptations = config.num_inner_steps if num_adaptations is None else num_adaptations
+        super().__init__(
+            spec,
+            device,
+            num_adaptations=num_adaptations,
+            rollouts_per_task=config.rollouts_per_task,
+            num_eval_adaptations=max(_EVAL_STEPS, num_adaptations),
+        )
+        self.config = config
+        with torch_stream(seed, "init"):
+            self.policy = MLPPolicy(spec, config.hidden_sizes, config.activation, config.init_std).to(device)
+        adapted = self.policy.head_names if head_only else None
+        self.step_sizes = StepSizes(self.policy.params(), config.inner_lr, learned=learned_rates, adapted=adapted)
+        self.update = make_update(self)
+
+    def components(self) -> Mapping[str, nn.Module | Optimizer]:
+        """Policy, step sizes, and what the outer update keeps."""
+        learned = {"step_sizes": self.step_sizes} if self.step_sizes.learned else {}
+        return {"policy": self.policy, **learned, **self.update.components()}
+
+    def begin(self, num_tasks: int) -> FastWeights:
+        """The meta-parameters, for every task."""
+        return FastWeights(self.stacked(num_tasks), 0)
+
+    @torch.no_grad()
+    def act(self, state: FastWeights, timestep: Timestep, deterministic: bool = False) -> tuple[Action, FastWeights]:
+        """Sample from each task's own policy."""
+        policy = self.policy.distribution(state.params, timestep.obs)
+        value = policy.mode() if deterministic else policy.sample(self.generator)
+        return Action(value, policy.log_prob(value)), state
+
+    def adapt(self, state: FastWeights, rollout: Rollout) -> FastWeights:
+        """One step of policy gradient on each task."""
+        trained = state.num_steps < max(1, self.num_adaptations)
+        rates = self.step_sizes.values(1.0 if trained else self.config.extra_step_factor)
+        losses = [self.inner_loss(self.batch(rollout))]
+        return FastWeights(inner_loop(state.params, losses, rates, second_order=False).adapted, state.num_steps + 1)
+
+    def meta_update(self, trial: Trial) -> dict[str, float]:
+        """Hand the trial's rollouts to the outer update."""
+        return self.update(self, [self.batch(rollout) for rollout in trial.rollouts])
+
+    # For outer updates ----------------------------------------------------------------------------------------------
+
+    def meta_parameters(self) -> Params:
+        """What meta-training moves: the policy's parameters, then learned step sizes as ``rate.<name>``."""
+        rates = {f"rate.{name}": value for name, value in self.step_sizes.named_parameters()}
+        return {**self.policy.params(), **rates}
+
+    def batch(self, rollout: Rollout) -> Batch:
+        """A rollout, flattened, with advantages."""
+        advantages = linear_baseline_advantages(rollout, self.config.discount, self.config.gae_lambda)
+        parts = (rollout.obs, rollout.actions, rollout.log_probs, advantages, rollout.valid)
+        obs, actions, log_probs, advantages, valid = (part.flatten(1, 2) for part in parts)
+        return Batch(obs, actions, log_probs, advantages, valid, rollout.returns.mean(1))
+
+    def inner_loss(self, batch: Batch) -> LossFn:
+        """The loss of one gradient step, as a function of stacked parameters."""
+        return lambda params: batch.loss(self.policy.distribution(params, batch.obs))
+
+    def stacked(self, num_tasks: int) -> Params:
+        """The policy's parameters for every task, detached."""
+        return stack({name: value.detach() for name, value in self.policy.params().items()}, num_tasks)
+
+    def chunks(self, batches: list[Batch]) -> list[list[Batch]]:
+        """The tasks in groups that are computed together: all on a GPU; on a CPU as many as stay in its caches."""
+        num_tasks, num_samples = batches[-1].log_probs.shape
+        size = self.config.task_chunk
+        if size == 0:
+            size = num_tasks if self.device.type == "cuda" else max(1, _CPU_SAMPLES // num_samples)
+        starts = range(0, num_tasks, size)
+        return [[batch[first : first + size] for batch in batches] for first in starts]
+
+    def linearise(self, batches: list[Batch], objective: Objective) -> Chunk:
+        """Adapt, evaluate the objective, and carry its gradient back to the meta-parameters."""
+        *inner, outer = batches
+        loop = inner_loop(
+            self.stacked(len(outer.obs)),
+            [self.inner_loss(batch) for batch in inner],
+            self.step_sizes.values(),
+            second_order=not self.config.first_order,
+        )
+        adapted = {name: value.requires_grad_() for name, value in loop.adapted.items()}
+        stages = [*(step.params for step in loop.steps), adapted]
+        policies: dict[int, Distribution] = {}
+
+        def policy_at(stage: int) -> Distribution:
+            if stage not in policies:
+                policies[stage] = self.policy.distribution(stages[stage], batches[stage].obs)
+            return policies[stage]
+
+        with torch.enable_grad():
+            policy = policy_at(len(inner))
+            loss = objective(policy_at, batches).sum()
+            slopes = torch.autograd.grad(
+                loss,
+                tuple(value for stage in stages for value in stage.values()),
+                retain_graph=True,
+                materialize_grads=True,
+            )
+        size = len(adapted)
+        by_stage = [
+            dict(zip(adapted, slopes[size * index : size * (index + 1)], strict=True)) for index in range(len(stages))
+        ]
+        direct = [by_stage[stage] if stage in policies else None for stage in range(len(inner))]
+        gradient = self._to_meta(loop, by_stage[-1], direct)
+        return Chunk(batches, loop, adapted, policy, loss.detach(), gradient)
+
+    def fisher_product(self, chunk: Chunk, vector: Tensor) -> Tensor:
+        """``J' F J v``: push the tangent through the inner loop and the network, weigh it, pull it back.
+
+        ``F`` is the Fisher information of the adapted policies on the last rollout, averaged over steps and summed
+        over tasks; where those policies acted, this is the Hessian of their mean KL, exactly.
+        """
+        outer = chunk.batches[-1]
+        tangents = self.unflatten(vector)
+        rate_tangents = {name[len("rate.") :]: value for name, value in tangents.items() if name.startswith("rate.")}
+        start = stack({name: tangents[name] for name in self.policy.params()}, len(outer.obs))
+        pushed = chunk.loop.push(start, rate_tangents or None)
+        # Without inner steps both are still views shared by all tasks, which forward-mode AD refuses.
+        tangent = {name: value.contiguous() for name, value in pushed.items()}
+        detached = {name: value.detach().contiguous() for name, value in chunk.leaves.items()}
+
+        def outputs(params: Params) -> tuple[Tensor, ...]:
+            return self.policy.distribution(params, outer.obs).parameters
+
+        moved = torch.func.jvp(outputs, (detached,), (tangent,))[1]
+        weight = (outer.valid / outer.valid.sum(1, keepdim=True))[..., None]
+        with torch.no_grad():
+            weighted = tuple(part * weight for part in chunk.policy.fisher_product(moved))
+        cotangent = torch.autograd.grad(
+            chunk.policy.parameters, tuple(chunk.leaves.values()), weighted, retain_graph=True, materialize_grads=True
+        )
+        return self._to_meta(chunk.loop, dict(zip(chunk.leaves, cotangent, strict=True)))
+
+    def evaluate_at(self, flat: Tensor, batches: list[Batch], objective: Objective) -> tuple[Tensor, Distribution]:
+        """The objective ``[task]`` at other meta-parameters, without derivatives, and the adapted policies there."""
+        values = self.unflatten(flat)
+        *inner, outer = batches
+        rates = {name: values.get(f"rate.{name}", rate) for name, rate in self.step_sizes.values().items()}
+        loop = inner_loop(
+            stack({name: values[name] for name in self.policy.params()}, len(outer.obs)),
+            [self.inner_loss(batch) for batch in inner],
+            rates,
+            second_order=False,
+        )
+        stages = [*(step.params for step in loop.steps), loop.adapted]
+        with torch.no_grad():
+
+            def policy_at(stage: int) -> Distribution:
+                return self.policy.distribution(stages[stage], batches[stage].obs)
+
+            return objective(policy_at, batches), policy_at(len(inner))
+
+    def flatten(self, values: Params) -> Tensor:
+        """Meta-parameters, or vectors of their shapes, as one detached vector ``[parameter]``."""
+        return torch.cat([values[name].detach().flatten() for name in self.meta_parameters()])
+
+    def unflatten(self, flat: Tensor) -> Params:
+        """The inverse of :meth:`flatten`."""
+        shapes = {name: value.shape for name, value in self.meta_parameters().items()}
+        parts = torch.split(flat, [shape.numel() for shape in shapes.values()])
+        return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+    @torch.no_grad()
+    def assign(self, flat: Tensor) -> None:
+        """Set the meta-parameters."""
+        for name, value in self.unflatten(flat).items():
+            self.meta_parameters()[name].copy_(value)
+
+    def _to_meta(self, loop: InnerLoop, cotangent: Params, direct: Sequence[Params | None] = ()) -> Tensor:
+        start, rates = loop.pull_with_rates(cotangent, direct)
+        named = {**start, **{f"rate.{name}": value for name, value in rates.items()}}
+        return self.flatten({name: named[name].sum(0) for name in self.meta_parameters()})
