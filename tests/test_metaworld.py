@@ -1,0 +1,140 @@
+"""Meta-World's task sets: upstream's goals, kept on disk, refused where they make no sense."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import metaworld
+import numpy as np
+import pytest
+
+from metarl.envs.metaworld import (
+    BENCHMARKS,
+    DISTRIBUTIONS,
+    TASK_NAMES,
+    GoalTable,
+    TaskSet,
+    custom,
+    make_vec,
+    task_distribution,
+    upstream_task,
+)
+from metarl.errors import ConfigError
+from metarl.types import Task
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("METARL_CACHE", str(folder))
+        yield folder
+
+
+def _content(table: GoalTable) -> list[list[tuple[str, list[float]]]]:
+    return [[(t["env_name"], t["rand_vec"].tolist()) for t in tasks] for tasks in (table.train, table.test)]
+
+
+def _key(task: Task) -> tuple[str, bytes]:
+    return task["env_name"], task["rand_vec"].tobytes()
+
+
+def test_task_names_are_upstreams() -> None:
+    assert set(TASK_NAMES) == set(metaworld.ALL_V3_ENVIRONMENTS)
+    assert len(TASK_NAMES) == len(set(TASK_NAMES)) == 50
+
+
+def test_ml1_goals_are_upstreams_and_its_splits_are_disjoint() -> None:
+    ours, theirs = TaskSet("ml1/push-v3", 7).goals, metaworld.ML1("push-v3", seed=7)
+    assert [upstream_task(task) for task in ours.train] == theirs.train_tasks
+    assert [upstream_task(task) for task in ours.test] == theirs.test_tasks
+    assert not set(map(_key, ours.train)) & set(map(_key, ours.test))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_goals_of_every_benchmark_are_upstreams_and_disjoint(name: str) -> None:
+    ours = TaskSet(name, 3).goals
+    family, _, task_name = name.partition("/")
+    theirs = getattr(metaworld, family.upper())(*[task_name] * bool(task_name), seed=3)
+    assert [upstream_task(task) for task in ours.train] == theirs.train_tasks
+    assert [upstream_task(task) for task in ours.test] == theirs.test_tasks
+    assert not set(map(_key, ours.train)) & set(map(_key, ours.test))
+
+
+def test_custom_goals_are_upstreams() -> None:
+    train, test = ["reach-v3", "drawer-open-v3"], ["door-close-v3"]
+    ours = TaskSet("custom", 1, tuple(train), tuple(test)).goals
+    theirs = metaworld.CustomML(train, test, seed=1)
+    assert [upstream_task(task) for task in ours.train] == theirs.train_tasks
+    assert [upstream_task(task) for task in ours.test] == theirs.test_tasks
+
+
+def test_goals_from_disk_are_the_drawn_ones_bit_for_bit(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = TaskSet("ml1/reach-v3", 11).goals
+    monkeypatch.setattr(metaworld, "ML1", None)
+    assert _content(TaskSet("ml1/reach-v3", 11).goals) == _content(drawn)
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"format": 99}', '{"format": 1, "train": [[1]], "test": []}'])
+def test_a_damaged_table_is_drawn_again(cache: Path, damage: str) -> None:
+    task_set = TaskSet("ml1/reach-v3", 12)
+    drawn = _content(task_set.goals)
+    (path,) = (cache / "metaworld").glob("*reach-v3-seed12-*.json")
+    path.write_text(damage)
+    assert _content(TaskSet("ml1/reach-v3", 12).goals) == drawn
+    assert json.loads(path.read_text())["format"] == 1
+
+
+def test_an_unwritable_cache_is_said_and_costs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("METARL_CACHE", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="METARL_CACHE"):
+        assert len(TaskSet("ml1/reach-v3", 13).goals.train) == 50
+
+
+def test_samplers_draw_from_their_own_split() -> None:
+    distribution = task_distribution("ml1/reach-v3")
+    goals = TaskSet("ml1/reach-v3").goals
+    rng = np.random.default_rng(0)
+    assert {_key(t) for t in distribution.train.sample(200, rng)} <= set(map(_key, goals.train))
+    assert {_key(t) for t in distribution.test.sample(200, rng)} <= set(map(_key, goals.test))
+
+
+def test_every_benchmark_has_a_distribution_of_its_id() -> None:
+    assert tuple(distribution.id for distribution in DISTRIBUTIONS) == BENCHMARKS
+    assert len(BENCHMARKS) == 53
+
+
+def test_importing_the_task_sets_imports_neither_metaworld_nor_draws_goals() -> None:
+    code = "import sys, metarl.envs.metaworld; sys.exit('metaworld' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_sizes_are_known_without_starting_a_simulation() -> None:
+    spec = task_distribution("ml10").spec
+    assert (spec.obs_dim, spec.action_dim, spec.discrete, spec.horizon) == (39, 4, False, 500)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: task_distribution("ml1/reach-v2"), "Did you mean 'ml1/reach-v3'"),
+        (lambda: task_distribution("ml20"), "Valid choices: custom, ml1/assembly-v3"),
+        (lambda: task_distribution("ml10", reward_version="v3"), "unknown reward version 'v3'.*v1, v2"),  # type: ignore[arg-type]
+        (lambda: task_distribution("ml10", seed=-1), "got -1"),
+        (lambda: custom(["reach-v3"], ["psuh-v3"]), "Did you mean 'push-v3'"),
+        (lambda: custom(["reach-v3", "push-v3"], ["push-v3"]), "same tasks: push-v3"),
+        (lambda: custom(["reach-v3", "reach-v3"], ["push-v3"]), "train task twice"),
+        (lambda: custom(["reach-v3"], []), "at least one test task"),
+        (lambda: make_vec("ml10", 2, split="valid"), "unknown split 'valid'"),  # type: ignore[arg-type]
+    ],
+)
+def test_bad_names_are_refused_with_the_choices(call: object, message: str) -> None:
+    assert callable(call)
+    with pytest.raises(ConfigError, match=message):
+        call()
