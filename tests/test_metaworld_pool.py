@@ -1,0 +1,246 @@
+"""The Meta-World pool gives upstream's numbers bit for bit: the licence for its speed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import metaworld
+import numpy as np
+import pytest
+from metaworld.policies import ENV_POLICY_MAP
+
+from metarl.envs import metaworld_pool
+from metarl.envs.metaworld import TASK_NAMES, make_vec, upstream_env
+from metarl.envs.metaworld_pool import MetaWorldVectorEnv
+from metarl.errors import ConfigError, WorkerError
+from metarl.types import Task
+
+FAST_NAMES = (
+    "reach-v3",
+    "push-v3",
+    "pick-place-v3",
+    "door-open-v3",
+    "drawer-close-v3",
+    "button-press-topdown-v3",
+    "peg-insert-side-v3",
+    "window-open-v3",
+    "basketball-v3",
+    "coffee-pull-v3",
+)
+"""Both kinds of observation, of grasping reward and of contact test; bodies and sites that a reset moves."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("METARL_CACHE", str(folder))
+        yield folder
+
+
+def _task(env_name: str, seed: int) -> Task:
+    """A task with a goal drawn as upstream draws it, without its 50 resets."""
+    env = metaworld.ALL_V3_ENVIRONMENTS[env_name]()
+    env._set_task_called, env._freeze_rand_vec, env.seeded_rand_vec = True, False, True
+    env.seed(seed)
+    env.reset()
+    return {"env_name": env_name, "rand_vec": env._last_rand_vec}
+
+
+def _compare(names: tuple[str, ...], reward_version: str, num_goals: int, num_steps: int) -> list[str]:
+    """Step the pool and upstream side by side; what differs, a line each.
+
+    For each task name and goal one instance follows the scripted expert and one acts at random. All go through two
+    episodes of the pool (a full reset, then one from its snapshot) and one of upstream.
+    """
+    tasks = [_task(name, seed) for name in names for seed in range(num_goals) for _ in range(2)]
+    rng = np.random.default_rng(0)
+    theirs: list[tuple[Any, ...]] = []
+    actions = np.zeros((num_steps, len(tasks), 4), np.float32)
+    for row, task in enumerate(tasks):
+        env = upstream_env(task, reward_version=reward_version)  # type: ignore[arg-type]
+        # A copy for the expert: some of them change the observation they are given.
+        expert = ENV_POLICY_MAP[task["env_name"]]()
+        observation, _ = env.reset()
+        steps = [(observation, 0.0, False, {})]
+        for step in range(num_steps):
+            chosen = expert.get_action(observation.copy()) if row % 2 == 0 else rng.uniform(-1.5, 1.5, 4)
+            actions[step, row] = chosen
+            observation, reward, _, truncated, info = env.step(actions[step, row])
+            steps.append((observation, reward, truncated, info))
+        theirs.append(tuple(steps))
+    faults: dict[str, None] = {}
+    pool = MetaWorldVectorEnv(len(tasks), reward_version=reward_version)
+    try:
+        for episode in ("after upstream's reset", "from the snapshot"):
+            # Other tasks in between: a simulation must not remember whose it was.
+            pool.reset(options={"tasks": tasks[::-1]})
+            pool.step(actions[0])
+            observations, _ = pool.reset(options={"tasks": tasks})
+            for step in range(num_steps + 1):
+                if step:
+                    observations, rewards, _, truncated, infos = pool.step(actions[step - 1])
+                for row, task in enumerate(tasks):
+                    observation, reward, cut, info = theirs[row][step]
+                    place = f"{task['env_name']} {reward_version} {'random' if row % 2 else 'expert'} {episode}"
+                    if not np.array_equal(observations[row], observation):
+                        faults[f"{place}: observation, first at step {step}"] = None
+                        continue
+                    if not step:
+                        continue
+                    if rewards[row] != float(reward) or truncated[row] != cut:
+                        faults[f"{place}: reward or end"] = None
+                    assert info.keys() == infos.keys() - {"invalid"}
+                    for key, value in info.items():
+                        if infos[key][row] != float(value):
+                            faults[f"{place}: {key}"] = None
+    finally:
+        pool.close()
+    return list(faults)
+
+
+@pytest.mark.parametrize("reward_version", ["v1", "v2"])
+def test_ten_tasks_equal_upstream_bit_for_bit(reward_version: str) -> None:
+    assert _compare(FAST_NAMES, reward_version, num_goals=1, num_steps=150) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reward_version", ["v1", "v2"])
+@pytest.mark.parametrize("name", TASK_NAMES)
+def test_every_task_equals_upstream_bit_for_bit(name: str, reward_version: str) -> None:
+    assert _compare((name,), reward_version, num_goals=3, num_steps=500) == []
+
+
+REACH: Task = {"env_name": "reach-v3", "rand_vec": np.array([0.0, 0.6, 0.02, 0.05, 0.85, 0.2])}
+DRAWER: Task = {"env_name": "drawer-close-v3", "rand_vec": np.array([0.05, 0.9, 0.0])}
+
+
+@pytest.fixture
+def pool() -> Iterator[MetaWorldVectorEnv]:
+    pool = MetaWorldVectorEnv(3, num_workers=2)
+    pool.reset(options={"tasks": [REACH, DRAWER, REACH]})
+    yield pool
+    pool.close()
+
+
+def _random_actions(num_steps: int, num_envs: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.random.default_rng(1).uniform(-1, 1, (num_steps, num_envs, 4)).astype(np.float32)
+
+
+def test_upstreams_own_code_serves_unverified_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(metaworld_pool.VERIFIED_VERSIONS, "mujoco", ("3.2.9",))
+    with pytest.warns(UserWarning, match="verified with mujoco 3.2.9; installed is mujoco 3.3.0"):
+        plain = MetaWorldVectorEnv(2, num_workers=1)
+    fast = MetaWorldVectorEnv(2, num_workers=1, fast=True)
+    options = {"tasks": [DRAWER, REACH]}
+    try:
+        assert np.array_equal(plain.reset(options=options)[0], fast.reset(options=options)[0])
+        for actions in _random_actions(20, 2):
+            theirs, ours = plain.step(actions), fast.step(actions)
+            assert all(np.array_equal(a, b) for a, b in zip(theirs[:4], ours[:4], strict=True))
+            assert all(np.array_equal(theirs[4][key], ours[4][key]) for key in ours[4])
+    finally:
+        plain.close()
+        fast.close()
+
+
+def test_metaworld_in_the_users_process_stays_untouched(pool: MetaWorldVectorEnv) -> None:
+    from metaworld.sawyer_xyz_env import SawyerXYZEnv
+    from metaworld.utils import reward_utils
+
+    pool.step(np.zeros((3, 4), np.float32))
+    assert reward_utils.tolerance.__module__ == "metaworld.utils.reward_utils"
+    assert SawyerXYZEnv.touching_object.__module__ == "metaworld.sawyer_xyz_env"
+    assert metaworld.sawyer_xyz_env.np is np
+
+
+def test_a_diverging_simulation_ends_as_invalid_and_the_others_go_on(pool: MetaWorldVectorEnv) -> None:
+    before, *_ = pool.step(np.zeros((3, 4), np.float32))
+    bad = np.zeros((3, 4), np.float32)
+    bad[1] = np.nan
+    observations, rewards, terminated, truncated, info = pool.step(bad)
+    assert truncated.tolist() == info["invalid"].tolist() == [False, True, False]
+    assert not terminated.any() and rewards[1] == 0.0 and rewards[0] > 0
+    assert np.array_equal(observations[1], before[1])
+    assert pool.num_invalid == 1
+    _, _, _, truncated, _ = pool.step(np.zeros((3, 4), np.float32))
+    assert truncated.tolist() == [False, True, False] and pool.num_invalid == 1
+    pool.reset(options={"reset_mask": np.array([False, True, False])})
+    observations, _, _, truncated, info = pool.step(np.zeros((3, 4), np.float32))
+    assert not truncated.any() and not info["invalid"].any() and np.isfinite(observations).all()
+
+
+def test_a_reset_mask_leaves_the_others_where_they_are(pool: MetaWorldVectorEnv) -> None:
+    first, _ = pool.reset()
+    later, *_ = pool.step(np.ones((3, 4), np.float32))
+    after, _ = pool.reset(options={"reset_mask": np.array([True, False, False])})
+    assert np.array_equal(after[0], first[0]) and np.array_equal(after[1:], later[1:])
+
+
+def test_an_episode_is_truncated_after_exactly_500_steps(pool: MetaWorldVectorEnv) -> None:
+    pool.reset()
+    ends = [pool.step(np.zeros((3, 4), np.float32))[3].all() for _ in range(500)]
+    assert ends == [False] * 499 + [True]
+
+
+def test_a_dead_worker_raises_with_its_task(pool: MetaWorldVectorEnv) -> None:
+    assert pool._pool is not None
+    os.kill(pool._pool._workers[0].process.pid, signal.SIGKILL)
+    begun = time.monotonic()
+    with pytest.raises(WorkerError, match=r"killed by SIGKILL in step of instance 0 with task .*reach-v3"):
+        pool.step(np.zeros((3, 4), np.float32))
+    assert time.monotonic() - begun < 60
+    with pytest.raises(WorkerError, match="closed"):
+        pool.reset()
+
+
+def test_an_impossible_task_raises_with_the_workers_traceback(pool: MetaWorldVectorEnv) -> None:
+    wrong = {"env_name": "reach-v3", "rand_vec": np.zeros(2)}
+    with pytest.raises(WorkerError, match=r"(?s)instance 2 raised in reset with task .*Traceback"):
+        pool.reset(options={"tasks": [REACH, DRAWER, wrong]})
+
+
+def test_results_do_not_depend_on_the_number_of_workers() -> None:
+    tasks = [REACH, DRAWER, REACH, DRAWER]
+    runs = []
+    for num_workers in (1, 2):
+        pool = MetaWorldVectorEnv(4, num_workers=num_workers)
+        pool.reset(options={"tasks": tasks})
+        runs.append([pool.step(actions)[0] for actions in _random_actions(10, 4)])
+        pool.close()
+    assert np.array_equal(runs[0], runs[1])
+
+
+def test_alone_it_draws_its_own_tasks_and_a_seed_repeats_them() -> None:
+    env = make_vec("ml1/reach-v3", 3, seed=5, num_workers=1)
+    first, told = env.reset(seed=2)
+    other, _ = env.reset()
+    again, _ = env.reset(seed=2)
+    goals = {task["rand_vec"].tobytes() for task in told["tasks"]}
+    env.close()
+    assert np.array_equal(first, again) and not np.array_equal(first, other) and len(goals) == 3
+    assert env.observation_space.contains(first)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "no task was given"),
+        ({"tasks": [REACH]}, "got 1 tasks for 2 instances"),
+        ({"tasks": [REACH, REACH], "reset_mask": [1, 0]}, "reset_mask must be bool"),
+    ],
+)
+def test_bad_resets_are_refused(options: dict[str, Any], message: str) -> None:
+    env = MetaWorldVectorEnv(2)
+    with pytest.raises(ConfigError, match=message):
+        env.reset(options=options)
+    with pytest.raises(ConfigError, match="call reset before step"):
+        env.step(np.zeros((2, 4), np.float32))
+    with pytest.raises(ConfigError, match="expected \\(2, 4\\)"):
+        env.step(np.zeros((2, 3), np.float32))
+    env.close()
