@@ -107,11 +107,17 @@ class RunFolder:
         except OSError as error:
             raise CheckpointError(f"cannot lock the run {self.path}: {error.strerror or error}.") from error
         try:
+            self._remove_leftovers()
             _write_json(owner, {"pid": os.getpid(), "host": socket.gethostname()})
             yield
         finally:
             owner.unlink(missing_ok=True)
             lock.release()
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a process that was killed while it wrote has left; the lock keeps other writers out."""
+        for leftover in self.path.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved config, JSON-able, to ``config.json``; that makes the folder a run.
