@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metarl.agent import AgentConfig
+from metarl.agents.emaml import EMAMLConfig
 from metarl.agents.gradient import GradientAgent, GradientConfig
 from metarl.agents.maml import ANILConfig, FOMAMLConfig, MAMLTRPOConfig, MetaSGDConfig
+from metarl.agents.promp import MAMLPPOConfig, ProMPConfig
 from metarl.agents.references import PretrainedConfig, RandomAgent, RandomConfig
+from metarl.agents.reptile import ReptileConfig
 from metarl.agents.rl2 import RL2, RL2Config
 
 
@@ -21,6 +24,10 @@ class AgentEntry:
 
 AGENTS = {
     "maml-trpo": AgentEntry(MAMLTRPOConfig, "few gradient steps must suffice, and adapting further must not hurt"),
+    "maml-ppo": AgentEntry(MAMLPPOConfig, "as maml-trpo, with cheaper updates and several of them on each batch"),
+    "promp": AgentEntry(ProMPConfig, "as maml-ppo, held near the policies that collected the pre-update data"),
+    "e-maml": AgentEntry(EMAMLConfig, "the first rollout must explore for the sake of the next ones"),
+    "reptile": AgentEntry(ReptileConfig, "the simplest baseline of meta-learning: no derivative of adaptation"),
     "fomaml": AgentEntry(FOMAMLConfig, "second-order products cost too much; first-order MAML"),
     "anil": AgentEntry(ANILConfig, "features can be shared by all tasks and only the last layer must adapt"),
     "meta-sgd": AgentEntry(MetaSGDConfig, "a good step size is not known, or differs between parameters"),
@@ -34,13 +41,17 @@ __all__ = [
     "RL2",
     "ANILConfig",
     "AgentEntry",
+    "EMAMLConfig",
     "FOMAMLConfig",
     "GradientAgent",
     "GradientConfig",
+    "MAMLPPOConfig",
     "MAMLTRPOConfig",
     "MetaSGDConfig",
     "PretrainedConfig",
+    "ProMPConfig",
     "RL2Config",
     "RandomAgent",
     "RandomConfig",
+    "ReptileConfig",
 ]

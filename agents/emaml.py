@@ -1,0 +1,67 @@
+"""E-MAML: pre-update actions are credited with what adaptation makes of them.
+
+Stadie et al., 2018 (arXiv 1803.01118, eq. 7): the gradient of the return after adaptation has a second term, which
+weighs the log-probabilities of the pre-update actions by the return after the update. As in the implementation of
+Rothfuss et al., 2019, that return is standardised over the tasks of the batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from metarl.agents.gradient import Batch, GradientAgent, PolicyAt, loss_after_adaptation
+from metarl.agents.maml import MAMLTRPOConfig, TRPOUpdate
+from metarl.functional.policy_losses import likelihood_ratio_loss
+from metarl.types import Spec
+
+
+@dataclass(frozen=True)
+class EMAMLConfig(MAMLTRPOConfig):
+    """E-MAML with a TRPO outer loop."""
+
+    def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
+        """A fresh agent."""
+        return GradientAgent(self, spec, device, seed, lambda agent: ExplorationUpdate(self))
+
+
+def loss_with_exploration(policy_at: PolicyAt, batches: Sequence[Batch]) -> Tensor:
+    """MAML's loss, and for each pre-update rollout the likelihood ratio times the return after adaptation, ``[task]``.
+
+    ``batches[-1].returns`` must be standardised over tasks.
+    """
+    credit = batches[-1].returns
+    loss = loss_after_adaptation(policy_at, batches)
+    for stage, batch in enumerate(batches[:-1]):
+        log_prob = policy_at(stage).log_prob(batch.actions)
+        weight = credit[:, None].expand_as(log_prob)
+        loss = loss + likelihood_ratio_loss(log_prob, batch.log_probs, weight, batch.valid)
+    return loss
+
+
+class ExplorationUpdate:
+    """TRPO on :func:`loss_with_exploration`.
+
+    Args:
+        config: settings.
+    """
+
+    def __init__(self, config: MAMLTRPOConfig) -> None:
+        self._trpo = TRPOUpdate(config, loss_with_exploration)
+
+    def components(self) -> Mapping[str, nn.Module | Optimizer]:
+        """TRPO keeps nothing between updates."""
+        return {}
+
+    def __call__(self, agent: GradientAgent, batches: list[Batch]) -> dict[str, float]:
+        """Standardise the returns after adaptation, then one TRPO step."""
+        returns = batches[-1].returns
+        # A single task has no others to compare with: its credit is zero.
+        spread = returns.std(correction=0)
+        credit = torch.where(spread > 0, (returns - returns.mean()) / spread.clamp(min=1e-8), torch.zeros_like(returns))
+        return self._trpo(agent, [*batches[:-1], dataclasses.replace(batches[-1], returns=credit)])
