@@ -64,6 +64,15 @@ def test_time_out_is_truncation_and_an_end_at_the_horizon_is_termination() -> No
     assert rollout.truncated[3, :, HORIZON - 1].all()
 
 
+def test_environment_that_truncates_before_the_horizon_ends_the_episode_there() -> None:
+    """The environment gives up after 5 of 9 steps; what it would return later is not asked for."""
+    distribution = dataclasses.replace(countdown(), horizon=HORIZON + 4)
+    rollout, _ = Collector(distribution, 2, CPU).collect(Counter(distribution.spec), 0, TASKS)
+    assert rollout.lengths.tolist() == [[1] * 2, [3] * 2, [5] * 2, [5] * 2]
+    assert rollout.truncated.sum() == 2 and rollout.truncated[3, :, HORIZON - 1].all()
+    assert rollout.last_obs[3, :, 1].tolist() == [5.0, 5.0]
+
+
 def test_last_obs_is_the_observation_after_the_last_step() -> None:
     rollout, _, _ = collect()
     assert torch.equal(rollout.last_obs[..., 1], rollout.lengths.float())
