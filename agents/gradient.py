@@ -191,8 +191,9 @@ class GradientAgent(Agent[FastWeights]):
         return {"policy": self.policy, **learned, **self.update.components()}
 
     def begin(self, num_tasks: int) -> FastWeights:
-        """The meta-parameters, for every task."""
-        return FastWeights(self.stacked(num_tasks), 0)
+        """The meta-parameters, for every task; copies, which the next meta-update leaves alone."""
+        copies = {name: value.detach().clone() for name, value in self.policy.params().items()}
+        return FastWeights(stack(copies, num_tasks), 0)
 
     @torch.no_grad()
     def act(self, state: FastWeights, timestep: Timestep, deterministic: bool = False) -> tuple[Action, FastWeights]:

@@ -131,6 +131,7 @@ class TRPOUpdate:
             "loss": loss_before,
             "improvement": loss_before - loss_after,
             "kl": kl,
+            "accepted": float(loss_after < loss_before),
             "line_search_trials": float(trials),
             "gradient_norm": float(gradient.norm()),
             "entropy": float(torch.cat(entropies).mean()),

@@ -52,14 +52,16 @@ class RandomAgent(Agent[None]):
         """No state."""
 
     def act(self, state: None, timestep: Timestep, deterministic: bool = False) -> tuple[Action, None]:
-        """A uniform action; ``deterministic`` changes nothing, since no action is the likeliest."""
+        """A uniform action; all being equally likely, the mode is the first one, or the middle of the box."""
         shape = timestep.valid.shape
         if self.spec.discrete:
             policy: Distribution = Categorical(torch.zeros(*shape, self.spec.action_dim, device=self.device))
-            value = policy.sample(self.generator)
+            value = policy.mode() if deterministic else policy.sample(self.generator)
             return Action(value, policy.log_prob(value)), None
         size = (*shape, self.spec.action_dim)
-        value = 2.0 * torch.rand(size, generator=self.generator, device=self.device) - 1.0
+        value = torch.zeros(size, device=self.device)
+        if not deterministic:
+            value = 2.0 * torch.rand(size, generator=self.generator, device=self.device) - 1.0
         return Action(value, torch.full(shape, -self.spec.action_dim * math.log(2.0), device=self.device)), None
 
     def adapt(self, state: None, rollout: Rollout) -> None:

@@ -9,12 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import tyro
-from matplotlib.figure import Figure
 
-from metarl.agents import AGENTS
-from metarl.benchmarks.cells import Cell, console, provenance, run_cells, stratified_interval
+from metarl.benchmarks.cells import Cell, console, run_cells
+from metarl.benchmarks.report import write_report
 from metarl.errors import unknown_name
 
 VARIANTS = ("cartpole", "cartpole-random", "cartpole-extreme", "cartpole-goal", "cartpole-mirrored")
@@ -57,51 +55,15 @@ def main() -> None:
         for seed in options.seeds
     ]
     scores = run_cells(cells, options.results, options.runs, options.num_tasks)
-    if len(scores) < len(cells):
-        return
-    table = [
-        f"| tasks | agent | {' | '.join(f'shot {shot}' for shot in range(4))} | per-seed last shot | steps a cell |",
-        "|---|---|" + "---|" * 6,
-    ]
-    figure = Figure(figsize=(2.6 * len(options.variants), 3.2), layout="constrained")
-    panels = figure.subplots(1, len(options.variants), sharey=True, squeeze=False)[0]
-    for variant, axes in zip(options.variants, panels, strict=True):
-        for agent in options.agents:
-            chosen = [score for cell, score in scores.items() if (cell.tasks, cell.agent) == (variant, agent)]
-            returns = np.array([score["returns"] for score in chosen])
-            shots = [stratified_interval(returns[:, :, shot]) for shot in range(returns.shape[2])]
-            texts = [f"{mean:.1f} [{low:.1f}, {high:.1f}]" for mean, low, high in shots]
-            last = ", ".join(f"{value:.1f}" for value in returns[:, :, -1].mean(1))
-            steps = np.mean([score["env_steps"] for score in chosen]) / 1e6
-            table.append(
-                f"| {variant} | {agent} | {' | '.join(texts + [''] * (4 - len(texts)))} | {last} | {steps:.2f} M |"
-            )
-            mean, low, high = (np.array(column) for column in zip(*shots, strict=True))
-            axes.errorbar(range(len(mean)), mean, yerr=[mean - low, high - mean], marker="o", capsize=3, label=agent)
-        axes.set(title=variant, xlabel="shot")
-        axes.grid(alpha=0.3)
-    panels[0].set_ylabel("return on held-out tasks")
-    panels[0].legend(fontsize="small")
-    figure.savefig(options.results / "cartpole.png", dpi=130)
-    text = "\n".join(
-        [
-            "# CartPole variants",
-            "",
+    if len(scores) == len(cells):
+        text = write_report(
+            scores,
+            options.results,
+            "CartPole variants",
             "Command: `python -m metarl.benchmarks.cartpole`; 8,000 training episodes a cell; seeds "
-            f"{', '.join(map(str, options.seeds))}; {options.num_tasks} held-out tasks, the same for all.",
-            "Shots are gradient steps (maml-trpo) or episodes of the trial before this one (rl2). Mean return and 95 % "
-            "interval, resampling tasks within seeds. Horizon 200.",
-            "",
-            *table,
-            "",
-            *(f"- `{agent}`: {AGENTS[agent].when}." for agent in options.agents),
-            "",
-            provenance(scores),
-            "",
-        ]
-    )
-    (options.results / "README.md").write_text(text)
-    console.print(text, soft_wrap=True, markup=False)
+            f"{', '.join(map(str, options.seeds))}; {options.num_tasks} held-out tasks, the same for all; horizon 200.",
+        )
+        console.print(text, soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

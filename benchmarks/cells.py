@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
@@ -129,38 +128,3 @@ def _session(cell: Cell, runs: Path) -> Session:
     agent_config = dataclasses.replace(agent_config, **cell.settings)
     folder.mkdir(parents=True, exist_ok=True)
     return sessions.Session.create(cell.agent, cell.tasks, train_config, agent_config, RunFolder(folder))
-
-
-def stratified_interval(scores: NDArray[np.float64], num_resamples: int = 5000) -> tuple[float, float, float]:
-    """Mean over seeds and tasks with a 95 % interval, resampling tasks within each seed.
-
-    The stratified bootstrap of Agarwal et al., 2021 (arXiv 2108.13264, section 4.1), with training seeds as strata.
-
-    Args:
-        scores: ``[seed, task]``.
-        num_resamples: bootstrap samples.
-
-    Returns:
-        Mean, low end, high end.
-    """
-    rng = np.random.default_rng(0)
-    num_seeds, num_tasks = scores.shape
-    chosen = rng.integers(num_tasks, size=(num_resamples, num_seeds, num_tasks))
-    means = np.take_along_axis(scores[None], chosen, axis=2).mean((1, 2))
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(scores.mean()), float(low), float(high)
-
-
-def provenance(scores: Mapping[Cell, Mapping[str, Any]]) -> str:
-    """One paragraph of Markdown: commits, versions and machines behind the scores."""
-    commits = {str((s["manifest"]["git"] or {}).get("commit", "installed"))[:10] for s in scores.values()}
-    machines = {
-        f"{s['manifest']['machine']['cpu']}, {s['manifest']['machine']['cores']} cores, "
-        f"{s['manifest']['machine']['torch_threads']} torch thread(s), {s['manifest']['machine']['device']}"
-        for s in scores.values()
-    }
-    versions = {json.dumps(s["manifest"]["versions"]) for s in scores.values()}
-    return (
-        f"Commit {', '.join(sorted(commits))}; machine: {'; '.join(sorted(machines))}; "
-        f"versions: {'; '.join(sorted(versions))}."
-    )

@@ -75,7 +75,7 @@ def evaluate(
         deterministic_last: act by the distribution's mode after the last adaptation.
 
     Raises:
-        ConfigError: if the agent was built for other spaces.
+        ConfigError: if the agent was built for other spaces, or for a count that cannot be.
     """
     theirs, ours = distribution.spec, agent.spec
     if (theirs.obs_dim, theirs.action_dim, theirs.discrete) != (ours.obs_dim, ours.action_dim, ours.discrete):
@@ -83,7 +83,14 @@ def evaluate(
     tasks = getattr(distribution, split).sample(num_tasks, numpy_stream(seed, "evaluation", split))
     if num_adaptations is None:
         num_adaptations = agent.num_eval_adaptations
-    collector = Collector(distribution, rollouts_per_task or agent.rollouts_per_task, agent.device)
+    if rollouts_per_task is None:
+        rollouts_per_task = agent.rollouts_per_task
+    if rollouts_per_task < 1 or num_adaptations < 0:
+        raise ConfigError(
+            f"evaluate needs rollouts_per_task above 0 and num_adaptations of 0 or more, got {rollouts_per_task!r} and "
+            f"{num_adaptations!r}."
+        )
+    collector = Collector(distribution, rollouts_per_task, agent.device)
     try:
         trial = run_trial(
             agent, collector, tasks, num_adaptations, derive(seed, "evaluation-trial"), deterministic_last

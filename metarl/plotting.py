@@ -28,7 +28,7 @@ def adaptation_figure(rows: Mapping[str, Sequence[Interval]], path: Path, title:
     Raises:
         ConfigError: if the figure cannot be written.
     """
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
     axes = figure.subplots()
     colors = mpl.color_sequences["tab10"]
     most = max(len(intervals) for intervals in rows.values())
@@ -59,7 +59,7 @@ def learning_figure(runs: Mapping[str, Path], path: Path) -> None:
     Raises:
         ConfigError: if a run has logged nothing yet, or the figure cannot be written.
     """
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    figure = Figure(figsize=(7.2, 4.8), layout="constrained")
     axes = figure.subplots()
     colors = mpl.color_sequences["tab10"]
     for index, (label, metrics) in enumerate(runs.items()):

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # Environments run in worker processes that need no torch, which costs each of them seconds to import.
+if (
+    TYPE_CHECKING
+):  # Environments run in worker processes that need no torch, which costs each of them seconds to import.
     import torch
     from torch import Tensor
 

@@ -30,7 +30,8 @@ def fit_linear(features: Tensor, targets: Tensor, valid: Tensor, ridge: float = 
     """Weights of the ridge regression of each task.
 
     ``w = (X'X + ridge I)^-1 X'y`` in float64: in float32 the normal equations of 80 correlated features lose
-    most of their digits, silently. Ridge grows tenfold where a factorisation fails.
+    most of their digits, silently. Where a factorisation fails, ridge grows, at last to 1e-7 of the largest diagonal
+    entry, which float64 can always factorise.
 
     Args:
         features: ``[task, sample, feature]`` float64.
@@ -46,10 +47,10 @@ def fit_linear(features: Tensor, targets: Tensor, valid: Tensor, ridge: float = 
     moment = (x.mT @ (targets.double() * valid)[..., None]).squeeze(-1)
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     factor, failed = torch.linalg.cholesky_ex(gram + ridge * eye)
-    for _ in range(5):
+    largest = gram.diagonal(dim1=-2, dim2=-1).amax(-1)[:, None, None]
+    for power in range(1, 6):
         # A masked retry keeps the host from waiting for the device: tasks that succeeded are left alone.
-        ridge *= 10.0
-        retry, still = torch.linalg.cholesky_ex(gram + ridge * eye)
+        retry, still = torch.linalg.cholesky_ex(gram + (ridge + 1e-12 * largest) * 10.0**power * eye)
         factor = torch.where((failed > 0)[:, None, None], retry, factor)
         failed = torch.where(failed > 0, still, failed)
     return torch.cholesky_solve(moment[..., None], factor).squeeze(-1)

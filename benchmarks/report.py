@@ -1,0 +1,112 @@
+"""Tables and figures of benchmarks, from the scores of their cells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from metarl.agents import AGENTS
+from metarl.benchmarks.cells import Cell
+
+Scores = Mapping[Cell, Mapping[str, Any]]
+
+
+def stratified_interval(scores: NDArray[np.float64], num_resamples: int = 5000) -> tuple[float, float, float]:
+    """Mean over seeds and tasks with a 95 % interval, resampling tasks within each seed.
+
+    The stratified bootstrap of Agarwal et al., 2021 (arXiv 2108.13264, section 4.1), with training seeds as strata.
+
+    Args:
+        scores: ``[seed, task]``.
+        num_resamples: bootstrap samples.
+
+    Returns:
+        Mean, low end, high end.
+    """
+    rng = np.random.default_rng(0)
+    num_seeds, num_tasks = scores.shape
+    chosen = rng.integers(num_tasks, size=(num_resamples, num_seeds, num_tasks))
+    means = np.take_along_axis(scores[None], chosen, axis=2).mean((1, 2))
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(scores.mean()), float(low), float(high)
+
+
+def write_report(scores: Scores, folder: Path, title: str, introduction: str) -> str:
+    """Write ``README.md`` and ``returns.png`` into ``folder``: a row and a curve for each (tasks, agent) in ``scores``.
+
+    Args:
+        scores: from :func:`metarl.benchmarks.cells.run_cells`.
+        folder: of the results.
+        title: of the page.
+        introduction: the command, the budget, what is compared.
+
+    Returns:
+        The page's text.
+    """
+    families = list(dict.fromkeys(cell.tasks for cell in scores))
+    most = max(len(score["returns"][0]) for score in scores.values())
+    table = [
+        f"| tasks | agent | {' | '.join(f'shot {shot}' for shot in range(most))} | last shot, by seed | steps a seed |",
+        "|---|---|" + "---|" * (most + 2),
+    ]
+    figure = Figure(figsize=(max(5.0, 2.6 * len(families)), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(families), squeeze=False)[0]
+    for tasks, axes in zip(families, panels, strict=True):
+        for agent in dict.fromkeys(cell.agent for cell in scores if cell.tasks == tasks):
+            chosen = [score for cell, score in scores.items() if (cell.tasks, cell.agent) == (tasks, agent)]
+            returns = np.array([score["returns"] for score in chosen])
+            shots = [stratified_interval(returns[:, :, shot]) for shot in range(returns.shape[2])]
+            texts = [f"{mean:.1f} [{low:.1f}, {high:.1f}]" for mean, low, high in shots]
+            by_seed = ", ".join(f"{value:.1f}" for value in returns[:, :, -1].mean(1))
+            steps = np.mean([score["env_steps"] for score in chosen]) / 1e6
+            cells = " | ".join(texts + [""] * (most - len(texts)))
+            table.append(f"| {tasks} | {agent} | {cells} | {by_seed} | {steps:.2f} M |")
+            mean, low, high = (np.array(column) for column in zip(*shots, strict=True))
+            axes.errorbar(range(len(mean)), mean, yerr=[mean - low, high - mean], marker="o", capsize=3, label=agent)
+        axes.set(title=tasks, xlabel="shot", xticks=range(most))
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("return on held-out tasks")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
+    figure.savefig(folder / "returns.png", dpi=130)
+    text = "\n".join(
+        [
+            f"# {title}",
+            "",
+            introduction,
+            "",
+            "Shot k is the mean return after k adaptations: gradient steps, or for memory agents episodes of the trial "
+            "so far. Mean over seeds and held-out tasks with a 95 % interval, resampling tasks within seeds.",
+            "",
+            *table,
+            "",
+            "![returns](returns.png)",
+            "",
+            *(f"- `{agent}`: {AGENTS[agent].when}." for agent in dict.fromkeys(cell.agent for cell in scores)),
+            "",
+            provenance(scores),
+            "",
+        ]
+    )
+    (folder / "README.md").write_text(text)
+    return text
+
+
+def provenance(scores: Scores) -> str:
+    """One paragraph of Markdown: commits, versions and machines behind the scores."""
+    commits = {str((s["manifest"]["git"] or {}).get("commit", "installed"))[:10] for s in scores.values()}
+    machines = {
+        f"{s['manifest']['machine']['cpu']}, {s['manifest']['machine']['cores']} cores, "
+        f"{s['manifest']['machine']['torch_threads']} torch thread(s), {s['manifest']['machine']['device']}"
+        for s in scores.values()
+    }
+    versions = {json.dumps(s["manifest"]["versions"]) for s in scores.values()}
+    return (
+        f"Commit {', '.join(sorted(commits))}; machine: {'; '.join(sorted(machines))}; "
+        f"versions: {'; '.join(sorted(versions))}."
+    )
