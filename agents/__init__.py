@@ -9,17 +9,24 @@ from metarl.agents.emaml import EMAMLConfig
 from metarl.agents.gradient import GradientAgent, GradientConfig
 from metarl.agents.maml import ANILConfig, FOMAMLConfig, MAMLTRPOConfig, MetaSGDConfig
 from metarl.agents.promp import MAMLPPOConfig, ProMPConfig
-from metarl.agents.references import PretrainedConfig, RandomAgent, RandomConfig
+from metarl.agents.references import OracleConfig, PretrainedConfig, RandomAgent, RandomConfig
 from metarl.agents.reptile import ReptileConfig
 from metarl.agents.rl2 import RL2, RL2Config
 
 
 @dataclass(frozen=True)
 class AgentEntry:
-    """A named agent: its settings, and when to choose it."""
+    """A named agent.
+
+    Attributes:
+        config: its settings.
+        when: when to choose it.
+        told_task: whether the task's numbers are appended to its observations.
+    """
 
     config: type[AgentConfig]
     when: str
+    told_task: bool = False
 
 
 AGENTS = {
@@ -33,6 +40,7 @@ AGENTS = {
     "meta-sgd": AgentEntry(MetaSGDConfig, "a good step size is not known, or differs between parameters"),
     "rl2": AgentEntry(RL2Config, "tasks must be explored within an episode, and training data is plentiful"),
     "pretrained": AgentEntry(PretrainedConfig, "reference: one policy over all tasks, fine-tuned at test time"),
+    "oracle": AgentEntry(OracleConfig, "reference: one policy over all tasks that is told the task", told_task=True),
     "random": AgentEntry(RandomConfig, "reference: uniformly random actions"),
 }
 
@@ -48,6 +56,7 @@ __all__ = [
     "MAMLPPOConfig",
     "MAMLTRPOConfig",
     "MetaSGDConfig",
+    "OracleConfig",
     "PretrainedConfig",
     "ProMPConfig",
     "RL2Config",

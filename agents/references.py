@@ -1,4 +1,4 @@
-"""References, so that every result can be read: a random policy, and one policy trained over all tasks."""
+"""References, so that every result can be read: a random policy, one policy over all tasks, and one told its task."""
 
 from __future__ import annotations
 
@@ -79,3 +79,11 @@ class PretrainedConfig(MAMLTRPOConfig):
     def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
         """MAML-TRPO without inner steps is TRPO over all tasks; ``num_inner_steps`` is not used."""
         return GradientAgent(self, spec, device, seed, lambda agent: TRPOUpdate(self), num_adaptations=0)
+
+
+@dataclass(frozen=True)
+class OracleConfig(PretrainedConfig):
+    """One TRPO policy over all tasks that sees its task: an upper reference without any need to adapt.
+
+    The command line appends the task's numbers to its observations (:func:`metarl.reveal.reveal_task`).
+    """

@@ -259,7 +259,7 @@ def _evaluate(words: list[str]) -> int:
         this, reference = this.on(options.device), reference and reference.on(options.device)
     checkpoint = this.run.checkpoints.best_path if options.best else options.checkpoint
     agent, iteration = this.load(checkpoint)
-    distribution = sessions.load_distribution(options.tasks) if options.tasks else this.distribution
+    distribution = this.seen(sessions.load_distribution(options.tasks)) if options.tasks else this.distribution
     rows = sessions.evaluation_rows(
         this,
         agent,

@@ -42,12 +42,11 @@ _CARTPOLES = ("cartpole", "cartpole-random", "cartpole-extreme", "cartpole-goal"
 
 PRESETS: dict[str, Preset] = {
     **{f"maml-trpo:{task}": _CARTPOLE_MAML for task in _CARTPOLES},
-    **{f"pretrained:{task}": _CARTPOLE_MAML for task in _CARTPOLES},
+    **{f"{agent}:{task}": _CARTPOLE_MAML for agent in ("pretrained", "oracle") for task in _CARTPOLES},
     **{f"rl2:{task}": _CARTPOLE_RL2 for task in _CARTPOLES},
     "maml-trpo:navigation-2d": Preset(
         "MAML (arXiv 1703.03400) A.2 and its code: meta-batch 20, 20 rollouts, H 100, KL 0.01",
-        {"num_iterations": 100, "meta_batch_size": 20},
-        {"activation": "relu", "inner_lr": 0.1},
+        agent={"activation": "relu"},
     ),
     "rl2:bandit": Preset(
         "RL2 (arXiv 1611.02779): GAE lambda 0.3; batch and epochs scaled down to CPU minutes",
@@ -64,7 +63,7 @@ PRESETS: dict[str, Preset] = {
     "rl2:tabular-mdp": Preset(
         "RL2 (arXiv 1611.02779): GAE lambda 0.3, 10 episodes; batch scaled down to the CPU",
         {"num_iterations": 300, "meta_batch_size": 200, "eval_tasks": 200, "eval_every": 50},
-        {"hidden_size": 128, "episodes_per_trial": 10, "gae_lambda": 0.3, "learning_rate": 1e-3},
+        {"episodes_per_trial": 10, "gae_lambda": 0.3, "learning_rate": 1e-3},
     ),
 }
 

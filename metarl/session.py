@@ -15,13 +15,14 @@ from typing import Any, Literal
 
 from metarl import envs, tasks
 from metarl.agent import Agent, AgentConfig
-from metarl.agents import PretrainedConfig, RandomConfig
+from metarl.agents import AGENTS, PretrainedConfig, RandomConfig
 from metarl.checkpoint import write_atomically
 from metarl.config import TrainConfig, choose_device
 from metarl.errors import ConfigError
 from metarl.evaluator import Evaluation, evaluate
 from metarl.plotting import Interval, adaptation_figure
 from metarl.presets import from_json, to_json
+from metarl.reveal import reveal_task
 from metarl.run_folder import RunFolder
 from metarl.tasks import TaskDistribution
 from metarl.trainer import Progress, restore, train
@@ -149,8 +150,12 @@ class Session:
 
     @property
     def distribution(self) -> TaskDistribution:
-        """The tasks."""
-        return load_distribution(self.task_name)
+        """The tasks, as this session's agent sees them."""
+        return self.seen(load_distribution(self.task_name))
+
+    def seen(self, distribution: TaskDistribution) -> TaskDistribution:
+        """A distribution as this session's agent sees it: an oracle sees the task as well."""
+        return reveal_task(distribution) if AGENTS[self.name].told_task else distribution
 
     def build(self) -> Agent[Any]:
         """A fresh agent, with the parameters that its seed gives it."""

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-if (
-    TYPE_CHECKING
-):  # Environments run in worker processes that need no torch, which costs each of them seconds to import.
+if TYPE_CHECKING:
+    # Environments run in worker processes that need no torch, and would pay seconds for importing it.
     import torch
     from torch import Tensor
 

@@ -24,7 +24,7 @@ ROOMS = {
     "networks": (2, "networks"),
     "adaptation": (3, "adaptation"),
     "fewshot": (4, "fewshot"),
-    "tasks": (4, "agent array_env buffers digest gym_env tasks workers"),
+    "tasks": (4, "agent array_env buffers digest gym_env reveal tasks workers"),
     "core": (5, "agent_check checkpoint collector config evaluator logger plotting run_folder testing trainer trial"),
     "envs": (5, "envs"),
     "agents": (5, "agents"),
