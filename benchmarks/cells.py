@@ -100,6 +100,8 @@ def _run_cell(cell: Cell, path: Path, runs: Path, num_tasks: int, num_adaptation
             num_adaptations=num_adaptations,
         )
         lines = session.run.metrics.read_text().splitlines()
+        # Without the command line: it names folders of the machine, and the page names the benchmark's own command.
+        manifest = {name: value for name, value in session.run.read_manifest().items() if name != "command"}
         content = {
             "agent": cell.agent,
             "tasks": cell.tasks,
@@ -108,7 +110,7 @@ def _run_cell(cell: Cell, path: Path, runs: Path, num_tasks: int, num_adaptation
             "success": evaluation.success.mean(0).tolist(),
             "env_steps": json.loads(lines[-1])["env_steps"],
             "config": session.run.read_config(),
-            "manifest": session.run.read_manifest(),
+            "manifest": manifest,
         }
         write_atomically(path, (json.dumps(content) + "\n").encode())
     bar.remove_task(task)
