@@ -8,6 +8,7 @@ the same without that penalty.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -57,8 +58,8 @@ class ProMPConfig(MAMLPPOConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "target_kl")
-        if not self.kl_coef >= 0:
-            raise ConfigError(f"ProMPConfig.kl_coef must be 0 or more, got {self.kl_coef!r}.")
+        if not 0 <= self.kl_coef < math.inf:
+            raise ConfigError(f"ProMPConfig.kl_coef must be finite and 0 or more, got {self.kl_coef!r}.")
 
     def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
         """A fresh agent."""
@@ -103,19 +104,18 @@ class ClippedUpdate:
         num_tasks = len(batches[-1].obs)
         parts = agent.chunks(batches)
         old = [self._acting_policies(agent, part) for part in parts]
-        start = agent.flatten(agent.meta_parameters())
         losses: list[Tensor] = []
-        gradient = torch.zeros_like(start)
         for _ in range(self.config.num_epochs):
             chunks = [agent.linearise(part, self._objective(known)) for part, known in zip(parts, old, strict=True)]
             losses.append(torch.stack([chunk.loss for chunk in chunks]).sum() / num_tasks)
             gradient = torch.stack([chunk.gradient for chunk in chunks]).sum(0) / num_tasks
             del chunks  # Their graphs, before the next epoch makes its own.
+            # Before the step: a NaN would stay in the parameters and in Adam's moments.
+            if not torch.isfinite(gradient).all():
+                raise NonFiniteError(f"the meta-gradient is not finite (losses {[float(loss) for loss in losses]}).")
             for name, slope in agent.unflatten(gradient).items():
                 agent.meta_parameters()[name].grad = slope.clone()
             self.optimizer.step()
-        if not torch.isfinite(gradient).all():
-            raise NonFiniteError(f"the meta-gradient is not finite (losses {[float(loss) for loss in losses]}).")
         end = agent.flatten(agent.meta_parameters())
         kl = sum(float(self._pre_update_kl(agent, end, *pair)) for pair in zip(parts, old, strict=True)) / num_tasks
         if self.target_kl is not None:
