@@ -13,6 +13,7 @@ Importing this module imports neither metaworld nor MuJoCo: goals are made or re
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import pickle
@@ -216,8 +217,7 @@ def make_vec(
 
 def upstream_task(task: Task) -> Any:
     """``task`` as the ``metaworld.Task`` that upstream's ``env.set_task`` takes."""
-    import metaworld
-
+    metaworld = _metaworld()
     data = {
         "rand_vec": np.asarray(task["rand_vec"]),
         "env_cls": metaworld.ALL_V3_ENVIRONMENTS[task["env_name"]],
@@ -228,8 +228,7 @@ def upstream_task(task: Task) -> Any:
 
 def upstream_env(task: Task, *, reward_version: RewardVersion = "v2", **settings: Any) -> Any:
     """Upstream's own environment posing ``task``, e.g. to render it: ``render_mode="rgb_array"``."""
-    import metaworld
-
+    metaworld = _metaworld()
     if task["env_name"] not in TASK_NAMES:
         raise unknown_name("Meta-World task", task["env_name"], TASK_NAMES)
     env = metaworld.ALL_V3_ENVIRONMENTS[task["env_name"]](reward_function_version=_checked(reward_version), **settings)
@@ -240,6 +239,11 @@ def upstream_env(task: Task, *, reward_version: RewardVersion = "v2", **settings
 def cache_folder() -> Path:
     """``$METARL_CACHE``, or ``~/.cache/metarl``."""
     return Path(os.environ.get("METARL_CACHE") or Path.home() / ".cache" / "metarl")
+
+
+def _metaworld() -> Any:
+    """Upstream, imported when it is needed: that takes 0.4 s."""
+    return importlib.import_module("metaworld")
 
 
 def _checked(reward_version: str) -> RewardVersion:
@@ -271,8 +275,7 @@ def _describe(task_set: TaskSet, reward_version: str) -> str:
 
 def _draw(task_set: TaskSet) -> GoalTable:
     """Upstream's task lists, each task's pickled settings reduced to the vector that defines it."""
-    import metaworld
-
+    metaworld = _metaworld()
     if task_set.name == "custom":
         benchmark = metaworld.CustomML(list(task_set.train_names), list(task_set.test_names), seed=task_set.seed)
     elif task_set.name.startswith("ml1/"):

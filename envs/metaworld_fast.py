@@ -28,7 +28,7 @@ from scipy.spatial.transform import _rotation_cy
 Array = NDArray[Any]
 
 _norm, _clip, _hstack, _tolerance = np.linalg.norm, np.clip, np.hstack, reward_utils.tolerance
-_sqrt, _concatenate, _float64 = np.sqrt, np.concatenate, np.float64
+_concatenate, _float64, _FLOAT64 = np.concatenate, np.float64, np.dtype(np.float64)
 _LONG_TAIL = math.sqrt(1 / 0.1 - 1)
 """The scale of upstream's ``long_tail`` sigmoid at its default value at the margin."""
 
@@ -82,9 +82,17 @@ class FastData:
         # These arrays stay where they are for the life of the data.
         for name in ("qpos", "qvel", "xpos", "xquat", "site_xpos", "geom_xpos", "mocap_pos", "mocap_quat", "ctrl"):
             setattr(self, name, getattr(data, name))
+        self._right_tip = data.site("rightEndEffector").xpos
+        self._left_tip = data.site("leftEndEffector").xpos
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._data, name)
+
+    @property
+    def tcp_center(self) -> Array:
+        """Between the fingers' tips."""
+        center: Array = (self._right_tip + self._left_tip) / 2.0
+        return center
 
     def _finder(self, kind: str) -> Callable[[str], Any]:
         find = getattr(self._data, kind)
@@ -139,8 +147,11 @@ def _get_endeff_pos(self: Any) -> Array:
 
 
 def _tcp_center(self: Any) -> Array:
-    site = self.data.site
-    center: Array = (site("rightEndEffector").xpos + site("leftEndEffector").xpos) / 2.0
+    data = self.data
+    if type(data) is FastData:
+        return data.tcp_center
+    right, left = data.site("rightEndEffector"), data.site("leftEndEffector")
+    center: Array = (right.xpos + left.xpos) / 2.0
     return center
 
 
@@ -215,9 +226,9 @@ _DOUBLES = frozenset((float, np.float64))
 
 
 def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Any:
-    """``np.linalg.norm`` of one short vector: NumPy's own dot product and root."""
-    if axis is None and (ord is None or ord == 2) and type(x) is np.ndarray and x.ndim == 1 and x.dtype == _float64:
-        return _sqrt(x.dot(x))
+    """``np.linalg.norm`` of one short vector: NumPy's own dot product, and a root that IEEE rounds in one way only."""
+    if axis is None and (ord is None or ord == 2) and type(x) is np.ndarray and x.ndim == 1 and x.dtype == _FLOAT64:
+        return _float64(math.sqrt(x.dot(x)))
     return _norm(x, ord, axis, keepdims)
 
 

@@ -231,6 +231,10 @@ def _group_maker(reward_version: str, fast: bool) -> Any:
         import sys
         import types
 
+        import mujoco
+
+        # A diverging simulation is reported in info; MuJoCo would also write a log into the working directory.
+        mujoco.set_mju_user_warning(lambda text: None)
         # The package without its __init__, which would import every family of tasks, and torch with them.
         package = types.ModuleType("metarl.envs")
         package.__path__ = [folder]

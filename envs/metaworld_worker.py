@@ -6,6 +6,7 @@ This module is imported by workers: it must not import torch, nor anything of me
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,6 +25,9 @@ Request = tuple[int, Any, int | None]
 _SUBSTEPS = 5
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 """Everything that a further step depends on, the solver's warm start included."""
+
+_GRIP = np.array([1, -1], np.float32)
+"""The two fingers move against each other."""
 
 _VIEWED = ("xpos", "xquat", "xmat", "site_xpos", "geom_xpos", "qpos", "qvel", "mocap_pos")
 """Arrays of ``MjData`` into which an environment may keep a live view."""
@@ -47,11 +51,17 @@ class _Simulation:
         self.env: Any = ALL_V3_ENVIRONMENTS[env_name](reward_function_version=reward_version)
         self.model, self.data = self.env.model, self.env.data
         self.fast = metaworld_fast.FastData(self.data)
-        self.compiled = self.placement = self.model.body_pos.copy(), self.model.site_pos.copy()
+        self.path: str = self.env.fullpath
+        self.body_pos, self.site_pos = self.model.body_pos, self.model.site_pos
+        self.compiled = self.placement = self.body_pos.copy(), self.site_pos.copy()
         self.mocap_pos, self.mocap_quat, self.ctrl = self.data.mocap_pos[0], self.data.mocap_quat[0], self.data.ctrl
         self.hand = self.data.body("hand").xpos
         self.fingers = self.data.body("rightclaw").xpos, self.data.body("leftclaw").xpos
         self.steps = 0
+
+    def lay(self, placement: tuple[Array, Array]) -> None:
+        """Move the shared model's bodies and sites."""
+        self.body_pos[:], self.site_pos[:] = placement
 
     def observe(self, row: Array) -> None:
         """Upstream's ``_get_curr_obs_combined_no_goal`` into ``row[:18]``, which holds zeros."""
@@ -59,7 +69,7 @@ class _Simulation:
         right, left = self.fingers
         apart = right - left
         row[:3] = self.hand
-        row[3] = min(max(float(np.sqrt(apart.dot(apart))) / 0.1, 0.0), 1.0)
+        row[3] = min(max(math.sqrt(apart.dot(apart)) / 0.1, 0.0), 1.0)
         position, quaternion = env._get_pos_objects(), env._get_quat_objects()
         if len(position) == 3:
             row[4:7] = position
@@ -75,7 +85,7 @@ class _Snapshot:
         data = simulation.data
         self.state = np.empty(mujoco.mj_stateSize(simulation.model, _STATE))
         mujoco.mj_getState(simulation.model, data, self.state, _STATE)
-        self.placement = simulation.model.body_pos.copy(), simulation.model.site_pos.copy()
+        self.placement = simulation.body_pos.copy(), simulation.site_pos.copy()
         self.observation = observation.copy()
         self.live: dict[str, tuple[str, int, tuple[int, ...], tuple[int, ...]]] = {}
         kept = {}
@@ -140,9 +150,9 @@ class FastSimulations:
         self._simulations: list[_Simulation | None] = [None] * num
         self._tasks: list[Any] = [None] * num
         self._idle: dict[str, list[_Simulation]] = {}
-        self._placed: dict[int, _Simulation] = {}
+        self._placed: dict[str, _Simulation] = {}
         self._snapshots: dict[tuple[str, bytes], _Snapshot] = {}
-        self._ended = np.ones(num, bool)
+        self._running: list[tuple[int, _Simulation]] = []
         self._mocap: Array = np.zeros((num, 3))
         self._mocap_low, self._mocap_high = np.zeros((num, 3)), np.zeros((num, 3))
         self._scale = np.zeros((num, 1), np.float32)
@@ -164,40 +174,42 @@ class FastSimulations:
                 self._reset_row(row, task)
             except Exception as error:
                 raise SimulationError(self._describe(row, "reset")) from error
+        truncated = self._buffers.truncated.tolist()
+        self._running = [
+            (row, simulation)
+            for row, simulation in enumerate(self._simulations)
+            if simulation is not None and not truncated[row]
+        ]
 
     def step(self) -> None:
         """Advance every running instance by the action in its row."""
         buffers = self._buffers
+        buffers.rewards[:] = buffers.success[:] = 0.0
+        if not self._running:
+            return
+        # Upstream may keep views of actions and observations, so each step's are new.
         actions = buffers.actions.copy()
+        observations = np.zeros((len(actions), OBS_DIM))
         # Upstream's arithmetic, on all instances: float32 up to the sum with the float64 position.
         delta = np.clip(actions[:, :3], -1, 1) * self._scale
         self._mocap = np.clip(self._mocap + delta, self._mocap_low, self._mocap_high)
-        grip = actions[:, 3].astype(np.float64)
-        running = [
-            (row, simulation)
-            for row, (simulation, ended) in enumerate(zip(self._simulations, self._ended.tolist(), strict=True))
-            if simulation is not None and not ended
-        ]
-        buffers.rewards[:] = 0.0
-        # Upstream may keep views of an observation, so each step's are new.
-        observations = np.zeros((len(actions), OBS_DIM))
-        for row, simulation in running:
+        grip = actions[:, 3:] * _GRIP
+        for row, simulation in self._running:
             simulation.mocap_pos[:] = self._mocap[row]
-            simulation.mocap_quat[:] = (1, 0, 1, 0)
-            simulation.ctrl[:] = (grip[row], -grip[row])
-        diverged = [row for row, simulation in running if not self._simulate(row, simulation)]
-        for row, simulation in running:
+            simulation.ctrl[:] = grip[row]
+        diverged = {row for row, simulation in self._running if not self._simulate(row, simulation)}
+        for row, simulation in self._running:
             simulation.observe(observations[row])
         observations[:, 18:36] = self._previous
         self._previous = observations[:, :18].copy()
         np.clip(observations, self._low, self._high, out=observations)
         if not np.isfinite(observations).all():
-            diverged += [row for row, _ in running if not np.isfinite(observations[row]).all()]
-        for row, simulation in running:
-            if row in diverged:
-                self._end_invalid(row)
-            else:
-                self._evaluate(row, simulation, observations[row], actions[row])
+            diverged.update(np.flatnonzero(~np.isfinite(observations).all(1)).tolist())
+        valid = [pair for pair in self._running if pair[0] not in diverged]
+        self._evaluate(valid, observations, actions)
+        for row in diverged:
+            self._end_invalid(row)
+        self._note_ends()
 
     def close(self) -> None:
         """Nothing outlives the process."""
@@ -205,35 +217,47 @@ class FastSimulations:
     def _simulate(self, row: int, simulation: _Simulation) -> bool:
         """Physics of one step; False if MuJoCo found it unstable and reset it, which turns time back."""
         self._enter(row)
-        model, data = simulation.model, simulation.data
         self._place(simulation)
+        model, data = simulation.model, simulation.data
         before = data.time
-        mujoco.mj_step(model, data, nstep=_SUBSTEPS)
+        mujoco.mj_step(model, data, _SUBSTEPS)
         mujoco.mj_forward(model, data)
         simulation.steps += 1
         return bool(data.time > before)
 
-    def _evaluate(self, row: int, simulation: _Simulation, observation: Array, action: Array) -> None:
-        env = simulation.env
-        self._place(simulation)
-        env.curr_path_length = simulation.steps
-        try:
-            reward, info = env.evaluate_state(observation, action)
-            self._buffers.rewards[row] = reward
-            self._rows[row, OBS] = observation
-            self._rows[row, INFO] = [info[key] for key in INFO_KEYS]
-        except Exception as error:
-            raise SimulationError(self._describe(row, "step")) from error
-        self._buffers.success[row] = info["success"]
-        if simulation.steps >= env.max_path_length:
-            self._buffers.truncated[row] = self._ended[row] = True
+    def _evaluate(self, valid: list[tuple[int, _Simulation]], observations: Array, actions: Array) -> None:
+        """Upstream's rewards and infos."""
+        rewards, infos = [], []
+        for row, simulation in valid:
+            self._place(simulation)
+            simulation.env.curr_path_length = simulation.steps
+            try:
+                reward, info = simulation.env.evaluate_state(observations[row], actions[row])
+                rewards.append(float(reward))
+                infos.append([info[key] for key in INFO_KEYS])
+            except Exception as error:
+                raise SimulationError(self._describe(row, "step")) from error
+        if valid:
+            rows = [row for row, _ in valid]
+            table = np.array(infos, np.float64)
+            self._rows[rows, OBS] = observations[rows]
+            self._rows[rows, INFO] = table
+            self._buffers.rewards[rows] = rewards
+            self._buffers.success[rows] = table[:, 0]
+
+    def _note_ends(self) -> None:
+        """Take what has ended out of the running."""
+        for row, simulation in self._running:
+            if simulation.steps >= simulation.env.max_path_length:
+                self._buffers.truncated[row] = True
+        truncated = self._buffers.truncated.tolist()
+        self._running = [pair for pair in self._running if not truncated[pair[0]]]
 
     def _end_invalid(self, row: int) -> None:
         """The observation stays the last stable one."""
         self._rows[row, INFO] = 0.0
         self._rows[row, INVALID] = 1.0
-        self._buffers.success[row] = 0.0
-        self._buffers.truncated[row] = self._ended[row] = True
+        self._buffers.truncated[row] = True
 
     def _reset_row(self, row: int, task: Any) -> None:
         simulation = self._simulations[row] or self._acquire(task["env_name"])
@@ -244,7 +268,9 @@ class FastSimulations:
         if snapshot is None:
             snapshot = self._snapshots[key] = self._reset_fully(simulation, vector)
         snapshot.restore(simulation)
-        self._placed.pop(id(simulation.model), None)
+        # Upstream sets this at every step, always the same.
+        simulation.mocap_quat[:] = (1, 0, 1, 0)
+        self._placed.pop(simulation.path, None)
         simulation.steps = 0
         env = simulation.env
         env.data = simulation.fast
@@ -257,12 +283,12 @@ class FastSimulations:
         self._previous[row] = env._prev_obs
         buffers = self._buffers
         buffers.rewards[row] = buffers.success[row] = 0.0
-        buffers.terminated[row] = buffers.truncated[row] = self._ended[row] = False
+        buffers.terminated[row] = buffers.truncated[row] = False
 
     def _reset_fully(self, simulation: _Simulation, vector: Array) -> _Snapshot:
         """Upstream's own reset, from the model as it was compiled."""
-        env, model = simulation.env, simulation.model
-        self._lay(model, simulation.compiled)
+        env = simulation.env
+        simulation.lay(simulation.compiled)
         env.data = simulation.data
         env._set_task_called = env._freeze_rand_vec = True
         env._last_rand_vec = vector
@@ -274,19 +300,14 @@ class FastSimulations:
         if idle:
             return idle.pop()
         simulation = _Simulation(env_name, self._reward_version)
-        self._placed.pop(id(simulation.model), None)
+        self._placed.pop(simulation.path, None)
         return simulation
 
     def _place(self, simulation: _Simulation) -> None:
         """Give the shared model this instance's objects, unless it has them already."""
-        key = id(simulation.model)
-        if self._placed.get(key) is not simulation:
-            self._lay(simulation.model, simulation.placement)
-            self._placed[key] = simulation
-
-    def _lay(self, model: mujoco.MjModel, placement: tuple[Array, Array]) -> None:
-        self._placed.pop(id(model), None)
-        model.body_pos[:], model.site_pos[:] = placement
+        if self._placed.get(simulation.path) is not simulation:
+            simulation.lay(simulation.placement)
+            self._placed[simulation.path] = simulation
 
     def _enter(self, row: int) -> None:
         """Tell the watching parent which instance is at work, and that there is progress."""

@@ -7,10 +7,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import metaworld
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TimeLimit
+from metaworld.evaluation import evaluation
+from metaworld.wrappers import RNNBasedMetaRLWrapper
 
 from metarl.envs.metaworld import (
     BENCHMARKS,
@@ -21,6 +27,7 @@ from metarl.envs.metaworld import (
     custom,
     make_vec,
     task_distribution,
+    upstream_env,
     upstream_task,
 )
 from metarl.errors import ConfigError
@@ -138,3 +145,74 @@ def test_bad_names_are_refused_with_the_choices(call: object, message: str) -> N
     assert callable(call)
     with pytest.raises(ConfigError, match=message):
         call()
+
+
+REACH: Task = {"env_name": "reach-v3", "rand_vec": np.array([0.0, 0.6, 0.02, 0.05, 0.85, 0.2])}
+
+
+def test_upstreams_ml1_factory_serves_test_goals_and_ours_train_goals() -> None:
+    env = gym.make_vec("Meta-World/ML1-train", env_name="reach-v3", seed=0, meta_batch_size=1, vector_strategy="sync")
+    served = {task.data for task in env.unwrapped.envs[0].get_wrapper_attr("tasks")}  # type: ignore[attr-defined]
+    env.close()
+    goals = TaskSet("ml1/reach-v3", 0).goals
+    # If this fails, upstream has mended its factory.
+    assert served == {upstream_task(task).data for task in goals.test}
+    drawn = task_distribution("ml1/reach-v3").train.sample(100, np.random.default_rng(0))
+    assert {_key(task) for task in drawn} <= {_key(task) for task in goals.train}
+
+
+class _OneGoalSolved:
+    """Four sub-environments of one task: an expert's ends with success after 5 steps, the others' fail after 50."""
+
+    num_envs = 4
+    limits = np.array([5, 50, 50, 50])
+
+    def get_attr(self, name: str) -> list[Any]:
+        return {"terminate_on_success": [False] * 4, "task_name": ["SawyerReachEnvV3"] * 4}[name]
+
+    def call(self, name: str, *arguments: Any) -> None:
+        pass
+
+    def reset(self) -> tuple[Any, dict[str, Any]]:
+        self.steps = np.zeros(4, int)
+        return np.zeros((4, 39)), {}
+
+    def step(self, actions: Any) -> tuple[Any, ...]:
+        self.steps += 1
+        ended = self.steps % self.limits == 0
+        info = {"final_info": {"episode": {"r": np.zeros(4)}, "success": np.array([1.0, 0.0, 0.0, 0.0])}}
+        return np.zeros((4, 39)), np.zeros(4), ended, np.zeros(4, bool), info
+
+
+class _Idle:
+    def reset(self, mask: Any) -> None:
+        pass
+
+    def eval_action(self, obs: Any) -> Any:
+        return np.zeros((4, 4))
+
+
+def test_upstreams_evaluation_lets_a_solved_goal_crowd_out_the_others() -> None:
+    success, *_ = evaluation(_Idle(), _OneGoalSolved(), num_episodes=3)  # type: ignore[arg-type]
+    # One goal of four is solved; an exact quota per goal says 0.25.
+    assert success == 1.0
+
+
+def test_upstream_hides_the_last_reward_from_a_recurrent_agent_and_the_pool_does_not() -> None:
+    def make() -> Any:
+        return RNNBasedMetaRLWrapper(TimeLimit(upstream_env(REACH), 5))
+
+    env = SyncVectorEnv([make], autoreset_mode=AutoresetMode.SAME_STEP)
+    env.reset()
+    seen = [env.step(np.zeros((1, 4), np.float32)) for _ in range(5)]
+    assert [bool(step[3][0]) for step in seen] == [False] * 4 + [True]
+    assert all(step[0][0, -1] == 0.0 for step in seen), "done was shown: upstream has mended its wrapper"
+    assert seen[-1][0][0, -2] == 0.0 and seen[-1][1][0] > 0.0
+
+    pool = make_vec("ml1/reach-v3", 1, num_workers=1)
+    pool.reset(options={"tasks": [REACH]})
+    for _ in range(500):
+        observations, rewards, _, truncated, _ = pool.step(np.zeros((1, 4), np.float32))
+    pool.close()
+    first = upstream_env(REACH).reset()[0]
+    assert truncated[0] and rewards[0] > 0.0 and not np.array_equal(observations[0], first)
