@@ -9,28 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from metarl.agent import Agent, AgentConfig
-from metarl.errors import require_in_unit_interval, require_positive
+from metarl.errors import ConfigError, require_in_unit_interval, require_positive, unknown_name
 from metarl.functional.policy_losses import clipped_ratio_loss
 from metarl.functional.returns import discounted_sums, gae, masked_mean, normalise
 from metarl.networks.distributions import Categorical, DiagGaussian, Distribution
-from metarl.networks.memory import GRUMemory, trial_inputs
+from metarl.networks.memory import GRUMemory, LSTMMemory, Memory, trial_inputs
 from metarl.networks.normaliser import RunningMoments
+from metarl.networks.snail import SNAILMemory
 from metarl.seeding import torch_stream
 from metarl.types import Action, Rollout, Spec, Timestep, Trial
 
 
 @dataclass(frozen=True)
 class RL2Config(AgentConfig):
-    """RL² with a GRU and PPO."""
+    """RL² with PPO."""
 
+    memory: Literal["gru", "lstm", "snail"] = "gru"
+    """What remembers the trial: a recurrent network, or SNAIL's convolutions and attention."""
     hidden_size: int = 128
-    """Units of the GRU."""
+    """Units of the recurrent network; for snail the filters of each block (the paper's 32)."""
     init_std: float = 1.0
     """Initial standard deviation of a Gaussian policy, where 1 is half the width of the action box."""
     episodes_per_trial: int = 2
@@ -67,6 +71,8 @@ class RL2Config(AgentConfig):
             *("num_minibatches", "clip_range", "max_grad_norm"),
         )
         require_in_unit_interval(self, "discount", "gae_lambda", "entropy_coef", "value_coef")
+        if self.memory not in ("gru", "lstm", "snail"):
+            raise unknown_name("memory", self.memory, ("gru", "lstm", "snail"))
 
     def build(self, spec: Spec, device: torch.device, seed: int) -> RL2:
         """A fresh agent."""
@@ -89,7 +95,7 @@ class _Sequences:
 
 
 class RL2(Agent[Tensor]):
-    """Its state is the hidden state ``[task, slot, hidden]``; before the first step the slot axis has size 1.
+    """Its state is the memory's state ``[task, slot, state]``; before the first step the slot axis has size 1.
 
     Args:
         config: settings.
@@ -107,7 +113,7 @@ class RL2(Agent[Tensor]):
         )
         self.config = config
         with torch_stream(seed, "init"):
-            self.memory = GRUMemory(spec, config.hidden_size, config.init_std).to(device)
+            self.memory = _make_memory(config, spec).to(device)
         self.obs_moments = RunningMoments(spec.obs_dim).to(device)
         self.reward_moments = RunningMoments(1).to(device)
         self.return_moments = RunningMoments(1).to(device)
@@ -125,7 +131,7 @@ class RL2(Agent[Tensor]):
 
     def begin(self, num_tasks: int) -> Tensor:
         """An empty memory."""
-        return torch.zeros(num_tasks, 1, self.config.hidden_size, device=self.device)
+        return torch.zeros(num_tasks, 1, self.memory.state_size, device=self.device)
 
     @torch.no_grad()
     def act(self, state: Tensor, timestep: Timestep, deterministic: bool = False) -> tuple[Action, Tensor]:
@@ -140,7 +146,19 @@ class RL2(Agent[Tensor]):
         return Action(value.view(num_tasks, slots, *value.shape[2:]), log_prob), hidden
 
     def adapt(self, state: Tensor, rollout: Rollout) -> Tensor:
-        """Nothing to do: the memory has seen the episode already, and the collector shows it the last reward."""
+        """Nothing to do: the memory has seen the episode already, and the collector shows it the last reward.
+
+        Raises:
+            ConfigError: if the next episode may outgrow SNAIL's attention.
+        """
+        if isinstance(self.memory, SNAILMemory):
+            seen = int(state[..., -1].max())
+            if seen + self.spec.horizon > self.memory.num_steps:
+                raise ConfigError(
+                    f"SNAIL's memory was built for {self.memory.num_steps} steps (episodes_per_trial x horizon) and "
+                    f"has seen {seen}: another episode of up to {self.spec.horizon} does not fit. Use fewer "
+                    "adaptations, or train with more episodes_per_trial."
+                )
         return state
 
     def meta_update(self, trial: Trial) -> dict[str, float]:
@@ -221,12 +239,19 @@ class RL2(Agent[Tensor]):
         return trial_inputs(timestep)
 
     def _no_memory(self, num_sequences: int) -> Tensor:
-        return torch.zeros(num_sequences, self.config.hidden_size, device=self.device)
+        return torch.zeros(num_sequences, self.memory.state_size, device=self.device)
 
     def _update_return_moments(self, trial: Trial) -> None:
         for rollout in trial.rollouts:
             sums = discounted_sums(rollout.rewards, self.config.discount)
             self.return_moments.update(sums[..., None], rollout.valid)
+
+
+def _make_memory(config: RL2Config, spec: Spec) -> Memory:
+    if config.memory == "snail":
+        return SNAILMemory(spec, config.hidden_size, config.init_std, config.episodes_per_trial * spec.horizon)
+    kind = GRUMemory if config.memory == "gru" else LSTMMemory
+    return kind(spec, config.hidden_size, config.init_std)
 
 
 def _take(x: Tensor, order: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""Memory of a trial: a recurrent network over everything that the agent saw."""
+"""Memory of a trial: a sequence network over everything that the agent saw, with a policy and a value head."""
 
 from __future__ import annotations
 
+import abc
 import math
 
 import torch
@@ -23,8 +24,57 @@ def trial_inputs(timestep: Timestep) -> Tensor:
     return torch.cat([timestep.obs, timestep.prev_action, scalars], dim=-1)
 
 
-class GRUMemory(nn.Module):
-    """A GRU over :func:`trial_inputs`, with a policy head and a value head.
+def input_size(spec: Spec) -> int:
+    """Size of :func:`trial_inputs`."""
+    return spec.obs_dim + spec.action_dim + 2
+
+
+class Memory(nn.Module, abc.ABC):
+    """A causal sequence network whose past is one vector per sequence, so that one step costs one step.
+
+    Args:
+        spec: sizes of observation and action.
+        feature_size: what :meth:`remember` returns for each step.
+        state_size: numbers that hold the past; all zero before the first step.
+        init_std: initial standard deviation of a Gaussian policy.
+    """
+
+    def __init__(self, spec: Spec, feature_size: int, state_size: int, init_std: float) -> None:
+        super().__init__()
+        self.state_size = state_size
+        self.policy_head = nn.Linear(feature_size, spec.action_dim)
+        self.value_head = nn.Linear(feature_size, 1)
+        if not spec.discrete:
+            self.log_std = nn.Parameter(torch.full((spec.action_dim,), math.log(init_std)))
+        # A first policy that is nearly uniform, and first values near zero.
+        for head in (self.policy_head, self.value_head):
+            nn.init.orthogonal_(head.weight, 0.01)
+            nn.init.zeros_(head.bias)
+
+    @abc.abstractmethod
+    def remember(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Features ``[sequence, time, feature]`` of ``inputs`` ``[sequence, time, input]``, and the state after them.
+
+        ``state`` is ``[sequence, state_size]`` before the first of these steps.
+        """
+
+    def forward(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Run over whole sequences, or over one step.
+
+        Args:
+            inputs: ``[sequence, time, input]``.
+            state: ``[sequence, state_size]`` before the first step.
+
+        Returns:
+            Policy outputs ``[sequence, time, action_dim]``, values ``[sequence, time]`` and the state after the last
+            step ``[sequence, state_size]``.
+        """
+        features, state = self.remember(inputs, state)
+        return self.policy_head(features), self.value_head(features).squeeze(-1), state
+
+
+class GRUMemory(Memory):
+    """A GRU (Cho et al., 2014, arXiv 1406.1078), RL²'s choice.
 
     Args:
         spec: sizes of observation and action.
@@ -33,33 +83,40 @@ class GRUMemory(nn.Module):
     """
 
     def __init__(self, spec: Spec, hidden_size: int, init_std: float) -> None:
-        super().__init__()
-        self.gru = nn.GRU(spec.obs_dim + spec.action_dim + 2, hidden_size, batch_first=True)
-        self.policy_head = nn.Linear(hidden_size, spec.action_dim)
-        self.value_head = nn.Linear(hidden_size, 1)
-        if not spec.discrete:
-            self.log_std = nn.Parameter(torch.full((spec.action_dim,), math.log(init_std)))
-        for name, parameter in self.gru.named_parameters():
-            if "weight" in name:
-                nn.init.orthogonal_(parameter)
-            else:
-                nn.init.zeros_(parameter)
-        # A first policy that is nearly uniform, and first values near zero.
-        nn.init.orthogonal_(self.policy_head.weight, 0.01)
-        nn.init.orthogonal_(self.value_head.weight, 0.01)
-        nn.init.zeros_(self.policy_head.bias)
-        nn.init.zeros_(self.value_head.bias)
+        super().__init__(spec, hidden_size, hidden_size, init_std)
+        self.gru = nn.GRU(input_size(spec), hidden_size, batch_first=True)
+        _initialise(self.gru)
 
-    def forward(self, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Run over whole sequences.
+    def remember(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The state is the hidden state."""
+        features, last = self.gru(inputs, state.unsqueeze(0).contiguous())
+        return features, last.squeeze(0)
 
-        Args:
-            inputs: ``[sequence, time, input]``.
-            hidden: ``[sequence, hidden]`` before the first step.
 
-        Returns:
-            Policy outputs ``[sequence, time, action_dim]``, values ``[sequence, time]`` and the hidden state after the
-            last step ``[sequence, hidden]``.
-        """
-        memory, last = self.gru(inputs, hidden.unsqueeze(0).contiguous())
-        return self.policy_head(memory), self.value_head(memory).squeeze(-1), last.squeeze(0)
+class LSTMMemory(Memory):
+    """An LSTM (Hochreiter & Schmidhuber, 1997).
+
+    Args:
+        spec: sizes of observation and action.
+        hidden_size: units.
+        init_std: initial standard deviation of a Gaussian policy.
+    """
+
+    def __init__(self, spec: Spec, hidden_size: int, init_std: float) -> None:
+        super().__init__(spec, hidden_size, 2 * hidden_size, init_std)
+        self.lstm = nn.LSTM(input_size(spec), hidden_size, batch_first=True)
+        _initialise(self.lstm)
+
+    def remember(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """The state is hidden state and cell, side by side."""
+        hidden, cell = (part.contiguous() for part in state.unsqueeze(0).chunk(2, dim=-1))
+        features, last = self.lstm(inputs, (hidden, cell))
+        return features, torch.cat(last, dim=-1).squeeze(0)
+
+
+def _initialise(network: nn.GRU | nn.LSTM) -> None:
+    for name, parameter in network.named_parameters():
+        if "weight" in name:
+            nn.init.orthogonal_(parameter)
+        else:
+            nn.init.zeros_(parameter)
