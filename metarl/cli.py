@@ -27,7 +27,7 @@ from metarl.plotting import learning_figure
 from metarl.presets import PRESETS, settings
 from metarl.run_folder import RunFolder
 from metarl.session import Row, Session
-from metarl.tasks import registered
+from metarl.tasks import TaskDistribution, registered
 from metarl.testing import check_tasks
 
 MAIN_JOB = ("maml-trpo", "cartpole-goal")
@@ -162,7 +162,13 @@ def _train_and_report(this: Session, checkpoint: Path | None, wants_reference: b
         seed=_EVALUATION_SEED,
         pretrained=reference,
     )
-    _report(this, rows, this.run.path / "adaptation", {"seed": _EVALUATION_SEED, "training_seconds": seconds})
+    _report(
+        this.name,
+        this.distribution,
+        rows,
+        this.run.path / "adaptation",
+        {"seed": _EVALUATION_SEED, "training_seconds": seconds},
+    )
     run = _quoted(this.run.path)
     console.print(
         f"Trained in {seconds:.0f} s. What to try next:\n"
@@ -196,22 +202,23 @@ def _with_progress(session: Session, label: str, checkpoint: Path | None) -> boo
         return session.train(listen, checkpoint)
 
 
-def _report(this: Session, rows: Sequence[Row], path: Path, details: dict[str, Any]) -> None:
-    distribution = this.distribution
-    shot = "episodes of the trial" if this.name == "rl2" else "gradient steps"
+def _report(
+    agent: str, distribution: TaskDistribution, rows: Sequence[Row], path: Path, details: dict[str, Any]
+) -> None:
+    shot = "episodes of the trial" if agent == "rl2" else "gradient steps"
     most = max(len(row.intervals) for row in rows)
     num_tasks = len(rows[0].evaluation.returns)
     table = Table(
         title=f"Return on {num_tasks} held-out tasks of {distribution.id}",
         caption="mean and 95 % bootstrap interval over tasks",
     )
-    table.add_column(f"after {shot}:" if this.name != "rl2" else "in episode:")
+    table.add_column(f"after {shot}:" if agent != "rl2" else "in episode:")
     for index in range(most):
-        table.add_column(str(index + 1 if this.name == "rl2" else index), justify="right")
+        table.add_column(str(index + 1 if agent == "rl2" else index), justify="right")
     for row in rows:
         table.add_row(row.label, *(f"{mean:.1f}\n{low:.1f} .. {high:.1f}" for mean, low, high in row.intervals))
     console.print(table)
-    xlabel = "episode of the trial, from 0" if this.name == "rl2" else shot
+    xlabel = "episode of the trial, from 0" if agent == "rl2" else shot
     figure = sessions.write_report(rows, distribution, path, xlabel, details)
     cost = sum(row.evaluation.num_env_steps for row in rows)
     console.print(f"Figure: {escape(str(figure))}   (this table cost {cost:,} environment steps)", soft_wrap=True)
@@ -270,7 +277,7 @@ def _evaluate(words: list[str]) -> int:
         pretrained=reference,
     )
     name = f"evaluation-{distribution.id.replace('/', '-')}-iteration{iteration}-seed{options.seed}"
-    _report(this, rows, this.run.path / name, {"seed": options.seed, "iteration": iteration})
+    _report(this.name, distribution, rows, this.run.path / name, {"seed": options.seed, "iteration": iteration})
     return 0
 
 
