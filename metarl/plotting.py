@@ -90,7 +90,7 @@ def learning_figure(runs: Mapping[str, Path], path: Path) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     try:
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=150, format=path.suffix[1:] or "png")
     except (OSError, ValueError) as error:  # ValueError: a suffix that is no image format.
         raise ConfigError(f"cannot write the figure {path}: {error}.") from error
 

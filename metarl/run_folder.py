@@ -209,11 +209,13 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except OSError as error:
         raise CheckpointError(f"could not read {path}: {error.strerror or error}.") from error
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged: {error}.") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is damaged: expected a JSON object, got {type(content).__name__}.")
     return content
 
 
