@@ -1,0 +1,476 @@
+"""The command line: what it prints works as printed, and bad input gets a sentence, not a traceback."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import pytest
+
+from metarl import cli
+from metarl.agents import AGENTS
+from metarl.config import TrainConfig
+from metarl.logger import read_metrics
+from metarl.presets import PRESETS
+from metarl.run_folder import RunFolder
+from metarl.tasks import registered
+
+_SMALL_TRAIN = [
+    *("--num-iterations", "2", "--meta-batch-size", "3", "--eval-tasks", "3"),
+    *("--eval-every", "1", "--checkpoint-every", "1"),
+]
+_SMALL_MAML = [*_SMALL_TRAIN, "--rollouts-per-task", "2", "--hidden-sizes", "4", "--cg-iterations", "2"]
+_SMALL_RL2 = [*_SMALL_TRAIN, "--hidden-size", "4", "--num-epochs", "1"]
+
+
+@pytest.fixture(autouse=True)
+def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+
+def _metarl(words: str | list[str]) -> int:
+    """The exit status of a command run in this process."""
+    try:
+        return cli.main(words.split() if isinstance(words, str) else words)
+    except SystemExit as stop:
+        return int(str(stop.code))
+
+
+def _refused(words: str | list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command that must fail prints, in one line; it leaves no run behind."""
+    before = sorted(Path().glob("runs/*"))
+    capsys.readouterr()
+    assert _metarl(words) == 2
+    printed = capsys.readouterr()
+    text = re.sub(r"[│\s]+", " ", printed.err + printed.out)
+    assert "Traceback" not in text
+    assert sorted(Path().glob("runs/*")) == before
+    return text
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Path:
+    """A small finished run of MAML-TRPO on bandits."""
+    assert _metarl(["train", "maml-trpo", "bandit", *_SMALL_MAML]) == 0
+    capsys.readouterr()
+    return Path("runs/maml-trpo-bandit-seed1")
+
+
+# From end to end ----------------------------------------------------------------------------------------------------
+
+
+def _assert_is_png(path: Path) -> None:
+    assert path.read_bytes().startswith(b"\x89PNG\r\n")
+    assert matplotlib.image.imread(path).std() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("agent", "tasks", "options", "shots"),
+    [
+        ("maml-trpo", "cartpole-goal", _SMALL_MAML, ["0", "1", "2", "3"]),
+        ("rl2", "bandit", _SMALL_RL2, ["1"]),
+        ("rl2", "navigation-2d", _SMALL_RL2, ["1", "2"]),
+        ("random", "bandit", _SMALL_TRAIN, ["0"]),
+    ],
+)
+def test_train_evaluate_and_plot_leave_what_they_promise(
+    agent: str, tasks: str, options: list[str], shots: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _metarl(["train", agent, tasks, "--seed", "4", "--device", "cpu", *options]) == 0
+    printed = capsys.readouterr().out
+    path = Path("runs") / f"{agent}-{tasks}-seed4"
+    header = next(line for line in printed.splitlines() if line.startswith("┃"))
+    assert [cell.strip() for cell in header.strip("┃").split("┃")][1:] == shots
+    assert f"Return on 3 held-out tasks of {tasks}" in " ".join(printed.split())
+    assert ("random policy" in printed) == (agent != "random")
+    config = json.loads((path / "config.json").read_text())
+    assert (config["agent"], config["tasks"], config["train"]["seed"]) == (agent, tasks, 4)
+    assert config["train"].keys() == {field.name for field in dataclasses.fields(TrainConfig)}
+    assert config[agent].keys() == {field.name for field in dataclasses.fields(AGENTS[agent].config)}
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["seed"] == 4 and {"versions", "git", "machine", "command"} <= manifest.keys()
+    assert [row["iteration"] for row in read_metrics(path / "metrics.jsonl")] == [0, 1]
+    assert list((path / "tensorboard").glob("events.out.tfevents.*"))
+    checkpoints = {file.name for file in (path / "checkpoints").iterdir()}
+    assert checkpoints == {*(f"iteration-0000000{k}.safetensors" for k in (0, 1, 2)), "best.safetensors"}
+    _assert_is_png(path / "adaptation.png")
+    assert len(json.loads((path / "adaptation.json").read_text())["rows"][0]["intervals"]) == len(shots)
+
+    commands = re.findall(r"^  metarl (evaluate|plot|train --resume) (.*?)(?:   .*)?$", printed, re.MULTILINE)
+    assert [name for name, _ in commands] == ["evaluate", "plot", "train --resume"]
+    for name, rest in commands:
+        assert _metarl(f"{name} {rest.replace('100', '5')}") == 0
+    _assert_is_png(path / "learning.png")
+    _assert_is_png(next(path.glob("evaluation-*-iteration2-*.png")))
+    assert len(read_metrics(path / "metrics.jsonl")) == 4
+
+
+def test_an_evaluation_is_the_same_each_time_and_takes_what_it_is_told(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tables = []
+    for _ in range(2):
+        assert _metarl(f"evaluate {run} --num-tasks 4 --num-adaptations 2 --device cpu --best --seed 3") == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1]
+    assert "4 held-out tasks" in tables[0]
+    assert _metarl(f"evaluate {run} --tasks bandit-gaussian --num-tasks 2") == 0
+    assert "of bandit-gaussian" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_main_job_s_reference_is_trained_beside_it_and_resumed_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _metarl(["train", "maml-trpo", "bandit", "--reference", *_SMALL_MAML]) == 0
+    printed = capsys.readouterr().out
+    assert "single policy, not adapted" in printed and "single policy, fine-tuned" in printed
+    path = Path("runs/maml-trpo-bandit-seed1")
+    assert len(read_metrics(path / "pretrained" / "metrics.jsonl")) == 4
+    assert _metarl(f"train --resume {path} --num-iterations 3") == 0
+    assert len(read_metrics(path / "metrics.jsonl")) == 3
+    assert len(read_metrics(path / "pretrained" / "metrics.jsonl")) == 6
+
+
+def test_a_run_stopped_before_its_reference_began_can_be_evaluated(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "pretrained").mkdir()
+    config = json.loads((run / "config.json").read_text())
+    config = {**config, "agent": "pretrained", "pretrained": config["maml-trpo"]}
+    (run / "pretrained" / "config.json").write_text(json.dumps(config))
+    assert _metarl(f"evaluate {run} --num-tasks 2") == 0
+    assert "single policy" not in capsys.readouterr().out
+
+
+def test_one_figure_can_show_several_runs(run: Path) -> None:
+    assert _metarl(["train", "random", "bandit", *_SMALL_TRAIN]) == 0
+    assert _metarl(f"plot {run} runs/random-bandit-seed1 --output both.png") == 0
+    _assert_is_png(Path("both.png"))
+
+
+def test_list_names_every_agent_task_and_preset(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _metarl("list") == 0
+    printed = capsys.readouterr().out
+    for name in [*AGENTS, *registered(), *PRESETS]:
+        assert name in printed
+    assert _metarl("list agents") == 0
+    assert "navigation-2d" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_help_describes_every_setting(agent: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", agent, "bandit", "--help"])
+    assert stop.value.code == 0
+    printed = capsys.readouterr().out
+    for kind in (TrainConfig, AGENTS[agent].config, cli.TrainOptions):
+        flags = [field.name.replace("_", "-") for field in dataclasses.fields(kind)]
+        for flag in set(flags) - {"train", "agent"}:
+            assert re.search(rf"--{flag}[ ,]", printed), flag
+    assert "Meta-updates." in printed
+
+
+@pytest.mark.parametrize("words", ["", "--help", "-h"])
+def test_without_a_command_the_usage_is_shown(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _metarl(words) == (0 if words else 2)
+    assert "metarl COMMAND --help" in capsys.readouterr().out
+
+
+# Stopping and going on ----------------------------------------------------------------------------------------------
+
+
+def _start(words: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "metarl", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+    )
+
+
+def _stop(process: subprocess.Popen[str], run: RunFolder, iterations: int, number: signal.Signals) -> str:
+    """Signal a training once it has done some iterations; returns what it printed."""
+    deadline = time.monotonic() + 120.0
+    while not run.metrics.exists() or len(read_metrics(run.metrics)) < iterations:
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(number)
+    printed, errors = process.communicate(timeout=120.0)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    return printed
+
+
+def test_what_ctrl_c_prints_goes_on_as_printed() -> None:
+    options = [*_SMALL_MAML, "--num-iterations", "100000", "--checkpoint-every", "99999", "--runs", "my [old] runs"]
+    run = RunFolder(Path("my [old] runs/maml-trpo-bandit-seed1"))
+    printed = _stop(_start(["train", "maml-trpo", "bandit", *options]), run, 2, signal.SIGINT)
+    assert "everything is saved" in printed
+    done = len(read_metrics(run.metrics))
+    assert run.checkpoints.iterations() == [0, done]
+    (command,) = re.findall(r"^  metarl (train --resume .*)$", printed, re.MULTILINE)
+    words = shlex.split(command)
+    assert words[-1] == str(run.path)
+    # SIGTERM, as job schedulers send it, stops in the same way.
+    _stop(_start(words), run, done + 2, signal.SIGTERM)
+    rows = read_metrics(run.metrics)
+    assert [row["iteration"] for row in rows] == list(range(len(rows)))
+    assert run.checkpoints.iterations() == [0, done, len(rows)]
+
+
+def test_a_damaged_newest_checkpoint_comes_with_a_command_that_works(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest = RunFolder(run).checkpoints.latest()
+    content = bytearray(newest.read_bytes())
+    content[-5] ^= 1
+    newest.write_bytes(content)
+    for words in (f"evaluate {run}", f"train --resume {run}"):
+        text = _refused(words, capsys)
+        assert f"{newest} is damaged" in text
+    command = re.search(r"resume from it with: metarl (train .*\.safetensors)", text)
+    assert command is not None
+    assert "iteration-00000001" in command[1]
+    assert _metarl(command[1]) == 0
+    assert [row["iteration"] for row in read_metrics(run / "metrics.jsonl")] == [0, 1]
+    assert _metarl(f"evaluate {run} --num-tasks 2") == 0
+
+
+class _Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("exploded"),))
+
+
+def test_a_crafted_pickle_is_refused_and_not_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for protocol in (0, 2, pickle.HIGHEST_PROTOCOL):
+        Path("evil.safetensors").write_bytes(pickle.dumps(_Bomb(), protocol))
+        for words in (f"evaluate {run}", f"train --resume {run}"):
+            assert "could run code" in _refused(f"{words} --checkpoint evil.safetensors", capsys)
+    assert not Path("exploded").exists()
+
+
+def test_a_run_in_use_keeps_its_config(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    holder = (
+        "import sys; from pathlib import Path; from metarl.run_folder import RunFolder\n"
+        "with RunFolder(Path(sys.argv[1])).lock(): print('held', flush=True); sys.stdin.read()"
+    )
+    config = (run / "config.json").read_bytes()
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert f"in use by process {process.pid}" in _refused(f"train --resume {run} --num-iterations 9", capsys)
+        process.communicate("")
+    assert (run / "config.json").read_bytes() == config
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("--hidden-sizes 8 8", r"hidden_sizes is \(4,\) .*got \(8, 8\)"),
+        ("--inner-lr 9", r"inner_lr is 0\.1 .*got 9\.0"),
+        ("--seed 2", "seed is 1 .*got 2"),
+        ("--preset maml-trpo:navigation-2d", "--preset maml-trpo:navigation-2d is for new runs"),
+        ("--num-iterations 0", r"TrainConfig\.num_iterations"),
+        ("--checkpoint absent.safetensors", r"could not read the checkpoint absent\.safetensors"),
+    ],
+)
+def test_a_resume_that_cannot_work_leaves_the_run_as_it_was(
+    run: Path, options: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and not path.name.startswith(".")}
+    assert re.search(named, _refused(f"train --resume {run} {options}", capsys))
+    assert before == {path: path.read_bytes() for path in before}
+    assert _metarl(f"evaluate {run} --num-tasks 2") == 0
+
+
+# Bad input ----------------------------------------------------------------------------------------------------------
+
+_TRAIN = "train maml-trpo bandit"
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (
+            "trian",
+            r"unknown command 'trian'\. Did you mean 'train'\? Valid choices: check, evaluate, list, plot, train",
+        ),
+        ("train maml-trop bandit", r"unknown agent 'maml-trop'\. Did you mean 'maml-trpo'\? Valid choices: .*rl2"),
+        (
+            "train rl2 bandits",
+            r"unknown task distribution 'bandits'\. Did you mean 'bandit'\? Valid choices: .*cartpole",
+        ),
+        ("train rl2", r"train takes AGENT and TASKS, got only 'rl2'"),
+        (f"{_TRAIN} --preset maml-trpo:navigation", r"Did you mean 'maml-trpo:navigation-2d'\?"),
+        (f"{_TRAIN} --num-iteration 3", r"--num-iteration.*Perhaps you meant: --num-iterations"),
+        (f"{_TRAIN} --inner-rl 3", r"--inner-rl.*Perhaps you meant: .*--inner-lr"),
+        (f"{_TRAIN} --num-iterations many", r"--num-iterations.*'many'"),
+        (f"{_TRAIN} --num-iterations 2.5", r"--num-iterations.*'2\.5'"),
+        (f"{_TRAIN} --num-iterations", r"--num-iterations"),
+        (f"{_TRAIN} --device tpu", r"'tpu'.*--device.*'auto', 'cpu', 'cuda'"),
+        (f"{_TRAIN} --num-iterations -3", r"TrainConfig\.num_iterations must be a finite number above 0, got -3"),
+        (f"{_TRAIN} --meta-batch-size 0", r"TrainConfig\.meta_batch_size must be a finite number above 0, got 0"),
+        (f"{_TRAIN} --inner-lr -0.1", r"MAMLTRPOConfig\.inner_lr must be a finite number above 0, got -0\.1"),
+        (f"{_TRAIN} --inner-lr nan", r"MAMLTRPOConfig\.inner_lr must be a finite number above 0, got nan"),
+        (f"{_TRAIN} --discount 1.5", r"MAMLTRPOConfig\.discount must lie in \[0, 1\], got 1\.5"),
+        (f"{_TRAIN} --hidden-sizes 8 0", r"MAMLTRPOConfig\.hidden_sizes must be above 0"),
+        (f"{_TRAIN} --seed -1", r"TrainConfig\.seed must be an integer of 0 or more, got -1"),
+        (f"{_TRAIN} --resume absent", r"--resume absent brings its own agent and tasks"),
+        (f"{_TRAIN} --checkpoint x", r"--checkpoint x needs --resume RUN"),
+        ("train --resume absent", r"absent does not exist"),
+        ("train --resume .", r"is not a run folder \(it has no config\.json\)"),
+        ("train rl2 bandit --reference", r"needs a MAML agent beside it, got 'rl2'"),
+        ("train rl2 absent:x", r"cannot import the module 'absent' of 'absent:x'; expected module:attribute"),
+        ("check os.absent:x", r"cannot import the module 'os\.absent'"),
+        ("check :x", r"'' of ':x' is not a module's name"),
+        ("check ../mine:x", r"'\.\./mine' of .* is not a module's name"),
+        ("check os:", r"expected a TaskDistribution, found nothing\. Distributions in os: none"),
+        ("check os:path", r"expected a TaskDistribution, found module"),
+        ("check pendulm", r"Did you mean 'pendulum'\?"),
+        ("evaluate absent", r"absent does not exist"),
+        ("evaluate", r"Missing from metarl evaluate: .*PATH Run folder"),
+        ("plot", r"plot needs at least one run folder"),
+        ("plot absent", r"absent does not exist"),
+        ("list agent", r"'agent'.*'all', 'agents', 'tasks', 'presets'"),
+    ],
+)
+def test_bad_input_is_named_and_leaves_no_run(words: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = _refused(words, capsys)
+    assert re.search(named, text), text
+    assert not Path("runs").exists()
+
+
+def test_cuda_where_there_is_none_leaves_no_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "torch sees no CUDA device here" in _refused(f"{_TRAIN} --device cuda", capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ("--num-tasks 0", "--num-tasks must be above 0"),
+        ("--num-adaptations -1", "--num-adaptations 0 or more"),
+        ("--seed -1", "--seed must be 0 or more, got -1"),
+        ("--tasks cartpole", r"the agent was built for Spec\(obs_dim=1.*but cartpole has Spec\(obs_dim=4"),
+        ("--tasks absent", "unknown task distribution 'absent'"),
+        ("--checkpoint absent", "could not read the checkpoint absent"),
+        ("--best --checkpoint x", "--best and --checkpoint x name two checkpoints"),
+    ],
+)
+def test_an_evaluation_that_cannot_work_says_why(
+    run: Path, options: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = _refused(f"evaluate {run} {options}", capsys)
+    assert re.search(named, text), text
+
+
+def test_an_empty_run_cannot_be_plotted_or_evaluated(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "metrics.jsonl").write_text("")
+    assert "holds no iteration yet: nothing to plot" in _refused(f"plot {run}", capsys)
+    for path in (run / "checkpoints").iterdir():
+        path.unlink()
+    assert "holds no checkpoint" in _refused(f"evaluate {run}", capsys)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"agent": "rl2"', '{"agent": "rl2", "tasks": "bandit", "train": {}}'])
+def test_a_damaged_config_is_named(run: Path, content: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "config.json").write_text(content)
+    for command in ("evaluate", "train --resume"):
+        assert "config.json" in _refused(f"{command} {run}", capsys)
+
+
+@pytest.mark.parametrize(
+    "blocked", ["evaluation-bandit-iteration2-seed5.json", "evaluation-bandit-iteration2-seed5.png"]
+)
+def test_a_report_that_cannot_be_written_is_named(run: Path, blocked: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / blocked).mkdir()
+    assert f"cannot write the {'scores' if blocked.endswith('json') else 'figure'}" in _refused(
+        f"evaluate {run} --num-tasks 2 --seed 5", capsys
+    )
+
+
+def test_runs_where_a_file_is_in_the_way_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("taken").write_text("")
+    assert "cannot write runs into taken" in _refused(f"{_TRAIN} --runs taken", capsys)
+
+
+# A user's own module ------------------------------------------------------------------------------------------------
+
+_MODULE = """
+import gymnasium as gym
+from metarl.tasks import TaskDistribution
+
+def make_env(task):
+    return gym.make("Pendulum-v1", g=task["g"])
+
+good = TaskDistribution(id="mine/good", sample=lambda rng: {"g": rng.uniform(5, 15)}, make_env=make_env)
+leaky = TaskDistribution(
+    id="mine/leaky", sample=lambda rng: {"g": 9.0}, sample_test=lambda rng: {"g": 9.0}, make_env=make_env
+)
+endless = TaskDistribution(
+    id="mine/endless", sample=lambda rng: {"g": rng.uniform(5, 15)},
+    make_env=lambda task: gym.make("Pendulum-v1", g=task["g"]).unwrapped,
+)
+"""
+
+
+@pytest.fixture
+def mine(request: pytest.FixtureRequest) -> str:
+    """The name of a module in the current folder, new for every test, since modules stay imported."""
+    name = re.sub(r"\W", "_", request.node.name)
+    Path(f"{name}.py").write_text(_MODULE)
+    return name
+
+
+def test_a_good_distribution_passes_and_trains_under_a_harmless_name(
+    mine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _metarl(f"check {mine}:good") == 0
+    assert "mine/good: no fault found" in capsys.readouterr().out
+    assert _metarl(["train", "rl2", f"{mine}:good", *_SMALL_RL2, "--episodes-per-trial", "1"]) == 0
+    assert _metarl(f"evaluate runs/rl2-{mine}-good-seed1 --num-tasks 2") == 0
+
+
+def test_a_broken_distribution_is_refused(mine: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "mine/leaky has 1 problem" in _refused(f"check {mine}:leaky", capsys)
+    assert "mine/endless" in _refused(f"check {mine}:endless", capsys)
+    assert "mine/endless" in _refused(f"train rl2 {mine}:endless", capsys)
+    text = _refused(f"check {mine}:god", capsys)
+    assert f"Distributions in {mine}: good, leaky, endless" in text
+
+
+@pytest.mark.parametrize(("line", "named"), [("1 / 0", "ZeroDivisionError"), ("import absent_module", "absent_module")])
+def test_a_module_that_fails_is_quoted_with_its_line(
+    mine: str, line: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(f"{mine}.py").write_text(f"\n\n{line}\n")
+    text = _refused(f"train rl2 {mine}:good", capsys)
+    assert named in text and re.search(rf"{mine}\.py, line 3", text)
+
+
+def test_a_module_with_a_syntax_error_is_quoted(mine: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(f"{mine}.py").write_text("def :\n")
+    assert re.search(rf"SyntaxError: .*{mine}\.py, line 1", _refused(f"check {mine}:good", capsys))
+
+
+def test_the_installed_command_prints_no_traceback() -> None:
+    process = _start(["train", "rl2", "bandits"])
+    _, errors = process.communicate(timeout=120.0)
+    assert process.returncode == 2
+    assert errors.startswith("error: unknown task distribution 'bandits'. Did you mean 'bandit'?")

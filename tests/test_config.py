@@ -1,0 +1,97 @@
+"""Settings that cannot work are refused where they are made, and come back from JSON as they were."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from typing import Any, get_type_hints
+
+import pytest
+import torch
+
+from metarl.agent import AgentConfig
+from metarl.agents import AGENTS, MAMLTRPOConfig, PretrainedConfig, RandomConfig, RL2Config
+from metarl.config import TrainConfig, choose_device, from_dict
+from metarl.errors import ConfigError
+
+_KINDS: list[type[Any]] = [TrainConfig, *(entry.config for entry in AGENTS.values())]
+
+
+def _hints(kind: type[Any]) -> dict[str, Any]:
+    return {name: hint for name, hint in get_type_hints(kind).items() if hint in (int, float)}
+
+
+_NUMBERS = [(kind, name) for kind in _KINDS for name in _hints(kind)]
+_COUNTS_AND_RATES = [
+    (kind, name)
+    for kind, name in _NUMBERS
+    if re.search(r"^(num|max|keep)_|_(lr|rate|size|every|per_task|per_trial|tasks|iterations|backtracks|std)$", name)
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), _NUMBERS)
+def test_a_negative_number_is_refused_by_name(kind: type[Any], name: str) -> None:
+    for value in (-1, -0.5, -math.inf):
+        with pytest.raises(ConfigError, match=rf"{kind.__name__}\.{name} must .*, got {value!r}"):
+            kind(**{name: value})
+
+
+@pytest.mark.parametrize(("kind", "name"), _COUNTS_AND_RATES)
+def test_a_count_or_rate_of_zero_is_refused_by_name(kind: type[Any], name: str) -> None:
+    for value in (0, -0.0, True, math.inf, math.nan, None, "1"):
+        with pytest.raises(
+            ConfigError, match=rf"{kind.__name__}\.{name} must be a finite number above 0, got {value!r}"
+        ):
+            kind(**{name: value})
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, None, "1"])
+def test_a_seed_must_be_a_natural_number(seed: Any) -> None:
+    with pytest.raises(ConfigError, match=r"TrainConfig\.seed must be an integer of 0 or more"):
+        TrainConfig(seed=seed)
+
+
+def test_negative_chunks_and_widths_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"task_chunk must be 0 or more, got -1"):
+        MAMLTRPOConfig(task_chunk=-1)
+    with pytest.raises(ConfigError, match=r"hidden_sizes must be above 0, got \(8, 0\)"):
+        MAMLTRPOConfig(hidden_sizes=(8, 0))
+
+
+def test_an_unknown_device_is_refused_with_the_choices() -> None:
+    with pytest.raises(
+        ConfigError, match=r"unknown device 'cudo'\. Did you mean 'cuda'\? Valid choices: auto, cpu, cuda"
+    ):
+        TrainConfig(device="cudo")  # type: ignore[arg-type]
+
+
+def test_the_device_is_what_this_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+    with pytest.raises(ConfigError, match="torch sees no CUDA device here"):
+        choose_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    "config", [TrainConfig(seed=3, device="cpu"), PretrainedConfig(hidden_sizes=(3, 4, 5)), RL2Config(), RandomConfig()]
+)
+def test_a_config_comes_back_from_json(config: TrainConfig | AgentConfig) -> None:
+    assert from_dict(type(config), json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+def test_missing_fields_keep_their_defaults() -> None:
+    assert from_dict(TrainConfig, {"seed": 5}) == TrainConfig(seed=5)
+
+
+def test_an_unknown_field_is_named_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"unknown field of MAMLTRPOConfig 'inner_rl'\. Did you mean 'inner_lr'\?"):
+        from_dict(MAMLTRPOConfig, {"inner_rl": 1.0})
+
+
+def test_a_value_of_another_kind_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r'MAMLTRPOConfig cannot take \{"hidden_sizes": 5\}'):
+        from_dict(MAMLTRPOConfig, {"hidden_sizes": 5})

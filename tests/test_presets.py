@@ -1,0 +1,125 @@
+"""Every preset runs, and every setting has one flag and a sentence of help."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from metarl.agent import AgentConfig
+from metarl.agents import AGENTS
+from metarl.config import TrainConfig
+from metarl.errors import ConfigError
+from metarl.logger import read_metrics
+from metarl.presets import PRESETS, from_json, settings, to_json
+from metarl.run_folder import RunFolder
+from metarl.session import Session
+from metarl.tasks import registered
+
+_SMALL = {"rollouts_per_task": 2, "hidden_sizes": (4,), "hidden_size": 4, "cg_iterations": 2, "num_epochs": 1}
+_LONGEST = 1000
+"""Steps; families with longer episodes are only built."""
+
+
+def _small(config: AgentConfig) -> AgentConfig:
+    names = {field.name for field in dataclasses.fields(config)}
+    return dataclasses.replace(config, **{name: value for name, value in _SMALL.items() if name in names})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_builds_as_it_is_and_trains_when_small(tmp_path: Path, name: str) -> None:
+    agent, tasks = name.split(":")
+    assert agent in AGENTS
+    spec = registered()[tasks].spec
+    train_config, agent_config = settings(agent, tasks)
+    assert (train_config, agent_config) == settings(agent, "another", preset=name)
+    for field, value in PRESETS[name].train.items():
+        assert getattr(train_config, field) == value
+    for field, value in PRESETS[name].agent.items():
+        assert getattr(agent_config, field) == value
+    agent_config.build(spec, torch.device("cpu"), 1)
+    if "cheetah" in tasks or "ant" in tasks.split("-") or spec.horizon > _LONGEST:  # bodies are slow to step
+        return
+    session = Session.create(
+        agent,
+        tasks,
+        dataclasses.replace(train_config, device="cpu", num_iterations=1, meta_batch_size=2, eval_tasks=2),
+        _small(agent_config),
+        RunFolder.create(tmp_path, "run"),
+    )
+    assert session.train(lambda _: None)
+    assert len(read_metrics(session.run.metrics)) == 1
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_lists_only_what_differs_and_says_where_it_comes_from(name: str) -> None:
+    preset = PRESETS[name]
+    defaults: tuple[Any, Any] = (TrainConfig(), AGENTS[name.split(":")[0]].config())
+    for default, changes in zip(defaults, (preset.train, preset.agent), strict=True):
+        assert [field for field, value in changes.items() if getattr(default, field) == value] == []
+    assert preset.source
+
+
+def _undocumented(kind: type[Any]) -> list[str]:
+    """Fields, also inherited ones, without a string below them."""
+    missing = []
+    for owner in kind.__mro__[:-1]:
+        if not dataclasses.is_dataclass(owner):
+            continue
+        (body,) = (node.body for node in ast.parse(inspect.getsource(owner)).body if isinstance(node, ast.ClassDef))
+        for node, below in zip(body, [*body[1:], ast.Pass()], strict=True):
+            documented = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+            if isinstance(node, ast.AnnAssign) and not documented:
+                missing.append(ast.unparse(node.target))
+    return missing
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, *(entry.config for entry in AGENTS.values())])
+def test_every_field_is_documented(kind: type[Any]) -> None:
+    assert _undocumented(kind) == []
+    assert kind.__doc__
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_no_setting_of_an_agent_hides_one_of_the_outer_loop(agent: str) -> None:
+    """Flags carry no prefix, and so do the options of the command itself."""
+    ours = {field.name for field in dataclasses.fields(TrainConfig)} | {"preset", "resume", "checkpoint", "runs"}
+    theirs = {field.name for field in dataclasses.fields(AGENTS[agent].config)}
+    assert ours & (theirs | {"reference"}) == set()
+
+
+def test_unknown_names_are_refused_with_the_nearest_match() -> None:
+    with pytest.raises(
+        ConfigError, match=r"unknown agent 'maml-trop'\. Did you mean 'maml-trpo'\? Valid choices: .*rl2"
+    ):
+        settings("maml-trop", "bandit")
+    with pytest.raises(ConfigError, match=r"unknown preset of rl2 'rl2:bandits'\. Did you mean 'rl2:bandit'\?"):
+        settings("rl2", "bandit", "rl2:bandits")
+    with pytest.raises(ConfigError, match="unknown preset of rl2 'maml-trpo:navigation-2d'"):
+        settings("rl2", "bandit", "maml-trpo:navigation-2d")
+
+
+def test_tasks_without_a_preset_get_the_defaults() -> None:
+    for agent, entry in AGENTS.items():
+        assert settings(agent, "mine:tasks") == (TrainConfig(), entry.config())
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_a_run_s_config_comes_back(agent: str) -> None:
+    train_config, agent_config = TrainConfig(seed=9), AGENTS[agent].config()
+    expected = (agent, "bandit", train_config, agent_config)
+    assert from_json(to_json(*expected)) == expected
+
+
+def test_a_config_that_lacks_a_part_is_refused() -> None:
+    whole = to_json("rl2", "bandit", TrainConfig(), AGENTS["rl2"].config())
+    for part in whole:
+        with pytest.raises(ConfigError, match="lacks "):
+            from_json({name: value for name, value in whole.items() if name != part})
+    with pytest.raises(ConfigError, match="unknown agent 'rl3'"):
+        from_json({**whole, "agent": "rl3", "rl3": {}})

@@ -1,0 +1,296 @@
+"""Training ends by itself, by a signal or by an error, and each time what was learned before is intact."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import math
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from metarl.agents import RL2, RL2Config
+from metarl.config import TrainConfig
+from metarl.errors import CheckpointError, NonFiniteError
+from metarl.logger import read_metrics
+from metarl.run_folder import RunFolder
+from metarl.session import load_distribution
+from metarl.tasks import TaskDistribution
+from metarl.trainer import Progress, train
+from metarl.types import Trial
+
+_CONFIG = TrainConfig(
+    device="cpu", num_iterations=4, meta_batch_size=4, eval_every=99, eval_tasks=2, checkpoint_every=2
+)
+_AGENT = RL2Config(hidden_size=4, num_epochs=1, num_minibatches=1)
+
+
+def _agent(distribution: TaskDistribution, kind: type[RL2] = RL2) -> RL2:
+    return kind(_AGENT, distribution.spec, torch.device("cpu"), seed=1)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return RunFolder.create(tmp_path, "run")
+
+
+@pytest.fixture
+def bandit() -> TaskDistribution:
+    return load_distribution("bandit")
+
+
+def _kill_at(number: signal.Signals, iteration: int) -> Callable[[Progress], None]:
+    def listener(progress: Progress) -> None:
+        if progress.iteration == iteration:
+            os.kill(os.getpid(), number)
+
+    return listener
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("iteration", [1, 2, 3])
+def test_a_signal_between_iterations_loses_none(
+    run: RunFolder, bandit: TaskDistribution, number: signal.Signals, iteration: int
+) -> None:
+    """While the listener runs, the decision whether to save after this iteration has been taken already."""
+    assert not train(_agent(bandit), bandit, _CONFIG, run, listener=_kill_at(number, iteration))
+    assert run.checkpoints.iterations()[-1] == iteration
+    assert len(read_metrics(run.metrics)) == iteration
+    assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_within_an_iteration_lets_it_finish(
+    run: RunFolder, bandit: TaskDistribution, number: signal.Signals
+) -> None:
+    class Interrupted(RL2):
+        def meta_update(self, trial: Trial) -> dict[str, float]:
+            os.kill(os.getpid(), number)
+            return super().meta_update(trial)
+
+    assert not train(_agent(bandit, Interrupted), bandit, _CONFIG, run)
+    assert run.checkpoints.iterations() == [0, 1]
+
+
+def test_a_signal_in_the_last_iteration_still_counts_as_a_stop(run: RunFolder, bandit: TaskDistribution) -> None:
+    """Else what follows training, a reference or an evaluation, would run on after Ctrl-C."""
+    assert not train(_agent(bandit), bandit, _CONFIG, run, listener=_kill_at(signal.SIGINT, 4))
+    assert run.checkpoints.iterations()[-1] == 4
+
+
+def test_a_second_ctrl_c_interrupts_at_once_and_leaves_the_checkpoints(
+    run: RunFolder, bandit: TaskDistribution
+) -> None:
+    class Stubborn(RL2):
+        def meta_update(self, trial: Trial) -> dict[str, float]:
+            if run.checkpoints.iterations()[-1] == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+                pytest.fail("went on after the second Ctrl-C")
+            return super().meta_update(trial)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(_agent(bandit, Stubborn), bandit, _CONFIG, run)
+    assert run.checkpoints.load_latest()[0] == 2
+    assert train(_agent(bandit), bandit, _CONFIG, run)
+
+
+# Not finite ---------------------------------------------------------------------------------------------------------
+
+
+class _Cell(gym.Env[Any, Any]):
+    """One step; the reward is the task's, the observation as well."""
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, task: dict[str, float]) -> None:
+        self.task = task
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.array([self.task["obs"]], np.float32), self.task["reward"], False, False, {}
+
+
+def _cells(reward: float = 1.0, obs: float = 0.0, test_reward: float = 1.0) -> TaskDistribution:
+    def sample(rng: np.random.Generator) -> dict[str, float]:
+        return {"name": float(rng.random()), "obs": obs, "reward": reward}
+
+    def sample_test(rng: np.random.Generator) -> dict[str, float]:
+        return sample(rng) | {"reward": test_reward}
+
+    return TaskDistribution(id="cells", sample=sample, sample_test=sample_test, make_env=_Cell, horizon=2)
+
+
+class _BadLoss(RL2):
+    def meta_update(self, trial: Trial) -> dict[str, float]:
+        return super().meta_update(trial) | {"loss": math.nan}
+
+
+class _BadParameter(RL2):
+    def meta_update(self, trial: Trial) -> dict[str, float]:
+        metrics = super().meta_update(trial)
+        with torch.no_grad():
+            self.memory.get_parameter("policy_head.weight")[0, 0] = math.inf
+        return metrics
+
+
+class _BadNormaliser(RL2):
+    def meta_update(self, trial: Trial) -> dict[str, float]:
+        metrics = super().meta_update(trial)
+        self.obs_moments.mean.fill_(math.nan)
+        return metrics
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [
+        (_BadLoss, "the metric 'agent/loss' is nan"),
+        (_BadParameter, r"the parameter 'memory\.policy_head\.weight' is not finite"),
+        (_BadNormaliser, r"the parameter 'obs_moments\.mean' is not finite"),
+    ],
+)
+def test_a_learner_that_fails_is_named_with_iteration_and_last_good_checkpoint(
+    run: RunFolder, bandit: TaskDistribution, kind: type[RL2], named: str
+) -> None:
+    short = dataclasses.replace(_CONFIG, num_iterations=3)
+    assert train(_agent(bandit), bandit, short, run)
+    path = run.checkpoints.path(3)
+    content = path.read_bytes()
+    expected = rf"iteration 3: .*{named}.*last good checkpoint is {re.escape(str(path))}"
+    with pytest.raises(NonFiniteError, match=expected):
+        train(_agent(bandit, kind), bandit, dataclasses.replace(_CONFIG, num_iterations=9), run)
+    assert run.checkpoints.latest().read_bytes() == content
+    assert len(read_metrics(run.metrics)) == 3
+    assert train(_agent(bandit), bandit, _CONFIG, run)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_reward_that_is_not_finite_is_named_with_its_task(run: RunFolder, value: float) -> None:
+    expected = rf"iteration 0: cells: reward {value} at step 0 .*'reward': {value}.*iteration-00000000\.safetensors"
+    distribution = _cells(value)
+    with pytest.raises(NonFiniteError, match=expected):
+        train(_agent(distribution), distribution, _CONFIG, run)
+
+
+def test_an_observation_that_is_not_finite_is_named(run: RunFolder) -> None:
+    distribution = _cells(obs=math.nan)
+    with pytest.raises(NonFiniteError, match=r"iteration 0: cells: observation \[nan\] at step 1"):
+        train(_agent(distribution), distribution, _CONFIG, run)
+
+
+def test_a_nan_that_only_held_out_tasks_show_is_named_with_iteration_and_checkpoint(run: RunFolder) -> None:
+    distribution = _cells(test_reward=math.nan)
+    config = dataclasses.replace(_CONFIG, eval_every=2, checkpoint_every=1)
+    with pytest.raises(NonFiniteError, match=r"iteration 1: cells: reward nan .*checkpoint is .*iteration-00000001"):
+        train(_agent(distribution), distribution, config, run)
+    assert run.checkpoints.iterations() == [0, 1]
+
+
+# The disk -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_named_and_the_checkpoint_before_is_intact(
+    run: RunFolder, bandit: TaskDistribution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def fill(progress: Progress) -> None:
+        if progress.iteration == 3:
+            monkeypatch.setattr(os, "fsync", full)
+
+    with pytest.raises(CheckpointError, match=r"iteration-00000004\.safetensors: the disk is full .*resume"):
+        train(_agent(bandit), bandit, _CONFIG, run, listener=fill)
+    with pytest.raises(CheckpointError, match="No space left"):
+        train(_agent(bandit), bandit, _CONFIG, run)
+    monkeypatch.undo()
+    assert run.checkpoints.load_latest()[0] == 2
+    assert train(_agent(bandit), bandit, _CONFIG, run)
+    assert [row["iteration"] for row in read_metrics(run.metrics)] == [0, 1, 2, 3]
+
+
+@pytest.fixture
+def small_files() -> Iterator[Callable[[int], None]]:
+    """Lets no file of this process grow beyond some bytes: the kernel itself refuses the write."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def test_a_write_that_the_kernel_cuts_short_leaves_the_checkpoint_before(
+    run: RunFolder, bandit: TaskDistribution, small_files: Callable[[int], None]
+) -> None:
+    def shrink(progress: Progress) -> None:
+        if progress.iteration == 3:
+            small_files(run.checkpoints.latest().stat().st_size // 2)
+
+    config = dataclasses.replace(_CONFIG, num_iterations=9)
+    with pytest.raises(CheckpointError, match=r"(?s)could not write .*File too large.*intact"):
+        train(_agent(bandit), bandit, config, run, listener=shrink)
+    assert run.checkpoints.load_latest()[0] == 2
+    assert list(run.checkpoints.folder.glob(".*")) == []
+
+
+def test_a_run_in_use_names_the_process_and_changes_nothing(run: RunFolder, bandit: TaskDistribution) -> None:
+    holder = (
+        "import sys; from pathlib import Path; from metarl.run_folder import RunFolder\n"
+        "with RunFolder(Path(sys.argv[1])).lock(): print('held', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(run.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        with pytest.raises(CheckpointError, match=f"in use by process {process.pid}"):
+            train(_agent(bandit), bandit, _CONFIG, run)
+        assert not run.checkpoints.folder.exists() and not run.metrics.exists()
+        process.communicate("")
+
+
+def test_a_checkpoint_of_another_agent_is_refused_in_words(run: RunFolder, bandit: TaskDistribution) -> None:
+    train(_agent(bandit), bandit, dataclasses.replace(_CONFIG, num_iterations=1), run)
+    wide = RL2Config(hidden_size=9).build(bandit.spec, torch.device("cpu"), 1)
+    with pytest.raises(CheckpointError, match=r"(?s)does not fit this agent.*size mismatch"):
+        train(wide, bandit, _CONFIG, run)
+    assert run.checkpoints.load_latest()[0] == 1
+
+
+def test_metrics_count_every_step_and_shot(run: RunFolder, bandit: TaskDistribution) -> None:
+    config = dataclasses.replace(_CONFIG, eval_every=2)
+    agent = _agent(bandit)
+    train(agent, bandit, config, run)
+    rows = read_metrics(run.metrics)
+    steps = config.meta_batch_size * agent.rollouts_per_task * _AGENT.episodes_per_trial * bandit.spec.horizon
+    assert [row["env_steps"] for row in rows] == [steps * k for k in (1, 2, 3, 4)]
+    assert all(
+        {"train/return_0", "train/return_1", "seconds/collect", "seconds/meta_update"} <= row.keys() for row in rows
+    )
+    assert [row["iteration"] for row in rows if "test/return_1" in row] == [1, 3]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_cuda_and_cpu_learn_roughly_the_same(tmp_path: Path, bandit: TaskDistribution) -> None:
+    returns = []
+    for device in ("cpu", "cuda"):
+        run = RunFolder.create(tmp_path, device)
+        config = dataclasses.replace(_CONFIG, num_iterations=2, meta_batch_size=500)
+        agent = _AGENT.build(bandit.spec, torch.device(device), 1)
+        assert train(agent, bandit, config, run)
+        assert all(tensor.device.type == device for tensor in agent.named_tensors().values())
+        returns.append([row["train/return_0"] for row in read_metrics(run.metrics)])
+    np.testing.assert_allclose(returns[0], returns[1], atol=0.5)
