@@ -21,7 +21,8 @@ from metarl.errors import ConfigError, require_in_unit_interval, require_positiv
 from metarl.functional.baselines import linear_baseline_advantages
 from metarl.functional.policy_losses import likelihood_ratio_loss
 from metarl.networks.distributions import Distribution
-from metarl.networks.mlp import Activation, MLPPolicy, Params, stack
+from metarl.networks.mlp import Activation, MLPPolicy, stack
+from metarl.networks.policy import MIN_STD, Params, Policy
 from metarl.seeding import torch_stream
 from metarl.types import Action, Rollout, Spec, Timestep, Trial
 
@@ -65,6 +66,8 @@ class GradientConfig(AgentConfig):
         name = type(self).__name__
         if self.task_chunk < 0:
             raise ConfigError(f"{name}.task_chunk must be 0 or more, got {self.task_chunk!r}.")
+        if self.init_std <= MIN_STD:
+            raise ConfigError(f"{name}.init_std must be above {MIN_STD}, got {self.init_std!r}.")
         if any(width < 1 for width in self.hidden_sizes):
             raise ConfigError(f"{name}.hidden_sizes must be above 0, got {self.hidden_sizes!r}.")
 
@@ -156,6 +159,7 @@ class GradientAgent(Agent[FastWeights]):
         num_adaptations: gradient steps in a training trial; default: those of ``config``.
         learned_rates: whether step sizes are meta-parameters (Meta-SGD).
         head_only: whether the last layer alone adapts (ANIL).
+        policy: adapts instead of the MLP of ``config``, e.g. a :class:`metarl.networks.policy.ModulePolicy`.
     """
 
     def __init__(
@@ -169,6 +173,7 @@ class GradientAgent(Agent[FastWeights]):
         num_adaptations: int | None = None,
         learned_rates: bool = False,
         head_only: bool = False,
+        policy: Policy | None = None,
     ) -> None:
         num_adaptations = config.num_inner_steps if num_adaptations is None else num_adaptations
         super().__init__(
@@ -180,7 +185,8 @@ class GradientAgent(Agent[FastWeights]):
         )
         self.config = config
         with torch_stream(seed, "init"):
-            self.policy = MLPPolicy(spec, config.hidden_sizes, config.activation, config.init_std).to(device)
+            mlp = MLPPolicy(spec, config.hidden_sizes, config.activation, config.init_std)
+        self.policy: Policy = (mlp if policy is None else policy).to(device)
         adapted = self.policy.head_names if head_only else None
         self.step_sizes = StepSizes(self.policy.params(), config.inner_lr, learned=learned_rates, adapted=adapted)
         self.update = make_update(self)

@@ -92,6 +92,7 @@ class ClippedUpdate:
     ) -> None:
         self.config = config
         self.target_kl = target_kl
+        self.penalised = kl_coef > 0
         self.kl_coef = KLCoefficient(kl_coef).to(agent.device)
         self.optimizer = Adam(agent.meta_parameters().values(), lr=config.meta_lr)
 
@@ -134,7 +135,7 @@ class ClippedUpdate:
             outer = batches[-1]
             log_prob = policy_at(len(old)).log_prob(outer.actions)
             loss = clipped_ratio_loss(log_prob, outer.log_probs, outer.advantages, outer.valid, self.config.clip_range)
-            return loss + self.kl_coef.value * _kl(old, policy_at, batches)
+            return loss + self.kl_coef.value * _kl(old, policy_at, batches) if self.penalised else loss
 
         return objective
 

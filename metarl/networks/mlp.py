@@ -9,11 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from metarl.networks.distributions import Categorical, DiagGaussian, Distribution
+from metarl.networks.policy import Params, Policy
 from metarl.types import Spec
-
-Params = dict[str, Tensor]
-"""Parameters by name; *stacked* parameters have shape ``[task, ...]``."""
 
 Activation = Literal["tanh", "relu"]
 
@@ -42,31 +39,21 @@ def stacked_mlp(params: Params, x: Tensor, num_layers: int, activation: Activati
     return x
 
 
-class MLPPolicy(nn.Module):
-    """A categorical or diagonal Gaussian MLP policy, run with parameters from outside.
-
-    The module owns the meta-parameters and the architecture; :meth:`distribution` takes stacked parameters.
+class MLPPolicy(Policy):
+    """A categorical or diagonal Gaussian MLP policy.
 
     Args:
         spec: sizes of observation and action.
         hidden_sizes: widths of the hidden layers.
         activation: between layers.
         init_std: initial standard deviation of a Gaussian policy, in units of the normalised action box.
-        min_std: smallest standard deviation; enforced smoothly, since a clamp would leave a dead parameter.
     """
 
     def __init__(
-        self,
-        spec: Spec,
-        hidden_sizes: tuple[int, ...],
-        activation: Activation,
-        init_std: float = 1.0,
-        min_std: float = 1e-3,
+        self, spec: Spec, hidden_sizes: tuple[int, ...], activation: Activation, init_std: float = 1.0
     ) -> None:
-        super().__init__()
-        self.spec = spec
+        super().__init__(spec)
         self.activation = activation
-        self.min_std = min_std
         sizes = (spec.obs_dim, *hidden_sizes, spec.action_dim)
         self.num_layers = len(sizes) - 1
         for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
@@ -74,9 +61,7 @@ class MLPPolicy(nn.Module):
             bound = math.sqrt(6.0 / (fan_in + fan_out)) * (0.01 if layer == self.num_layers - 1 else 1.0)
             self.register_parameter(f"w{layer}", nn.Parameter(torch.empty(fan_in, fan_out).uniform_(-bound, bound)))
             self.register_parameter(f"b{layer}", nn.Parameter(torch.zeros(fan_out)))
-        if not spec.discrete:
-            raw = math.log(math.expm1(init_std - min_std))
-            self.raw_std = nn.Parameter(torch.full((spec.action_dim,), raw))
+        self.add_std(init_std)
 
     @property
     def head_names(self) -> frozenset[str]:
@@ -84,22 +69,6 @@ class MLPPolicy(nn.Module):
         last = self.num_layers - 1
         return frozenset({f"w{last}", f"b{last}"})
 
-    def params(self) -> Params:
-        """The meta-parameters by name, without task axis."""
-        return dict(self.named_parameters())
-
-    def distribution(self, params: Params, obs: Tensor) -> Distribution:
-        """The policy of each task.
-
-        Args:
-            params: stacked parameters, ``[task, ...]``.
-            obs: ``[task, sample, obs_dim]``.
-
-        Returns:
-            A distribution over ``[task, sample]`` actions.
-        """
-        out = stacked_mlp(params, obs, self.num_layers, self.activation)
-        if self.spec.discrete:
-            return Categorical(out)
-        log_std = (nn.functional.softplus(params["raw_std"]) + self.min_std).log()
-        return DiagGaussian(out, log_std.unsqueeze(1).expand_as(out))
+    def outputs(self, params: Params, obs: Tensor) -> Tensor:
+        """See :meth:`Policy.outputs`."""
+        return stacked_mlp(params, obs, self.num_layers, self.activation)

@@ -1,0 +1,113 @@
+"""Any module adapts, with the same results as the stacked MLP and as plain loops over tasks."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from metarl import adaptation, make, run_trial
+from metarl.adaptation import call, inner_loop, meta_gradient, modules, stack_module
+from metarl.agents import GradientAgent, MAMLTRPOConfig
+from metarl.agents.maml import TRPOUpdate
+from metarl.collector import Collector
+from metarl.errors import ConfigError
+from metarl.networks.policy import ModulePolicy, Policy
+from metarl.seeding import numpy_stream
+
+CPU = torch.device("cpu")
+
+
+def test_meta_gradient_equals_a_loop_over_tasks() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+    x, y, x_new, y_new = (torch.randn(3, 4, size, dtype=torch.float64) for size in (2, 1, 2, 1))
+
+    def error(x: Tensor, y: Tensor) -> adaptation.LossFn:
+        return lambda params: (call(net, params, x) - y).square().mean((1, 2))
+
+    loop = inner_loop(stack_module(net, 3), [error(x, y), error(x, y)], 0.1, second_order=True)
+    loss = meta_gradient(net, loop, error(x_new, y_new))
+    losses = []
+    for task in range(3):
+        params = dict(net.named_parameters())
+        for _ in range(2):
+            inner = (torch.func.functional_call(net, params, (x[task],)) - y[task]).square().mean()
+            slopes = torch.autograd.grad(inner, list(params.values()), create_graph=True)
+            params = {name: p - 0.1 * g for (name, p), g in zip(params.items(), slopes, strict=True)}
+        losses.append((torch.func.functional_call(net, params, (x_new[task],)) - y_new[task]).square().mean())
+    expected = torch.stack(losses).mean()
+    assert abs(float(loss - expected)) < 1e-12
+    for parameter, slope in zip(net.parameters(), torch.autograd.grad(expected, list(net.parameters())), strict=True):
+        assert parameter.grad is not None and (parameter.grad - slope).abs().max() < 1e-10
+
+
+def test_the_example_outside_reinforcement_learning_learns() -> None:
+    """The docstring's sinusoid regression, as it stands there: the loss after adaptation falls well below its start."""
+    assert modules.__doc__ is not None
+    example = textwrap.dedent(modules.__doc__.split("in full::")[1])
+    losses: list[float] = []
+    space = {"torch": torch, **{name: getattr(adaptation, name) for name in adaptation.__all__}, "losses": losses}
+    torch.manual_seed(1)
+    exec(example + "    losses.append(float(loss))\n", space)
+    assert sum(losses[-50:]) < 0.75 * sum(losses[:50])
+
+
+def twins(tasks: str) -> tuple[GradientAgent, GradientAgent]:
+    """The stacked MLP, and the same network as a module."""
+    spec, config = make(tasks).spec, MAMLTRPOConfig(hidden_sizes=(7, 6), rollouts_per_task=3)
+    mlp = config.build(spec, CPU, seed=3)
+    module = nn.Sequential(
+        nn.Linear(spec.obs_dim, 7), nn.Tanh(), nn.Linear(7, 6), nn.Tanh(), nn.Linear(6, spec.action_dim)
+    )
+    policy = ModulePolicy(spec, module)
+    with torch.no_grad():
+        for layer in range(3):
+            policy.get_parameter(f"module.{2 * layer}.weight").copy_(mlp.policy.get_parameter(f"w{layer}").T)
+            policy.get_parameter(f"module.{2 * layer}.bias").copy_(mlp.policy.get_parameter(f"b{layer}"))
+    return mlp, GradientAgent(config, spec, CPU, 0, lambda agent: TRPOUpdate(config), policy=policy)
+
+
+def double(part: Any) -> Any:
+    """A rollout or timestep with float64 numbers."""
+    values = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(value):
+            values[name] = double(value)
+        elif value.is_floating_point():
+            values[name] = value.double()
+    return dataclasses.replace(part, **values)
+
+
+@pytest.mark.parametrize("tasks", ["cartpole-goal", "navigation-2d"])
+def test_a_module_policy_learns_as_the_stacked_mlp_does(tasks: str) -> None:
+    distribution = make(tasks)
+    mlp, module = twins(tasks)
+    sampled = distribution.train.sample(2, numpy_stream(1, "tasks"))
+    trial = run_trial(mlp, Collector(distribution, 3, CPU), sampled, 1, 0)
+    trial = dataclasses.replace(trial, rollouts=tuple(double(rollout) for rollout in trial.rollouts))
+    for agent in (mlp, module):
+        agent.policy.double()
+    start = mlp.policy.get_parameter("w1").clone()
+    metrics = [agent.meta_update(trial) for agent in (mlp, module)]
+    assert metrics[0] == pytest.approx(metrics[1], rel=1e-6, abs=1e-9)
+    assert (mlp.policy.get_parameter("w1") - start).abs().max() > 1e-3
+    for layer in range(3):
+        ours, theirs = mlp.policy.get_parameter(f"w{layer}"), module.policy.get_parameter(f"module.{2 * layer}.weight")
+        assert (ours - theirs.T).abs().max() < 1e-8
+
+
+def test_the_head_of_a_module_is_its_last_layer() -> None:
+    _, module = twins("cartpole-goal")
+    policy: Policy = module.policy
+    assert policy.head_names == {"module.4.weight", "module.4.bias"}
+
+
+def test_a_module_with_buffers_is_refused() -> None:
+    spec = make("cartpole-goal").spec
+    with pytest.raises(ConfigError, match=r"no buffers, got buffers .*running_mean"):
+        ModulePolicy(spec, nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2)))
