@@ -51,8 +51,8 @@ def main() -> None:
         iterations = "" if options.num_iterations is None else f" --num-iterations {options.num_iterations}"
         introduction = (
             f"Command: `python -m metarl.benchmarks.adaptation --tasks {options.tasks} --agents "
-            f"{' '.join(options.agents)} --seeds {' '.join(map(str, options.seeds))}{iterations}`; "
-            f"{options.num_tasks} held-out tasks, the same for all."
+            f"{' '.join(options.agents)} --seeds {' '.join(map(str, options.seeds))}{iterations} "
+            f"--num-tasks {options.num_tasks}`; the held-out tasks are the same for all."
         )
         text = write_report(scores, folder, f"Adaptation on {options.tasks}", introduction)
         console.print(text, soft_wrap=True, markup=False)
