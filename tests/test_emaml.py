@@ -50,12 +50,16 @@ def test_gradient_and_trpo_step_equal_the_reference(
     agent = built(spec, num_inner_steps=num_inner_steps, task_chunk=task_chunk)
     reference = ExplorationReference(agent, trial)
     start, expected, without_credit = meta_vector(agent), reference.gradient(), Reference(agent, trial).gradient()
-    parameters, _, kl, _ = reference.step()
+    parameters, loss, kl, _ = reference.step()
+    before = reference.surrogate(reference.start).item()
     gradient, vector, image = capture(agent, trial, monkeypatch)
     assert (gradient - expected).abs().max() < 1e-8
     assert (image - reference.product(vector)).abs().max() < 1e-8
     assert (meta_vector(agent) - parameters).abs().max() < 1e-8
     assert (parameters - start).abs().max() > 1e-3 and 0 < kl <= 0.02
+    metrics = built(spec, num_inner_steps=num_inner_steps, task_chunk=task_chunk).meta_update(trial)
+    assert abs(metrics["loss"] - before) < 1e-8 and abs(metrics["improvement"] - (before - loss)) < 1e-8
+    assert abs(metrics["kl"] - kl) < 1e-8
     assert (without_credit - expected).abs().max() > 1e-3
     reference.groups = ((0, 1), (2,))
     assert (reference.gradient() - expected).abs().max() > 1e-3

@@ -48,7 +48,7 @@ def built(kind: type[MAMLTRPOConfig], spec: Spec, **changes: Any) -> GradientAge
 def test_gradient_fisher_product_and_trpo_step_equal_the_reference(
     name: str, spec: Spec, num_inner_steps: int, task_chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """For Meta-SGD with respect to parameters and every step size; the accepted step is real."""
+    """For Meta-SGD with respect to parameters and every step size; the accepted step is real, its loss and KL agree."""
     kind, adapting = CASES[name]
     trial = random_trial(spec, num_inner_steps)
     agent = built(kind, spec, num_inner_steps=num_inner_steps, task_chunk=task_chunk)
@@ -61,7 +61,10 @@ def test_gradient_fisher_product_and_trpo_step_equal_the_reference(
     assert (image - reference.product(vector)).abs().max() < 1e-8
     assert (meta_vector(agent) - parameters).abs().max() < 1e-8
     assert (parameters - start).abs().max() > 1e-3 and 0 < kl <= 0.02 and trials <= 15
-    assert loss < reference.surrogate(reference.start).item()
+    metrics = built(kind, spec, num_inner_steps=num_inner_steps, task_chunk=task_chunk).meta_update(trial)
+    before = reference.surrogate(reference.start).item()
+    assert abs(metrics["loss"] - before) < 1e-8 and abs(metrics["improvement"] - (before - loss)) < 1e-8
+    assert abs(metrics["kl"] - kl) < 1e-8 and metrics["improvement"] > 0
 
 
 @pytest.mark.usefixtures("float64")
