@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from metarl.agent import AgentConfig
 from metarl.agents.emaml import EMAMLConfig
@@ -22,11 +23,13 @@ class AgentEntry:
         config: its settings.
         when: when to choose it.
         told_task: whether the task's numbers are appended to its observations.
+        shot: what it adapts by.
     """
 
     config: type[AgentConfig]
     when: str
     told_task: bool = False
+    shot: Literal["gradient step", "episode"] = "gradient step"
 
 
 AGENTS = {
@@ -38,7 +41,9 @@ AGENTS = {
     "fomaml": AgentEntry(FOMAMLConfig, "second-order products cost too much; first-order MAML"),
     "anil": AgentEntry(ANILConfig, "features can be shared by all tasks and only the last layer must adapt"),
     "meta-sgd": AgentEntry(MetaSGDConfig, "a good step size is not known, or differs between parameters"),
-    "rl2": AgentEntry(RL2Config, "tasks must be explored within an episode, and training data is plentiful"),
+    "rl2": AgentEntry(
+        RL2Config, "tasks must be explored within an episode, and training data is plentiful", shot="episode"
+    ),
     "pretrained": AgentEntry(PretrainedConfig, "reference: one policy over all tasks, fine-tuned at test time"),
     "oracle": AgentEntry(OracleConfig, "reference: one policy over all tasks that is told the task", told_task=True),
     "random": AgentEntry(RandomConfig, "reference: uniformly random actions"),

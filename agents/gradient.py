@@ -64,8 +64,8 @@ class GradientConfig(AgentConfig):
         require_positive(self, "init_std", "num_inner_steps", "inner_lr", "extra_step_factor", "rollouts_per_task")
         require_in_unit_interval(self, "discount", "gae_lambda")
         name = type(self).__name__
-        if self.task_chunk < 0:
-            raise ConfigError(f"{name}.task_chunk must be 0 or more, got {self.task_chunk!r}.")
+        if not isinstance(self.task_chunk, int) or self.task_chunk < 0:
+            raise ConfigError(f"{name}.task_chunk must be a whole number of 0 or more, got {self.task_chunk!r}.")
         if self.init_std <= MIN_STD:
             raise ConfigError(f"{name}.init_std must be above {MIN_STD}, got {self.init_std!r}.")
         if any(width < 1 for width in self.hidden_sizes):

@@ -205,20 +205,20 @@ def _with_progress(session: Session, label: str, checkpoint: Path | None) -> boo
 def _report(
     agent: str, distribution: TaskDistribution, rows: Sequence[Row], path: Path, details: dict[str, Any]
 ) -> None:
-    shot = "episodes of the trial" if agent == "rl2" else "gradient steps"
+    by_episode = AGENTS[agent].shot == "episode"
     most = max(len(row.intervals) for row in rows)
     num_tasks = len(rows[0].evaluation.returns)
     table = Table(
         title=f"Return on {num_tasks} held-out tasks of {distribution.id}",
         caption="mean and 95 % bootstrap interval over tasks",
     )
-    table.add_column(f"after {shot}:" if agent != "rl2" else "in episode:")
+    table.add_column("in episode:" if by_episode else "after gradient steps:")
     for index in range(most):
-        table.add_column(str(index + 1 if agent == "rl2" else index), justify="right")
+        table.add_column(str(index + 1 if by_episode else index), justify="right")
     for row in rows:
         table.add_row(row.label, *(f"{mean:.1f}\n{low:.1f} .. {high:.1f}" for mean, low, high in row.intervals))
     console.print(table)
-    xlabel = "episode of the trial, from 0" if agent == "rl2" else shot
+    xlabel = "episode of the trial, from 0" if by_episode else "gradient steps"
     figure = sessions.write_report(rows, distribution, path, xlabel, details)
     cost = sum(row.evaluation.num_env_steps for row in rows)
     console.print(f"Figure: {escape(str(figure))}   (this table cost {cost:,} environment steps)", soft_wrap=True)

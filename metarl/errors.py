@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Iterable, Sequence
 
@@ -63,13 +64,16 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> ConfigError:
 
 
 def require_positive(owner: object, *names: str) -> None:
-    """Refuse fields of ``owner`` that are not numbers above zero.
+    """Refuse fields of ``owner``, a dataclass, that are not numbers above zero, or not whole where declared ``int``.
 
     Raises:
         ConfigError: naming the first offending field, its value and what is expected.
     """
+    types = {field.name: field.type for field in dataclasses.fields(owner)}  # type: ignore[arg-type]
     for name in names:
         value = getattr(owner, name)
+        if types[name] in ("int", int) and not isinstance(value, int):
+            raise ConfigError(f"{type(owner).__name__}.{name} must be a whole number above 0, got {value!r}.")
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0 or value == float("inf"):
             raise ConfigError(f"{type(owner).__name__}.{name} must be a finite number above 0, got {value!r}.")
 

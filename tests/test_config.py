@@ -42,9 +42,14 @@ def test_a_negative_number_is_refused_by_name(kind: type[Any], name: str) -> Non
 def test_a_count_or_rate_of_zero_is_refused_by_name(kind: type[Any], name: str) -> None:
     for value in (0, -0.0, True, math.inf, math.nan, None, "1"):
         with pytest.raises(
-            ConfigError, match=rf"{kind.__name__}\.{name} must be a finite number above 0, got {value!r}"
+            ConfigError, match=rf"{kind.__name__}\.{name} must be a (finite|whole) number above 0, got {value!r}"
         ):
             kind(**{name: value})
+
+
+def test_a_count_must_be_whole() -> None:
+    with pytest.raises(ConfigError, match=r"TrainConfig\.num_iterations must be a whole number above 0, got 2\.5"):
+        TrainConfig(num_iterations=2.5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("seed", [-1, 0.5, None, "1"])
@@ -54,7 +59,7 @@ def test_a_seed_must_be_a_natural_number(seed: Any) -> None:
 
 
 def test_negative_chunks_and_widths_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"task_chunk must be 0 or more, got -1"):
+    with pytest.raises(ConfigError, match=r"task_chunk must be a whole number of 0 or more, got -1"):
         MAMLTRPOConfig(task_chunk=-1)
     with pytest.raises(ConfigError, match=r"hidden_sizes must be above 0, got \(8, 0\)"):
         MAMLTRPOConfig(hidden_sizes=(8, 0))
