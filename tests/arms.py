@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from metarl.agents.gradient import GradientAgent
+from metarl.agent import Agent
 from metarl.array_env import ArrayVectorEnv
 from metarl.collector import Collector
 from metarl.envs.bandits import BanditDynamics
@@ -32,7 +32,7 @@ def arms(num_pulls: int) -> TaskDistribution:
     )
 
 
-def train(agent: GradientAgent, distribution: TaskDistribution, num_iterations: int, num_tasks: int) -> None:
+def train(agent: Agent[Any], distribution: TaskDistribution, num_iterations: int, num_tasks: int) -> None:
     collector = Collector(distribution, agent.rollouts_per_task, torch.device("cpu"))
     for iteration in range(num_iterations):
         tasks = distribution.train.sample(num_tasks, numpy_stream(0, "tasks", iteration))

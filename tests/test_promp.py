@@ -205,6 +205,6 @@ def test_non_finite_meta_gradient_is_refused_before_a_parameter_changes(rollout:
         (ProMPConfig, "target_kl", 0.0),
     ],
 )
-def test_impossible_setting_is_refused_by_name(config: type[MAMLPPOConfig], field: str, value: float) -> None:
+def test_impossible_setting_is_refused_by_name(config: type[MAMLPPOConfig], field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"{config.__name__}\.{field} must .*{value}"):
         config(**{field: value})
