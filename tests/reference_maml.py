@@ -17,6 +17,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal, 
 import metarl.agents.maml as maml
 from metarl.agents.gradient import GradientAgent, GradientConfig
 from metarl.agents.maml import MAMLTRPOConfig
+from metarl.networks.policy import MIN_STD
 from metarl.types import Rollout, Spec, Timestep, Trial
 
 CPU = torch.device("cpu")
@@ -92,7 +93,7 @@ class Reference:
 
     def __init__(self, agent: GradientAgent, trial: Trial, adapting: Collection[str] | None = None) -> None:
         self.config: GradientConfig = agent.config
-        self.min_std = agent.policy.min_std
+        self.min_std = MIN_STD
         self.discrete = agent.spec.discrete
         self.names = [name for name, _ in agent.policy.named_parameters()]
         self.adapting = self.names if adapting is None else adapting
