@@ -157,6 +157,7 @@ class GradientAgent(Agent[FastWeights]):
         seed: of the initial parameters.
         make_update: builds the outer update for the new agent.
         num_adaptations: gradient steps in a training trial; default: those of ``config``.
+        num_trained_steps: steps that the outer update trains at full size; default: ``num_adaptations``, 1 at least.
         learned_rates: whether step sizes are meta-parameters (Meta-SGD).
         head_only: whether the last layer alone adapts (ANIL).
         policy: adapts instead of the MLP of ``config``, e.g. a :class:`metarl.networks.policy.ModulePolicy`.
@@ -171,6 +172,7 @@ class GradientAgent(Agent[FastWeights]):
         make_update: Callable[[GradientAgent], OuterUpdate],
         *,
         num_adaptations: int | None = None,
+        num_trained_steps: int | None = None,
         learned_rates: bool = False,
         head_only: bool = False,
         policy: Policy | None = None,
@@ -184,6 +186,7 @@ class GradientAgent(Agent[FastWeights]):
             num_eval_adaptations=max(_EVAL_STEPS, num_adaptations),
         )
         self.config = config
+        self.num_trained_steps = num_trained_steps or max(1, num_adaptations)
         with torch_stream(seed, "init"):
             mlp = MLPPolicy(spec, config.hidden_sizes, config.activation, config.init_std)
         self.policy: Policy = (mlp if policy is None else policy).to(device)
@@ -210,7 +213,7 @@ class GradientAgent(Agent[FastWeights]):
 
     def adapt(self, state: FastWeights, rollout: Rollout) -> FastWeights:
         """One step of policy gradient on each task."""
-        trained = state.num_steps < max(1, self.num_adaptations)
+        trained = state.num_steps < self.num_trained_steps
         rates = self.step_sizes.values(1.0 if trained else self.config.extra_step_factor)
         losses = [self.inner_loss(self.batch(rollout))]
         return FastWeights(inner_loop(state.params, losses, rates, second_order=False).adapted, state.num_steps + 1)

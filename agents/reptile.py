@@ -34,7 +34,8 @@ class ReptileConfig(GradientConfig):
 
     def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
         """A fresh agent."""
-        return GradientAgent(self, spec, device, seed, lambda agent: ReptileUpdate(self))
+        steps = self.num_inner_steps + 1
+        return GradientAgent(self, spec, device, seed, lambda agent: ReptileUpdate(self), num_trained_steps=steps)
 
 
 class ReptileUpdate:

@@ -10,6 +10,7 @@ from typing import Any
 from metarl.agent import AgentConfig
 from metarl.agents import AGENTS
 from metarl.config import TrainConfig, from_dict
+from metarl.envs.metaworld import TASK_NAMES
 from metarl.errors import ConfigError, unknown_name
 
 
@@ -40,6 +41,34 @@ _CARTPOLE_RL2 = Preset(
 )
 _CARTPOLES = ("cartpole", "cartpole-random", "cartpole-extreme", "cartpole-goal", "cartpole-mirrored")
 
+_META_WORLD = "Meta-World+ (arXiv 2505.11289) and its code: budget of 2 M steps per training task"
+
+
+def _meta_world(tasks: str, num_tasks: int, meta_batch_size: int) -> dict[str, Preset]:
+    """The official budget on a task set of ``num_tasks`` training tasks: 10 episodes of 500 steps a rollout."""
+    steps_per_task, budget = 10 * 500, 2_000_000 * num_tasks
+    rl2_iterations = budget // (meta_batch_size * steps_per_task)
+    evaluation = {"eval_tasks": 20}
+    return {
+        f"maml-trpo:{tasks}": Preset(
+            _META_WORLD,
+            # Twice as many steps an iteration: before and after adaptation.
+            _differing({"num_iterations": rl2_iterations // 2, "meta_batch_size": meta_batch_size, **evaluation}),
+            {"hidden_sizes": (512, 512), "rollouts_per_task": 10},
+        ),
+        f"rl2:{tasks}": Preset(
+            f"{_META_WORLD}; without its encoder before the GRU",
+            _differing({"num_iterations": rl2_iterations, "meta_batch_size": meta_batch_size, **evaluation}),
+            {"hidden_size": 256, "episodes_per_trial": 10},
+        ),
+    }
+
+
+def _differing(train: dict[str, Any]) -> dict[str, Any]:
+    default = TrainConfig()
+    return {name: value for name, value in train.items() if getattr(default, name) != value}
+
+
 PRESETS: dict[str, Preset] = {
     **{f"maml-trpo:{task}": _CARTPOLE_MAML for task in _CARTPOLES},
     **{f"{agent}:{task}": _CARTPOLE_MAML for agent in ("pretrained", "oracle") for task in _CARTPOLES},
@@ -65,6 +94,16 @@ PRESETS: dict[str, Preset] = {
         {"num_iterations": 300, "meta_batch_size": 200, "eval_tasks": 200, "eval_every": 50},
         {"episodes_per_trial": 10, "gae_lambda": 0.3, "learning_rate": 1e-3},
     ),
+    **{
+        name: preset
+        for tasks, num_tasks, meta_batch_size in (
+            *((f"ml1/{name}", 1, 10) for name in TASK_NAMES),
+            ("ml10", 10, 20),
+            ("ml25", 25, 50),
+            ("ml45", 45, 45),
+        )
+        for name, preset in _meta_world(tasks, num_tasks, meta_batch_size).items()
+    },
 }
 
 
