@@ -52,6 +52,11 @@ def check_agent(agent: AgentConfig | Build, distribution: TaskDistribution | Non
     Raises:
         AgentCheckError: listing every violation found.
     """
+    if isinstance(agent, Agent) or (isinstance(agent, type) and not issubclass(agent, AgentConfig)):
+        raise ConfigError(
+            f"check_agent expects settings (an AgentConfig) or a function of (spec, device, seed) that builds the "
+            f"agent, got {agent!r}."
+        )
     build: Build = agent.build if isinstance(agent, AgentConfig) else agent
     name = type(agent).__name__ if isinstance(agent, AgentConfig) else getattr(agent, "__name__", repr(agent))
     distributions = [_seek(True), _seek(False)] if distribution is None else [distribution]

@@ -132,9 +132,27 @@ def _train(words: list[str]) -> int:
     else:
         if options.preset is not None:
             raise ConfigError(f"--preset {options.preset} is for new runs; --resume brings its own settings.")
+        _check_resume(known, options.train.num_iterations, options.checkpoint)
         this = known.reconfigured(options.train, options.agent)
     wants_reference = options.reference or (this.pretrained_path / "config.json").is_file()
     return _train_and_report(this, options.checkpoint, wants_reference)
+
+
+def _check_resume(known: Session, num_iterations: int, checkpoint: Path | None) -> None:
+    """Refuse what cannot be resumed before anything in the run is changed."""
+    store = known.run.checkpoints
+    if checkpoint is not None:
+        done, _ = store.load(checkpoint)
+        console.print(f"Going back to iteration {done}; what came later is kept in {known.run.path}/abandoned.")
+    else:
+        done = max(store.iterations(), default=0)
+        if not done and known.run.metrics.exists() and known.run.metrics.stat().st_size:
+            store.load_latest()
+    if done > num_iterations:
+        raise ConfigError(
+            f"{known.run.path} has done {done} iterations already, more than --num-iterations {num_iterations}. "
+            "Ask for more, or go back with --checkpoint."
+        )
 
 
 def _train_and_report(this: Session, checkpoint: Path | None, wants_reference: bool) -> int:
@@ -154,14 +172,19 @@ def _train_and_report(this: Session, checkpoint: Path | None, wants_reference: b
             return 130
     seconds = time.perf_counter() - started
     agent, _ = this.load()
-    rows = sessions.evaluation_rows(
-        this,
-        agent,
-        this.distribution,
-        num_tasks=this.train_config.eval_tasks,
-        seed=_EVALUATION_SEED,
-        pretrained=reference,
-    )
+    run = _quoted(this.run.path)
+    try:
+        rows = sessions.evaluation_rows(
+            this,
+            agent,
+            this.distribution,
+            num_tasks=this.train_config.eval_tasks,
+            seed=_EVALUATION_SEED,
+            pretrained=reference,
+        )
+    except KeyboardInterrupt:
+        console.print(f"Training is done and saved. The table comes with:\n  metarl evaluate {run}", soft_wrap=True)
+        return 130
     _report(
         this.name,
         this.distribution,
@@ -169,7 +192,6 @@ def _train_and_report(this: Session, checkpoint: Path | None, wants_reference: b
         this.run.path / "adaptation",
         {"seed": _EVALUATION_SEED, "training_seconds": seconds},
     )
-    run = _quoted(this.run.path)
     console.print(
         f"Trained in {seconds:.0f} s. What to try next:\n"
         f"  metarl evaluate {run} --num-tasks 100          more held-out tasks\n"
@@ -195,7 +217,8 @@ def _with_progress(session: Session, label: str, checkpoint: Path | None) -> boo
         task = bar.add_task(label, total=session.train_config.num_iterations, returns="")
 
         def listen(progress: sessions.Progress) -> None:
-            shots = [value for name, value in sorted(progress.metrics.items()) if name.startswith("train/return_")]
+            # In the order of the trainer, which is that of the shots.
+            shots = [value for name, value in progress.metrics.items() if name.startswith("train/return_")]
             text = f"return {shots[0]:.1f}" + (f" -> {shots[-1]:.1f} adapted" if len(shots) > 1 else "")
             bar.update(task, completed=progress.iteration, returns=text)
 
@@ -218,7 +241,7 @@ def _report(
     for row in rows:
         table.add_row(row.label, *(f"{mean:.1f}\n{low:.1f} .. {high:.1f}" for mean, low, high in row.intervals))
     console.print(table)
-    xlabel = "episode of the trial, from 0" if by_episode else "gradient steps"
+    xlabel = "episodes of the trial before" if by_episode else "gradient steps"
     figure = sessions.write_report(rows, distribution, path, xlabel, details)
     cost = sum(row.evaluation.num_env_steps for row in rows)
     console.print(f"Figure: {escape(str(figure))}   (this table cost {cost:,} environment steps)", soft_wrap=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import difflib
 from collections.abc import Iterable, Sequence
+
+_MOST_LISTED = 16
+"""Choices of one group (what stands before a slash) that an error lists one by one."""
 
 
 class MetarlError(Exception):
@@ -58,9 +62,13 @@ class CheckpointError(MetarlError, RuntimeError):
 def unknown_name(kind: str, name: str, choices: Iterable[str]) -> ConfigError:
     """An error for an unknown ``name``, with the nearest match and every valid choice."""
     choices = sorted(choices)
+    groups = collections.Counter(choice.split("/")[0] for choice in choices if "/" in choice)
+    large = {group for group, count in groups.items() if count > _MOST_LISTED}
+    listed = [choice for choice in choices if choice.split("/")[0] not in large]
+    listed += [f"{group}/... ({groups[group]} of them)" for group in sorted(large)]
     nearest = difflib.get_close_matches(name, choices, n=1, cutoff=0.4)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return ConfigError(f"unknown {kind} {name!r}.{hint} Valid choices: {', '.join(choices)}.")
+    return ConfigError(f"unknown {kind} {name!r}.{hint} Valid choices: {', '.join(listed)}.")
 
 
 def require_positive(owner: object, *names: str) -> None:

@@ -11,7 +11,7 @@ from scipy import stats
 
 from metarl.agent import Agent
 from metarl.collector import Collector
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, unknown_name
 from metarl.seeding import derive, numpy_stream
 from metarl.tasks import TaskDistribution
 from metarl.trial import run_trial
@@ -51,6 +51,17 @@ def mean_interval(scores: Float, confidence: float = 0.95) -> tuple[float, float
     return mean, float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
+def require_same_spaces(agent: Agent[Any], distribution: TaskDistribution) -> None:
+    """Refuse tasks that ``agent`` was not built for.
+
+    Raises:
+        ConfigError: if sizes or kinds of observations or actions differ.
+    """
+    theirs, ours = distribution.spec, agent.spec
+    if (theirs.obs_dim, theirs.action_dim, theirs.discrete) != (ours.obs_dim, ours.action_dim, ours.discrete):
+        raise ConfigError(f"the agent was built for {ours}, but {distribution.id} has {theirs}.")
+
+
 def evaluate(
     agent: Agent[Any],
     distribution: TaskDistribution,
@@ -77,9 +88,9 @@ def evaluate(
     Raises:
         ConfigError: if the agent was built for other spaces, or for a count that cannot be.
     """
-    theirs, ours = distribution.spec, agent.spec
-    if (theirs.obs_dim, theirs.action_dim, theirs.discrete) != (ours.obs_dim, ours.action_dim, ours.discrete):
-        raise ConfigError(f"the agent was built for {ours}, but {distribution.id} has {theirs}.")
+    require_same_spaces(agent, distribution)
+    if split not in ("train", "test"):
+        raise unknown_name("split", split, ("train", "test"))
     tasks = getattr(distribution, split).sample(num_tasks, numpy_stream(seed, "evaluation", split))
     if num_adaptations is None:
         num_adaptations = agent.num_eval_adaptations

@@ -138,9 +138,9 @@ def from_json(content: Mapping[str, Any]) -> tuple[str, str, TrainConfig, AgentC
     Raises:
         ConfigError: if something is missing, unknown or of another kind.
     """
+    if content.get("agent", "rl2") not in AGENTS:
+        raise unknown_name("agent", str(content["agent"]), AGENTS)
     if missing := {"agent", "tasks", "train", content.get("agent", "agent")} - content.keys():
         raise ConfigError(f"config.json lacks {', '.join(sorted(missing))}; it is not that of a run.")
     agent, tasks = content["agent"], content["tasks"]
-    if agent not in AGENTS:
-        raise unknown_name("agent", agent, AGENTS)
     return agent, tasks, from_dict(TrainConfig, content["train"]), from_dict(AGENTS[agent].config, content[agent])

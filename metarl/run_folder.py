@@ -38,14 +38,14 @@ class RunFolder:
         tensorboard: folder of TensorBoard's event files.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path | str) -> None:
+        self.path = path = Path(path)
         self.checkpoints = CheckpointStore(path / "checkpoints")
         self.metrics = path / "metrics.jsonl"
         self.tensorboard = path / "tensorboard"
 
     @classmethod
-    def create(cls, root: Path, name: str) -> RunFolder:
+    def create(cls, root: Path | str, name: str) -> RunFolder:
         """Make ``root/name``, or ``root/name-2``, ``-3``, ... if that is taken.
 
         Args:
@@ -55,6 +55,7 @@ class RunFolder:
         Raises:
             ConfigError: if the folder cannot be written or the disk is nearly full.
         """
+        root = Path(root)
         stem = re.sub(r"[^\w.+=-]+", "-", name).strip(".-")
         if not stem:
             raise ConfigError(f"a run's name needs a letter or digit, got {name!r}.")
@@ -75,18 +76,44 @@ class RunFolder:
         return cls(path)
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
+    def open(cls, path: Path | str) -> RunFolder:
         """The run at ``path``.
 
         Raises:
             ConfigError: if there is none, naming the runs nearby.
         """
+        path = Path(path)
         if not _is_run(path):
             what = "is not a run folder (it has no config.json)" if path.exists() else "does not exist"
             nearby = _runs_near(path)
             found = f"Runs nearby: {', '.join(map(str, nearby))}." if nearby else "There are no runs nearby."
             raise ConfigError(f"{path} {what}. {found}")
         return cls(path)
+
+    def set_aside(self, iteration: int) -> Path | None:
+        """Keep what came after ``iteration`` in a folder inside the run, for a run that goes back to that iteration.
+
+        Returns:
+            The folder, ``abandoned`` or ``abandoned-2`` and so on; None if nothing came later.
+
+        Raises:
+            CheckpointError: if it cannot be written; the run is then as before.
+        """
+        store = self.checkpoints
+        later = [store.path(known) for known in store.iterations() if known > iteration]
+        if not later:
+            return None
+        try:
+            folder = _make_unique(self.path, "abandoned")
+            kept = [*later, *(path for path in (store.best_path, self.metrics) if path.exists())]
+            for path in kept:
+                shutil.copy2(path, folder / path.name)
+        except OSError as error:
+            raise CheckpointError(f"could not keep later checkpoints of {self.path}: {error.strerror}.") from error
+        # A best of the abandoned part would stand in the way of every new one.
+        if store.best_path.exists() and store.load(store.best_path)[0] > iteration:
+            store.best_path.unlink()
+        return folder
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -50,7 +50,10 @@ def load_distribution(name: str) -> TaskDistribution:
         ConfigError: for an unknown id, a module that cannot be imported, or an attribute of another kind.
     """
     if ":" not in name:
-        return tasks.make(name)
+        try:
+            return tasks.make(name)
+        except ConfigError as error:
+            raise ConfigError(f"{error} Tasks of your own: module:attribute, e.g. my_tasks:pendulums.") from None
     module_name, attribute = name.split(":", 1)
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

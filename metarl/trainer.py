@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import signal
 import threading
@@ -20,7 +21,7 @@ from metarl.agent import Agent
 from metarl.collector import Collector
 from metarl.config import TrainConfig
 from metarl.errors import CheckpointError, NonFiniteError
-from metarl.evaluator import evaluate
+from metarl.evaluator import evaluate, require_same_spaces
 from metarl.logger import Logger
 from metarl.run_folder import RunFolder
 from metarl.seeding import derive, numpy_stream
@@ -67,7 +68,8 @@ def train(
             training return, since choosing by test tasks would spoil them for the final evaluation.
         config: settings.
         run: where checkpoints and logs go; locked while training.
-        checkpoint: resume from this file instead of the newest.
+        checkpoint: resume from this file instead of the newest; what came after it is kept in the run's folder
+            ``abandoned``.
         listener: called after every iteration.
 
     Returns:
@@ -77,8 +79,10 @@ def train(
     Raises:
         NonFiniteError: if a reward, an observation, a metric or a parameter is NaN or infinite, naming iteration,
             tensor and last good checkpoint; nothing of that iteration is saved.
+        ConfigError: if the agent was built for other spaces.
         CheckpointError: if the run is in use, a checkpoint is damaged or of another agent, or the disk is full.
     """
+    require_same_spaces(agent, distribution)
     run.checkpoints.keep_last = config.keep_checkpoints
     with run.lock(), contextlib.ExitStack() as stack:
         state = _load(agent, run, checkpoint)
@@ -89,11 +93,22 @@ def train(
 
         def save() -> None:
             nonlocal saved
-            content = {"agent": agent.state_dict(), "env_steps": env_steps, "scores": list(scores)}
+            content = {
+                "agent": agent.state_dict(),
+                "spec": dataclasses.asdict(agent.spec),
+                "env_steps": env_steps,
+                "scores": list(scores),
+            }
             run.checkpoints.save(iteration, content, score=sum(scores) / len(scores) if scores else None)
             saved = iteration
 
+        if not (run.path / "config.json").exists():
+            # A run of a script; the command line writes more.
+            name = type(agent).__name__
+            run.write_config({"agent": name, "tasks": distribution.id, "train": dataclasses.asdict(config)})
+            run.write_manifest(config.seed, agent.device)
         if checkpoint is not None:
+            run.set_aside(state.iteration)
             # Drops later checkpoints before the log drops later entries: killed from here on, both still agree.
             save()
         logger = stack.enter_context(Logger(run, resume_from=state.iteration if state.resumed else None))
@@ -130,8 +145,13 @@ def restore(agent: Agent[Any], content: Mapping[str, Any]) -> None:
     """Give ``agent`` the state that :func:`train` saved.
 
     Raises:
-        CheckpointError: if another agent, or one with other settings, was saved.
+        CheckpointError: if another agent, one with other settings, or one for other tasks was saved.
     """
+    if content["spec"] != dataclasses.asdict(agent.spec):
+        raise CheckpointError(
+            f"the checkpoint was trained on tasks with {content['spec']}, but they have "
+            f"{dataclasses.asdict(agent.spec)} now: did their definition change? Put it back, or start a new run."
+        )
     try:
         agent.load_state_dict(content["agent"])
     except (KeyError, RuntimeError, ValueError) as error:

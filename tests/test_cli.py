@@ -474,3 +474,16 @@ def test_the_installed_command_prints_no_traceback() -> None:
     _, errors = process.communicate(timeout=120.0)
     assert process.returncode == 2
     assert errors.startswith("error: unknown task distribution 'bandits'. Did you mean 'bandit'?")
+
+
+def test_fewer_iterations_than_done_are_refused_before_the_config_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = "--meta-batch-size 2 --eval-tasks 2 --hidden-size 4 --num-epochs 1"
+    assert cli.main(f"train rl2 bandit --num-iterations 2 {small}".split()) == 0
+    config = Path("runs/rl2-bandit-seed1/config.json").read_text()
+    for wrong, said in (("1", "has done 2 iterations already"), ("3 --checkpoint nowhere", "nowhere")):
+        assert cli.main(f"train --resume runs/rl2-bandit-seed1 --num-iterations {wrong}".split()) == 2
+        assert said in "".join(capsys.readouterr())
+        assert Path("runs/rl2-bandit-seed1/config.json").read_text() == config

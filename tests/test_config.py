@@ -14,7 +14,7 @@ import torch
 from metarl.agent import AgentConfig
 from metarl.agents import AGENTS, MAMLTRPOConfig, PretrainedConfig, RandomConfig, RL2Config
 from metarl.config import TrainConfig, choose_device, from_dict
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, unknown_name
 
 _KINDS: list[type[Any]] = [TrainConfig, *(entry.config for entry in AGENTS.values())]
 
@@ -100,3 +100,10 @@ def test_an_unknown_field_is_named_with_the_nearest() -> None:
 def test_a_value_of_another_kind_is_refused() -> None:
     with pytest.raises(ConfigError, match=r'MAMLTRPOConfig cannot take \{"hidden_sizes": 5\}'):
         from_dict(MAMLTRPOConfig, {"hidden_sizes": 5})
+
+
+def test_large_groups_of_names_are_not_listed_one_by_one() -> None:
+    names = [f"ml1/task-{number}" for number in range(50)] + ["bandit", "mine/a"]
+    message = str(unknown_name("task distribution", "ml1/task-x", names))
+    assert "Did you mean 'ml1/task-" in message
+    assert message.endswith("Valid choices: bandit, mine/a, ml1/... (50 of them).")

@@ -22,7 +22,7 @@ import torch
 
 from metarl.agents import RL2, RL2Config
 from metarl.config import TrainConfig
-from metarl.errors import CheckpointError, NonFiniteError
+from metarl.errors import CheckpointError, ConfigError, NonFiniteError
 from metarl.logger import read_metrics
 from metarl.run_folder import RunFolder
 from metarl.session import load_distribution
@@ -294,3 +294,41 @@ def test_cuda_and_cpu_learn_roughly_the_same(tmp_path: Path, bandit: TaskDistrib
         assert all(tensor.device.type == device for tensor in agent.named_tensors().values())
         returns.append([row["train/return_0"] for row in read_metrics(run.metrics)])
     np.testing.assert_allclose(returns[0], returns[1], atol=0.5)
+
+
+def test_going_back_keeps_what_came_later(run: RunFolder, bandit: TaskDistribution) -> None:
+    train(_agent(bandit), bandit, _CONFIG, run)
+    later = run.checkpoints.path(4).read_bytes()
+    log = run.metrics.read_text()
+    train(_agent(bandit), bandit, _CONFIG, run, checkpoint=run.checkpoints.path(2))
+    kept = run.path / "abandoned"
+    assert (kept / run.checkpoints.path(4).name).read_bytes() == later
+    assert (kept / "metrics.jsonl").read_text() == log
+    assert (kept / "best.safetensors").exists()
+    # And the best of the new branch is found anew.
+    assert run.checkpoints.load(run.checkpoints.best_path)[0] <= 4
+    assert [row["iteration"] for row in read_metrics(run.metrics)] == [0, 1, 2, 3]
+
+
+def test_tasks_that_changed_since_the_checkpoint_are_refused(run: RunFolder, bandit: TaskDistribution) -> None:
+    train(_agent(bandit), bandit, _CONFIG, run)
+    shorter = dataclasses.replace(bandit, horizon=3)
+    with pytest.raises(
+        CheckpointError, match=r"'horizon': 10.* they have .*'horizon': 3.* did their definition change"
+    ):
+        train(_agent(shorter), shorter, dataclasses.replace(_CONFIG, num_iterations=6), run)
+    assert run.checkpoints.iterations()[-1] == 4
+
+
+def test_a_run_of_a_script_is_a_run(run: RunFolder, bandit: TaskDistribution) -> None:
+    train(_agent(bandit), bandit, _CONFIG, run)
+    again = RunFolder.open(run.path)
+    assert again.read_config()["agent"] == "RL2" and again.read_manifest()["seed"] == _CONFIG.seed
+
+
+def test_an_agent_for_other_spaces_is_refused_before_anything_is_written(
+    run: RunFolder, bandit: TaskDistribution
+) -> None:
+    with pytest.raises(ConfigError, match="the agent was built for"):
+        train(_agent(bandit), load_distribution("cartpole-goal"), _CONFIG, run)
+    assert not run.checkpoints.folder.exists()
