@@ -19,32 +19,32 @@ class ConfigError(MetarlError, ValueError):
     """A setting, name or argument that cannot work."""
 
 
-class TaskCheckError(ConfigError):
-    """A task distribution that breaks the rules; one sentence per problem found.
+class CheckFailedError(ConfigError):
+    """What a check found; one sentence per problem.
 
     Args:
-        distribution_id: the distribution's id.
+        subject: what was checked, and in how many ways it is wrong.
         problems: what came and what was expected, a sentence each.
     """
+
+    def __init__(self, subject: str, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        listed = "".join(f"\n  {number}. {problem}" for number, problem in enumerate(problems, 1))
+        super().__init__(f"{subject}:{listed}")
+
+
+class TaskCheckError(CheckFailedError):
+    """A task distribution with faults."""
 
     def __init__(self, distribution_id: str, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
-        listed = "".join(f"\n  {number}. {problem}" for number, problem in enumerate(problems, 1))
-        super().__init__(f"{distribution_id} has {len(problems)} problem(s):{listed}")
+        super().__init__(f"{distribution_id} has {len(problems)} problem(s)", problems)
 
 
-class AgentCheckError(ConfigError):
-    """An agent that breaks the contract; one sentence per violation found.
-
-    Args:
-        agent: the name of its settings or of the function that builds it.
-        problems: what came and what was expected, a sentence each.
-    """
+class AgentCheckError(CheckFailedError):
+    """An agent that breaks the contract."""
 
     def __init__(self, agent: str, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
-        listed = "".join(f"\n  {number}. {problem}" for number, problem in enumerate(problems, 1))
-        super().__init__(f"{agent} breaks the contract of Agent in {len(problems)} way(s):{listed}")
+        super().__init__(f"{agent} breaks the contract of Agent in {len(problems)} way(s)", problems)
 
 
 class NonFiniteError(MetarlError, FloatingPointError):

@@ -45,7 +45,7 @@ def adaptation_figure(rows: Mapping[str, Sequence[Interval]], path: Path, title:
     axes.set(title=title, xlabel=xlabel, ylabel="return (mean, 95 % interval over tasks)")
     axes.set_xticks(range(most))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     _save(figure, path)
 
 
@@ -84,7 +84,7 @@ def learning_figure(runs: Mapping[str, Path], path: Path) -> None:
         )
     axes.set(xlabel="environment steps, adaptation included", ylabel="return")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     _save(figure, path)
 
 
