@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+
+# One thread, here and in every process that a test starts: sums depend in their last bits on the number of threads,
+# and tests compare runs of different processes bit for bit. Set before torch is imported, which reads it once.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
