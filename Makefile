@@ -52,6 +52,7 @@ types: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m metarl.benchmarks.env_speed
+	OMP_NUM_THREADS=1 $(BIN)/python -m metarl.benchmarks.speed
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
