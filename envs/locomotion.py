@@ -59,7 +59,7 @@ Reward = Callable[[Task, Mapping[str, Any]], float]
 
 NUM_WORKERS = 2
 """Measured on 2 idle cores, random actions, steps per second as a multiple of stepping in one process: two worker
-processes 0.9-1.2 at 20 HalfCheetahs, 1.1-1.3 at 40 and 1.3 at 200, and 1.7-1.8 for Ant; two threads 0.9-1.0, 0.9-1.2,
+processes 0.85-1.2 at 20 HalfCheetahs, 1.1-1.3 at 40 and 1.3 at 200, and 1.7-1.8 for Ant; two threads 0.9-1.0, 0.9-1.2,
 1.0 and 1.7-1.9. A meta-batch has hundreds of instances, so processes."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -170,12 +170,7 @@ def in_test_split(task: Task) -> bool:
     return int.from_bytes(task_digest(task)[:8], "big") % _TEST_SHARE == 0
 
 
-@dataclass
-class _Registry:
-    distributions: dict[str, TaskDistribution] = field(default_factory=dict)
-
-
-_REGISTRY = _Registry()
+_REGISTRY: dict[str, TaskDistribution] = {}
 
 
 def register(distribution: TaskDistribution) -> TaskDistribution:
@@ -184,7 +179,7 @@ def register(distribution: TaskDistribution) -> TaskDistribution:
     Raises:
         ConfigError: if another distribution has that id.
     """
-    known = _REGISTRY.distributions.setdefault(distribution.id, distribution)
+    known = _REGISTRY.setdefault(distribution.id, distribution)
     if known is not distribution:
         raise ConfigError(f"a task distribution with the id {distribution.id!r} is registered already.")
     return distribution
@@ -197,11 +192,11 @@ def make(task_id: str) -> TaskDistribution:
         ConfigError: for an unknown id, with the nearest match and all valid ones.
     """
     try:
-        return _REGISTRY.distributions[task_id]
+        return _REGISTRY[task_id]
     except KeyError:
-        raise unknown_name("task distribution", task_id, _REGISTRY.distributions) from None
+        raise unknown_name("task distribution", task_id, _REGISTRY) from None
 
 
 def registered() -> dict[str, TaskDistribution]:
     """All registered distributions by id."""
-    return dict(_REGISTRY.distributions)
+    return dict(_REGISTRY)
