@@ -2,7 +2,8 @@
 
 Duan et al., 2016 (arXiv 1611.02779): the policy sees observation, previous action, previous reward and done flag, and
 keeps its hidden state across the episodes of a trial; the objective is the return of the whole trial. The outer
-algorithm is PPO (Schulman et al., 2017, arXiv 1707.06347) on whole trials, as in Meta-World's baselines.
+algorithm is PPO (Schulman et al., 2017, arXiv 1707.06347) on whole trials, as in Meta-World's baselines, or on pieces
+of trials that start from the state remembered when they were played (truncated back-propagation).
 """
 
 from __future__ import annotations
@@ -35,6 +36,12 @@ class RL2Config(AgentConfig):
     """What remembers the trial: a recurrent network, or SNAIL's convolutions and attention."""
     hidden_size: int = 128
     """Units of the recurrent network; for snail the filters of each block (the paper's 32)."""
+    encoder_sizes: tuple[int, ...] = ()
+    """Widths of tanh layers before the recurrent network (Meta-World+: two of 256)."""
+    bptt_steps: int = 0
+    """Steps that a gradient flows back through; 0: the whole trial. Later steps start from the remembered state."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the matrix products in memory and encoder; bfloat16 halves their time where the processor has it."""
     init_std: float = 1.0
     """Initial standard deviation of a Gaussian policy, where 1 is half the width of the action box."""
     episodes_per_trial: int = 2
@@ -50,7 +57,7 @@ class RL2Config(AgentConfig):
     num_epochs: int = 10
     """Passes over the trials of one iteration."""
     num_minibatches: int = 4
-    """Groups of whole trials that one pass is divided into."""
+    """Groups of sequences (trials, or the pieces that bptt_steps cuts them into) that one pass is divided into."""
     clip_range: float = 0.2
     """PPO's clipping of the likelihood ratio."""
     entropy_coef: float = 5e-3
@@ -73,6 +80,17 @@ class RL2Config(AgentConfig):
         require_in_unit_interval(self, "discount", "gae_lambda", "entropy_coef", "value_coef")
         if self.memory not in ("gru", "lstm", "snail"):
             raise unknown_name("memory", self.memory, ("gru", "lstm", "snail"))
+        if self.precision not in ("float32", "bfloat16"):
+            raise unknown_name("precision", self.precision, ("float32", "bfloat16"))
+        if isinstance(self.bptt_steps, bool) or not isinstance(self.bptt_steps, int) or self.bptt_steps < 0:
+            raise ConfigError(f"RL2Config.bptt_steps must be a whole number of 0 or more, got {self.bptt_steps!r}.")
+        if any(width < 1 for width in self.encoder_sizes):
+            raise ConfigError(f"RL2Config.encoder_sizes must be above 0, got {self.encoder_sizes!r}.")
+        if self.memory == "snail" and (self.bptt_steps or self.encoder_sizes):
+            raise ConfigError(
+                f"bptt_steps={self.bptt_steps} and encoder_sizes={self.encoder_sizes} are for memory gru or lstm; "
+                "snail reads the whole trial at once."
+            )
 
     def build(self, spec: Spec, device: torch.device, seed: int) -> RL2:
         """A fresh agent."""
@@ -81,8 +99,12 @@ class RL2Config(AgentConfig):
 
 @dataclass(frozen=True)
 class _Sequences:
-    """Whole trials, ``[sequence, time, ...]``; padding between episodes is moved to the end."""
+    """Trials or pieces of them, ``[sequence, time, ...]``; padding between episodes is moved to the end.
 
+    ``memory`` ``[sequence, state]`` is what the agent remembered before each sequence.
+    """
+
+    memory: Tensor
     inputs: Tensor
     actions: Tensor
     log_probs: Tensor
@@ -183,7 +205,7 @@ class RL2(Agent[Tensor]):
 
     def _ppo_step(self, batch: _Sequences) -> Tensor:
         config = self.config
-        policy, values, _ = self._forward(batch.inputs, self._no_memory(len(batch.inputs)))
+        policy, values, _ = self._forward(batch.inputs, batch.memory)
         log_prob = policy.log_prob(batch.actions)
         # One row, so that every step of the minibatch counts the same however long its trial is.
         new, old, advantages, valid = (
@@ -218,15 +240,29 @@ class RL2(Agent[Tensor]):
         order = torch.argsort((~joined[-1]).to(torch.uint8), dim=1, stable=True)
         longest = int(joined[-1].sum(1).max())
         inputs, actions, log_probs, rewards, valid = (_take(part, order)[:, :longest] for part in joined)
-        _, values, _ = self._forward(inputs, self._no_memory(len(inputs)))
+        memories, parts = [self._no_memory(len(inputs))], []
+        for piece in inputs.split(self.config.bptt_steps or longest, dim=1):
+            _, values, following = self._forward(piece, memories[-1])
+            memories.append(following)
+            parts.append(values)
+        values = torch.cat(parts, dim=1)
         # The trial is the horizon of the objective: behind its end there is nothing to be worth anything.
         nothing = torch.zeros_like(values[:, 0])
         never = torch.zeros_like(valid)
         advantages = gae(rewards, values, nothing, never, valid, self.config.discount, self.config.gae_lambda)
-        return _Sequences(inputs, actions, log_probs, normalise(advantages, valid, (0, 1)), values + advantages, valid)
+        targets, advantages = values + advantages, normalise(advantages, valid, (0, 1))
+        whole = (inputs, actions, log_probs, advantages, targets, valid)
+        pieces = [_cut(part, self.config.bptt_steps or longest) for part in whole]
+        # Of a trial that ended early, the last pieces may hold nothing but padding.
+        kept = pieces[-1].any(1)
+        return _Sequences(*(part[kept] for part in (torch.stack(memories[:-1], 1).flatten(0, 1), *pieces)))
 
     def _forward(self, inputs: Tensor, hidden: Tensor) -> tuple[Distribution, Tensor, Tensor]:
-        out, values, hidden = self.memory(inputs, hidden)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            features, hidden = self.memory.remember(inputs, hidden)
+        # Heads and what is kept between calls stay in full precision.
+        hidden = hidden.to(inputs.dtype)
+        out, values = self.memory.heads(features.to(inputs.dtype))
         if self.spec.discrete:
             return Categorical(out), values, hidden
         return DiagGaussian(out, self.memory.log_std.expand_as(out)), values, hidden
@@ -251,7 +287,14 @@ def _make_memory(config: RL2Config, spec: Spec) -> Memory:
     if config.memory == "snail":
         return SNAILMemory(spec, config.hidden_size, config.init_std, config.episodes_per_trial * spec.horizon)
     kind = GRUMemory if config.memory == "gru" else LSTMMemory
-    return kind(spec, config.hidden_size, config.init_std)
+    return kind(spec, config.hidden_size, config.init_std, config.encoder_sizes)
+
+
+def _cut(x: Tensor, size: int) -> Tensor:
+    """``[sequence, time, ...]`` -> ``[sequence * piece, size, ...]``, the last piece filled up with zeros."""
+    missing = -x.shape[1] % size
+    filled = torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], dim=1)
+    return filled.unflatten(1, (-1, size)).flatten(0, 1)
 
 
 def _take(x: Tensor, order: Tensor) -> Tensor:

@@ -6,15 +6,19 @@ writes table and figure to ``benchmarks/results/<tasks>``. Interrupted, the same
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import tyro
 
 from metarl.benchmarks.cells import Cell, console, run_cells
 from metarl.benchmarks.report import write_report
+from metarl.errors import ConfigError
 from metarl.presets import settings
+from metarl.session import load_distribution
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,10 @@ class Options:
     """Seeds of training."""
     num_iterations: int | None = None
     """Meta-updates; default: the preset's."""
+    steps: int | None = None
+    """Environment steps of training, the same for every agent, instead of num_iterations."""
+    meta_batch_size: int | None = None
+    """Tasks in one meta-update; default: the preset's."""
     num_tasks: int = 100
     """Held-out tasks to score on."""
     results: Path = Path("benchmarks/results")
@@ -48,10 +56,14 @@ def main() -> None:
     folder = options.results / options.tasks.replace("/", "-")
     scores = run_cells(cells, folder, options.runs, options.num_tasks)
     if len(scores) == len(cells):
-        iterations = "" if options.num_iterations is None else f" --num-iterations {options.num_iterations}"
+        budget = "".join(
+            f" --{name.replace('_', '-')} {value}"
+            for name in ("num_iterations", "steps", "meta_batch_size")
+            if (value := getattr(options, name)) is not None
+        )
         introduction = (
             f"Command: `python -m metarl.benchmarks.adaptation --tasks {options.tasks} --agents "
-            f"{' '.join(options.agents)} --seeds {' '.join(map(str, options.seeds))}{iterations} "
+            f"{' '.join(options.agents)} --seeds {' '.join(map(str, options.seeds))}{budget} "
             f"--num-tasks {options.num_tasks}`; the held-out tasks are the same for all."
         )
         text = write_report(scores, folder, f"Adaptation on {options.tasks}", introduction)
@@ -59,8 +71,18 @@ def main() -> None:
 
 
 def _train(options: Options, agent: str) -> dict[str, Any]:
-    iterations = options.num_iterations or settings(agent, options.tasks)[0].num_iterations
-    return {"num_iterations": 2 * iterations if agent == "pretrained" else iterations}
+    preset, config = settings(agent, options.tasks)
+    batch = {} if options.meta_batch_size is None else {"meta_batch_size": options.meta_batch_size}
+    train = dataclasses.replace(preset, **batch)
+    if options.steps is None:
+        iterations = options.num_iterations or train.num_iterations
+        return {**batch, "num_iterations": 2 * iterations if agent == "pretrained" else iterations}
+    if options.num_iterations is not None:
+        raise ConfigError(f"--steps {options.steps} and --num-iterations {options.num_iterations}: give one of them.")
+    spec = load_distribution(options.tasks).spec
+    built = config.build(spec, torch.device("cpu"), 0)
+    episodes = train.meta_batch_size * built.rollouts_per_task * (built.num_adaptations + 1)
+    return {**batch, "num_iterations": max(1, round(options.steps / (episodes * spec.horizon)))}
 
 
 if __name__ == "__main__":

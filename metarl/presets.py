@@ -10,6 +10,7 @@ from typing import Any
 from metarl.agent import AgentConfig
 from metarl.agents import AGENTS
 from metarl.config import TrainConfig, from_dict
+from metarl.envs.locomotion import DISTRIBUTIONS as LOCOMOTION
 from metarl.envs.metaworld import TASK_NAMES
 from metarl.errors import ConfigError, unknown_name
 
@@ -41,6 +42,35 @@ _CARTPOLE_RL2 = Preset(
 )
 _CARTPOLES = ("cartpole", "cartpole-random", "cartpole-extreme", "cartpole-goal", "cartpole-mirrored")
 
+_LOCOMOTION = tuple(task.id for task in LOCOMOTION)
+
+_MAML_FAMILY = ("maml-trpo", "fomaml", "anil", "meta-sgd", "reptile", "pretrained", "oracle")
+"""Agents whose policy and inner loop on these tasks are those of MAML's experiments, their papers having none there."""
+_PROMP_FAMILY = ("promp", "maml-ppo", "e-maml")
+"""Agents of ProMP's comparison (arXiv 1810.06784, appendix)."""
+_NAVIGATION_MAML = Preset(
+    "MAML (arXiv 1703.03400) A.2 and its code: meta-batch 20, 20 rollouts, H 100, KL 0.01", agent={"activation": "relu"}
+)
+_NAVIGATION_PROMP = Preset(
+    "ProMP (arXiv 1810.06784): 64-64 tanh, inner step 0.1; MAML's meta-batch of 20 as the tasks are MAML's",
+    agent={"hidden_sizes": (64, 64)},
+)
+_LOCOMOTION_MAML = Preset(
+    "MAML (arXiv 1703.03400) A.2: meta-batch 40, 20 rollouts, at most 500 iterations",
+    {"num_iterations": 500, "meta_batch_size": 40},
+    {"activation": "relu"},
+)
+_LOCOMOTION_PROMP = Preset(
+    "ProMP (arXiv 1810.06784): 64-64 tanh, meta-batch 40, 20 rollouts, inner step 0.1, 1001 iterations",
+    {"num_iterations": 1001, "meta_batch_size": 40},
+    {"hidden_sizes": (64, 64)},
+)
+_LOCOMOTION_RL2 = Preset(
+    "RL2 in ProMP's comparison (arXiv 1810.06784): LSTM 64, 100 tasks x 2 episodes, 5 epochs, 501 iterations",
+    {"num_iterations": 501, "meta_batch_size": 100},
+    {"memory": "lstm", "hidden_size": 64, "learning_rate": 1e-3, "num_epochs": 5},
+)
+
 _META_WORLD = "Meta-World+ (arXiv 2505.11289) and its code: budget of 2 M steps per training task"
 
 
@@ -57,9 +87,9 @@ def _meta_world(tasks: str, num_tasks: int, meta_batch_size: int) -> dict[str, P
             {"hidden_sizes": (512, 512), "rollouts_per_task": 10},
         ),
         f"rl2:{tasks}": Preset(
-            f"{_META_WORLD}; without its encoder before the GRU",
+            f"{_META_WORLD}; its pieces of 250 steps do not overlap here",
             _differing({"num_iterations": rl2_iterations, "meta_batch_size": meta_batch_size, **evaluation}),
-            {"hidden_size": 256, "episodes_per_trial": 10},
+            {"hidden_size": 256, "encoder_sizes": (256, 256), "bptt_steps": 250, "episodes_per_trial": 10},
         ),
     }
 
@@ -73,10 +103,11 @@ PRESETS: dict[str, Preset] = {
     **{f"maml-trpo:{task}": _CARTPOLE_MAML for task in _CARTPOLES},
     **{f"{agent}:{task}": _CARTPOLE_MAML for agent in ("pretrained", "oracle") for task in _CARTPOLES},
     **{f"rl2:{task}": _CARTPOLE_RL2 for task in _CARTPOLES},
-    "maml-trpo:navigation-2d": Preset(
-        "MAML (arXiv 1703.03400) A.2 and its code: meta-batch 20, 20 rollouts, H 100, KL 0.01",
-        agent={"activation": "relu"},
-    ),
+    **{f"{agent}:navigation-2d": _NAVIGATION_MAML for agent in _MAML_FAMILY},
+    **{f"{agent}:navigation-2d": _NAVIGATION_PROMP for agent in _PROMP_FAMILY},
+    **{f"{agent}:{tasks}": _LOCOMOTION_MAML for agent in _MAML_FAMILY for tasks in _LOCOMOTION},
+    **{f"{agent}:{tasks}": _LOCOMOTION_PROMP for agent in _PROMP_FAMILY for tasks in _LOCOMOTION},
+    **{f"rl2:{tasks}": _LOCOMOTION_RL2 for tasks in _LOCOMOTION},
     "rl2:bandit": Preset(
         "RL2 (arXiv 1611.02779): GAE lambda 0.3; batch and epochs scaled down to CPU minutes",
         {"num_iterations": 300, "meta_batch_size": 1000, "eval_tasks": 1000, "eval_every": 50},

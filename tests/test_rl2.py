@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -151,6 +152,8 @@ class Reference:
 
     def cell(self, x: Tensor, hidden: Tensor) -> Tensor:
         """Cho et al., 2014, in PyTorch's order of gates: reset, update, new."""
+        for layer in range(len(self.config.encoder_sizes)):
+            x = torch.tanh(self.params[f"encoder.{2 * layer}.weight"] @ x + self.params[f"encoder.{2 * layer}.bias"])
         from_x = self.params["gru.weight_ih_l0"] @ x + self.params["gru.bias_ih_l0"]
         from_h = self.params["gru.weight_hh_l0"] @ hidden + self.params["gru.bias_hh_l0"]
         (xr, xz, xn), (hr, hz, hn) = from_x.chunk(3), from_h.chunk(3)
@@ -185,6 +188,8 @@ class Reference:
         for rollout in trial.rollouts:
             episode = rollout[row]
             for t in range(int(episode.valid.sum())):
+                if self.config.bptt_steps and len(steps) % self.config.bptt_steps == 0:
+                    hidden = hidden.detach()
                 hidden = self.cell(self.inputs(episode.timesteps[t]), hidden)
                 step: dict[str, Any] = {"action": episode.actions[t], "behaviour": episode.log_probs[t]}
                 step["policy"], step["value"] = self.heads(hidden)
@@ -272,6 +277,55 @@ def test_ppo_step_equals_the_reference(discrete: bool, normalised: bool) -> None
         assert (parameter - expected[name]).abs().max() < 1e-8, name
         assert (parameter - reference.params[name]).abs().max() > 1e-6, name
     assert all(math.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("bptt_steps", [1, 4, 100])
+def test_truncated_ppo_step_equals_the_reference(bptt_steps: int) -> None:
+    """Behind an encoder; memories are cut off from the gradient at the start of every piece."""
+    torch.set_default_dtype(torch.float32)
+    config = dataclasses.replace(CONFIG, bptt_steps=bptt_steps, encoder_sizes=(5, 4), max_grad_norm=0.1)
+    trial = play(build(True, config), 0)
+    torch.set_default_dtype(torch.float64)
+    agent, trial = build(True, config), off_policy(trial, 0)
+    reference = Reference(agent, [])
+    expected = reference.step(trial, reference.return_std([trial]))
+    agent.meta_update(trial)
+    for name, parameter in agent.memory.named_parameters():
+        assert (parameter - expected[name]).abs().max() < 1e-8, name
+
+
+def test_pieces_hold_every_step_once_with_the_memory_before_it() -> None:
+    agent, _, trial = trials(True)
+    whole = agent._sequences(trial)
+    cut = dataclasses.replace(agent.config, bptt_steps=4)
+    agent.config = cut
+    pieces = agent._sequences(trial)
+    assert pieces.valid.any(1).all() and pieces.valid.sum() == whole.valid.sum()
+    assert len(pieces.valid) > len(whole.valid) and pieces.inputs.shape[1] == 4
+    for name in ("actions", "log_probs", "advantages", "value_targets"):
+        assert torch.allclose(getattr(pieces, name)[pieces.valid], getattr(whole, name)[whole.valid], atol=1e-5), name
+    policy, _, _ = agent._forward(pieces.inputs, pieces.memory)
+    assert (policy.log_prob(pieces.actions) - pieces.log_probs)[pieces.valid].abs().max() < 1e-5
+
+
+def test_bfloat16_acts_and_learns_by_the_same_numbers() -> None:
+    """Within the format's 8 bits of float32's, and the recomputed log-probabilities are those of acting."""
+    config = dataclasses.replace(CONFIG, precision="bfloat16", encoder_sizes=(8,))
+    agent = build(False, config)
+    trial = play(agent, 0)
+    batch = agent._sequences(trial)
+    policy, _, _ = agent._forward(batch.inputs, batch.memory)
+    assert (policy.log_prob(batch.actions) - batch.log_probs)[batch.valid].abs().max() < 0.05
+    exact = build(False, dataclasses.replace(config, precision="float32"))
+    mean, _, _ = exact._forward(batch.inputs, batch.memory)
+    gap = (mean.mode() - policy.mode())[batch.valid].abs()
+    assert 0 < gap.mean() < 0.02, gap.mean()
+    before = [parameter.clone() for parameter in agent.memory.parameters()]
+    metrics = agent.meta_update(trial)
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert all(p.dtype == torch.float32 for p in agent.memory.parameters())
+    assert any((p - q).abs().max() > 1e-6 for p, q in zip(agent.memory.parameters(), before, strict=True))
 
 
 def test_every_sequence_is_visited_once_in_every_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,9 +445,24 @@ def test_value_probe_learns_discounted_values_across_episodes() -> None:
         ("episodes_per_trial", -1),
         ("learning_rate", 0.0),
         ("num_minibatches", 0),
+        ("bptt_steps", -1),
+        ("encoder_sizes", (16, 0)),
         ("discount", 1.01),
     ],
 )
 def test_impossible_setting_is_refused_by_name(field: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=rf"RL2Config\.{field} must .*{value}"):
+    with pytest.raises(ConfigError, match=rf"RL2Config\.{field} must .*{re.escape(str(value))}"):
         RL2Config(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"precision": "float16"}, "float16.*bfloat16"),
+        ({"memory": "snail", "bptt_steps": 10}, "bptt_steps=10.*gru or lstm"),
+        ({"memory": "snail", "encoder_sizes": (8,)}, "encoder_sizes=.8,.*gru or lstm"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RL2Config(**settings)

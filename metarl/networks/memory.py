@@ -70,7 +70,11 @@ class Memory(nn.Module, abc.ABC):
             step ``[sequence, state_size]``.
         """
         features, state = self.remember(inputs, state)
-        return self.policy_head(features), self.value_head(features).squeeze(-1), state
+        return *self.heads(features), state
+
+    def heads(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Policy outputs ``[sequence, time, action_dim]`` and values ``[sequence, time]``."""
+        return self.policy_head(features), self.value_head(features).squeeze(-1)
 
 
 class GRUMemory(Memory):
@@ -80,16 +84,18 @@ class GRUMemory(Memory):
         spec: sizes of observation and action.
         hidden_size: units.
         init_std: initial standard deviation of a Gaussian policy.
+        encoder_sizes: widths of tanh layers between the input and the GRU.
     """
 
-    def __init__(self, spec: Spec, hidden_size: int, init_std: float) -> None:
+    def __init__(self, spec: Spec, hidden_size: int, init_std: float, encoder_sizes: tuple[int, ...] = ()) -> None:
         super().__init__(spec, hidden_size, hidden_size, init_std)
-        self.gru = nn.GRU(input_size(spec), hidden_size, batch_first=True)
+        self.encoder, size = _encoder(spec, encoder_sizes)
+        self.gru = nn.GRU(size, hidden_size, batch_first=True)
         _initialise(self.gru)
 
     def remember(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """The state is the hidden state."""
-        features, last = self.gru(inputs, state.unsqueeze(0).contiguous())
+        features, last = self.gru(self.encoder(inputs), state.unsqueeze(0).contiguous())
         return features, last.squeeze(0)
 
 
@@ -100,18 +106,33 @@ class LSTMMemory(Memory):
         spec: sizes of observation and action.
         hidden_size: units.
         init_std: initial standard deviation of a Gaussian policy.
+        encoder_sizes: widths of tanh layers between the input and the LSTM.
     """
 
-    def __init__(self, spec: Spec, hidden_size: int, init_std: float) -> None:
+    def __init__(self, spec: Spec, hidden_size: int, init_std: float, encoder_sizes: tuple[int, ...] = ()) -> None:
         super().__init__(spec, hidden_size, 2 * hidden_size, init_std)
-        self.lstm = nn.LSTM(input_size(spec), hidden_size, batch_first=True)
+        self.encoder, size = _encoder(spec, encoder_sizes)
+        self.lstm = nn.LSTM(size, hidden_size, batch_first=True)
         _initialise(self.lstm)
 
     def remember(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """The state is hidden state and cell, side by side."""
         hidden, cell = (part.contiguous() for part in state.unsqueeze(0).chunk(2, dim=-1))
-        features, last = self.lstm(inputs, (hidden, cell))
+        features, last = self.lstm(self.encoder(inputs), (hidden, cell))
         return features, torch.cat(last, dim=-1).squeeze(0)
+
+
+def _encoder(spec: Spec, sizes: tuple[int, ...]) -> tuple[nn.Sequential, int]:
+    """Glorot-initialised tanh layers, and the size of what they return; without layers the input passes through."""
+    layers: list[nn.Module] = []
+    width = input_size(spec)
+    for size in sizes:
+        linear = nn.Linear(width, size)
+        nn.init.xavier_uniform_(linear.weight)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.Tanh()]
+        width = size
+    return nn.Sequential(*layers), width
 
 
 def _initialise(network: nn.GRU | nn.LSTM) -> None:
