@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,50 @@ def test_ten_tasks_equal_upstream_bit_for_bit(reward_version: str) -> None:
 @pytest.mark.parametrize("name", TASK_NAMES)
 def test_every_task_equals_upstream_bit_for_bit(name: str, reward_version: str) -> None:
     assert _compare((name,), reward_version, num_goals=3, num_steps=500) == []
+
+
+_LEAN_CHECK = """
+import sys
+import mujoco
+import numpy as np
+from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+from metarl.envs.metaworld_fast import lean_model
+
+# What refers to the geoms' order, to meshes and to what can be seen.
+OTHER = ("mesh_", "tex", "mat_", "bvh", "skin", "cam", "light", "name", "vis", "paths", "body_bvh", "body_geom")
+OTHER += ("geom_dataid", "geom_matid")
+for env_name in sys.argv[1:]:
+    path = ALL_V3_ENVIRONMENTS[env_name].model_name.fget(None)
+    whole, lean = mujoco.MjModel.from_xml_path(path), lean_model(path)
+    kept = np.flatnonzero([
+        whole.geom(geom).name != "" or bool(whole.geom_contype[geom] or whole.geom_conaffinity[geom])
+        for geom in range(whole.ngeom)
+    ])
+    assert len(kept) == lean.ngeom < whole.ngeom
+    compared = 0
+    for field in dir(whole):
+        value = getattr(whole, field)
+        if field.startswith(("_", *OTHER)) or not isinstance(value, np.ndarray):
+            continue
+        compared += 1
+        value = value[kept] if field.startswith("geom_") else value
+        assert np.array_equal(value, getattr(lean, field)), (env_name, field)
+    assert compared > 150, compared
+"""
+
+
+def _assert_lean_models_equal(names: Sequence[str]) -> None:
+    # In a process of its own: the pool's helpers are for its workers.
+    subprocess.run([sys.executable, "-W", "ignore", "-c", _LEAN_CHECK, *names], check=True)
+
+
+def test_without_what_can_only_be_seen_the_physics_reads_the_same_model() -> None:
+    _assert_lean_models_equal(FAST_NAMES[1:6])
+
+
+@pytest.mark.slow
+def test_for_every_task_the_physics_reads_the_same_model() -> None:
+    _assert_lean_models_equal(TASK_NAMES)
 
 
 REACH: Task = {"env_name": "reach-v3", "rand_vec": np.array([0.0, 0.6, 0.02, 0.05, 0.85, 0.2])}
