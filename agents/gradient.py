@@ -1,21 +1,20 @@
 """What gradient-based agents share: a policy that adapts by gradient steps, and derivatives through these steps.
 
-An algorithm is an :class:`OuterUpdate` (how the meta-parameters move) and the :class:`StepSizes` of its inner loop. The
-inner loop is REINFORCE with a linear feature baseline (Finn et al., 2017, arXiv 1703.03400, section 5.3).
+An algorithm is an :class:`OuterUpdate` (how the meta-parameters move) and the update rule of its inner loop. The inner
+loss is REINFORCE's with a linear feature baseline (Finn et al., 2017, arXiv 1703.03400, section 5.3).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol
+from typing import Literal, Protocol, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metarl.adaptation.inner_loop import InnerLoop, LossFn, inner_loop
-from metarl.adaptation.update_rules import StepSizes
+from metarl.adaptation import AndrychowiczLSTM, InnerLoop, LossFn, RaviLSTM, StepSizes, UpdateRule, inner_loop
 from metarl.agent import Agent, AgentConfig
 from metarl.errors import ConfigError, require_in_unit_interval, require_positive
 from metarl.functional.baselines import linear_baseline_advantages
@@ -25,6 +24,16 @@ from metarl.networks.mlp import Activation, MLPPolicy, stack
 from metarl.networks.policy import MIN_STD, Params, Policy
 from metarl.seeding import torch_stream
 from metarl.types import Action, Rollout, Spec, Timestep, Trial
+
+InnerRule = Literal["sgd", "ravi-lstm", "andrychowicz-lstm"]
+
+_LEARNED_RULES: dict[str, type[RaviLSTM] | type[AndrychowiczLSTM]] = {
+    "ravi-lstm": RaviLSTM,
+    "andrychowicz-lstm": AndrychowiczLSTM,
+}
+
+_RULE = "rule."
+"""Prefix of the rule's parameters among the meta-parameters, which a policy's parameters must not have."""
 
 _EVAL_STEPS = 3
 """Gradient steps in an evaluation, as in MAML's Figures 4 and 5."""
@@ -46,9 +55,12 @@ class GradientConfig(AgentConfig):
     num_inner_steps: int = 1
     """Gradient steps on each task before the meta-update."""
     inner_lr: float = 0.1
-    """Step size of the inner loop."""
+    """Step size of the inner loop; of a learned rule, the step size of gradient descent that it begins as."""
+    inner_rule: InnerRule = "sgd"
+    """How an inner step uses the gradient: gradient descent, or an LSTM learned along with the policy, that of Ravi and
+    Larochelle (gates on parameters and gradient) or of Andrychowicz et al. (its output is the step)."""
     extra_step_factor: float = 0.5
-    """Factor on inner_lr for gradient steps beyond num_inner_steps, which training never saw (MAML's code: 0.5)."""
+    """Factor on inner steps beyond num_inner_steps, which training never saw (MAML's code: 0.5)."""
     rollouts_per_task: int = 20
     """Episodes of each task behind every gradient."""
     discount: float = 0.99
@@ -64,6 +76,10 @@ class GradientConfig(AgentConfig):
         require_positive(self, "init_std", "num_inner_steps", "inner_lr", "extra_step_factor", "rollouts_per_task")
         require_in_unit_interval(self, "discount", "gae_lambda")
         name = type(self).__name__
+        # An agent that cannot learn a rule declares a narrower type.
+        rules = get_args(get_type_hints(type(self))["inner_rule"])
+        if self.inner_rule not in rules:
+            raise ConfigError(f"{name}.inner_rule must be one of {', '.join(rules)}, got {self.inner_rule!r}.")
         if not isinstance(self.task_chunk, int) or self.task_chunk < 0:
             raise ConfigError(f"{name}.task_chunk must be a whole number of 0 or more, got {self.task_chunk!r}.")
         if self.init_std <= MIN_STD:
@@ -79,10 +95,12 @@ class FastWeights:
     Attributes:
         params: stacked parameters, ``[task, ...]``.
         num_steps: gradient steps taken so far.
+        rule_state: what the update rule remembers of them, ``[task, ...]`` by name; None before the first.
     """
 
     params: Params
     num_steps: int
+    rule_state: Params | None = None
 
 
 @dataclass(frozen=True)
@@ -141,7 +159,7 @@ class OuterUpdate(Protocol):
     """How the meta-parameters move."""
 
     def components(self) -> Mapping[str, nn.Module | Optimizer]:
-        """What a checkpoint must hold besides policy and step sizes."""
+        """What a checkpoint must hold besides policy and update rule."""
 
     def __call__(self, agent: GradientAgent, batches: list[Batch]) -> dict[str, float]:
         """Change the agent's meta-parameters; returns metrics."""
@@ -191,12 +209,17 @@ class GradientAgent(Agent[FastWeights]):
             mlp = MLPPolicy(spec, config.hidden_sizes, config.activation, config.init_std)
         self.policy: Policy = (mlp if policy is None else policy).to(device)
         adapted = self.policy.head_names if head_only else None
-        self.step_sizes = StepSizes(self.policy.params(), config.inner_lr, learned=learned_rates, adapted=adapted)
+        with torch_stream(seed, "rule"):
+            self.rule: UpdateRule = (
+                StepSizes(self.policy.params(), config.inner_lr, learned=learned_rates, adapted=adapted)
+                if config.inner_rule == "sgd"
+                else _LEARNED_RULES[config.inner_rule](config.inner_lr, adapted=adapted).to(device)
+            )
         self.update = make_update(self)
 
     def components(self) -> Mapping[str, nn.Module | Optimizer]:
-        """Policy, step sizes, and what the outer update keeps."""
-        learned = {"step_sizes": self.step_sizes} if self.step_sizes.learned else {}
+        """Policy, a learned update rule, and what the outer update keeps."""
+        learned = {"rule": self.rule} if list(self.rule.parameters()) else {}
         return {"policy": self.policy, **learned, **self.update.components()}
 
     def begin(self, num_tasks: int) -> FastWeights:
@@ -214,9 +237,16 @@ class GradientAgent(Agent[FastWeights]):
     def adapt(self, state: FastWeights, rollout: Rollout) -> FastWeights:
         """One step of policy gradient on each task."""
         trained = state.num_steps < self.num_trained_steps
-        rates = self.step_sizes.values(1.0 if trained else self.config.extra_step_factor)
-        losses = [self.inner_loss(self.batch(rollout))]
-        return FastWeights(inner_loop(state.params, losses, rates, second_order=False).adapted, state.num_steps + 1)
+        loop = inner_loop(
+            state.params,
+            [self.inner_loss(self.batch(rollout))],
+            self.rule,
+            second_order=False,
+            state=state.rule_state,
+            factor=1.0 if trained else self.config.extra_step_factor,
+            differentiable=False,
+        )
+        return FastWeights(loop.adapted, state.num_steps + 1, loop.state)
 
     def meta_update(self, trial: Trial) -> dict[str, float]:
         """Hand the trial's rollouts to the outer update."""
@@ -225,9 +255,9 @@ class GradientAgent(Agent[FastWeights]):
     # For outer updates ----------------------------------------------------------------------------------------------
 
     def meta_parameters(self) -> Params:
-        """What meta-training moves: the policy's parameters, then learned step sizes as ``rate.<name>``."""
-        rates = {f"rate.{name}": value for name, value in self.step_sizes.named_parameters()}
-        return {**self.policy.params(), **rates}
+        """What meta-training moves: the policy's parameters, then those of a learned rule as ``rule.<name>``."""
+        rule = {f"{_RULE}{name}": value for name, value in self.rule.named_parameters()}
+        return {**self.policy.params(), **rule}
 
     def batch(self, rollout: Rollout) -> Batch:
         """A rollout, flattened, with advantages."""
@@ -259,11 +289,11 @@ class GradientAgent(Agent[FastWeights]):
         loop = inner_loop(
             self.stacked(len(outer.obs)),
             [self.inner_loss(batch) for batch in inner],
-            self.step_sizes.values(),
+            self.rule,
             second_order=not self.config.first_order,
         )
         adapted = {name: value.requires_grad_() for name, value in loop.adapted.items()}
-        stages = [*(step.params for step in loop.steps), adapted]
+        stages = [*loop.starts, adapted]
         policies: dict[int, Distribution] = {}
 
         def policy_at(stage: int) -> Distribution:
@@ -296,9 +326,8 @@ class GradientAgent(Agent[FastWeights]):
         """
         outer = chunk.batches[-1]
         tangents = self.unflatten(vector)
-        rate_tangents = {name[len("rate.") :]: value for name, value in tangents.items() if name.startswith("rate.")}
         start = stack({name: tangents[name] for name in self.policy.params()}, len(outer.obs))
-        pushed = chunk.loop.push(start, rate_tangents or None)
+        pushed = chunk.loop.push(start, _of_rule(tangents))
         # Without inner steps both are still views shared by all tasks, which forward-mode AD refuses.
         tangent = {name: value.contiguous() for name, value in pushed.items()}
         detached = {name: value.detach().contiguous() for name, value in chunk.leaves.items()}
@@ -319,14 +348,15 @@ class GradientAgent(Agent[FastWeights]):
         """The objective ``[task]`` at other meta-parameters, without derivatives, and the adapted policies there."""
         values = self.unflatten(flat)
         *inner, outer = batches
-        rates = {name: values.get(f"rate.{name}", rate) for name, rate in self.step_sizes.values().items()}
         loop = inner_loop(
             stack({name: values[name] for name in self.policy.params()}, len(outer.obs)),
             [self.inner_loss(batch) for batch in inner],
-            rates,
+            self.rule,
             second_order=False,
+            weights=_of_rule(values),
+            differentiable=False,
         )
-        stages = [*(step.params for step in loop.steps), loop.adapted]
+        stages = [*loop.starts, loop.adapted]
         with torch.no_grad():
 
             def policy_at(stage: int) -> Distribution:
@@ -351,6 +381,11 @@ class GradientAgent(Agent[FastWeights]):
             self.meta_parameters()[name].copy_(value)
 
     def _to_meta(self, loop: InnerLoop, cotangent: Params, direct: Sequence[Params | None] = ()) -> Tensor:
-        start, rates = loop.pull_with_rates(cotangent, direct)
-        named = {**start, **{f"rate.{name}": value for name, value in rates.items()}}
-        return self.flatten({name: named[name].sum(0) for name in self.meta_parameters()})
+        of_start, of_rule = loop.pull_with_rule(cotangent, direct)
+        named = {f"{_RULE}{name}": value for name, value in of_rule.items()}
+        return self.flatten({**{name: value.sum(0) for name, value in of_start.items()}, **named})
+
+
+def _of_rule(values: Params) -> Params:
+    """The rule's part of meta-parameters, or of vectors of their shapes, under the rule's own names."""
+    return {name.removeprefix(_RULE): value for name, value in values.items() if name.startswith(_RULE)}

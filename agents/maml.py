@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,9 @@ class ANILConfig(MAMLTRPOConfig):
 @dataclass(frozen=True)
 class MetaSGDConfig(MAMLTRPOConfig):
     """A step size for every parameter is learned along with the policy; ``inner_lr`` is where they begin."""
+
+    inner_rule: Literal["sgd"] = "sgd"
+    """Gradient descent alone: the step sizes are what is learned of it."""
 
     def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
         """A fresh agent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -75,6 +76,9 @@ class RandomAgent(Agent[None]):
 @dataclass(frozen=True)
 class PretrainedConfig(MAMLTRPOConfig):
     """One TRPO policy over all tasks, without adaptation in training; fine-tuned by policy gradient at test time."""
+
+    inner_rule: Literal["sgd"] = "sgd"
+    """Gradient descent alone: without inner steps in training there is nothing to learn a rule from."""
 
     def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
         """MAML-TRPO without inner steps is TRPO over all tasks; ``num_inner_steps`` is not used."""

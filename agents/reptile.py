@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from metarl.adaptation.inner_loop import inner_loop
+from metarl.adaptation import inner_loop
 from metarl.agents.gradient import Batch, GradientAgent, GradientConfig
 from metarl.errors import NonFiniteError, require_in_unit_interval, require_positive
 from metarl.types import Spec
@@ -22,6 +23,8 @@ from metarl.types import Spec
 class ReptileConfig(GradientConfig):
     """Reptile on policy gradients; every rollout of a trial gives one inner step, the last one too."""
 
+    inner_rule: Literal["sgd"] = "sgd"
+    """Gradient descent alone: a learned rule needs the derivatives that Reptile does without."""
     num_inner_steps: int = 2
     """Gradient steps before the last rollout; Reptile needs more than one step in all to differ from joint training."""
     meta_step_size: float = 0.5
@@ -59,7 +62,7 @@ class ReptileUpdate:
         for part in agent.chunks(batches):
             losses = [agent.inner_loss(batch) for batch in part]
             stacked = agent.stacked(len(part[-1].obs))
-            adapted = inner_loop(stacked, losses, agent.step_sizes.values(), second_order=False).adapted
+            adapted = inner_loop(stacked, losses, agent.rule, second_order=False, differentiable=False).adapted
             move += agent.flatten({name: (value - stacked[name]).sum(0) for name, value in adapted.items()})
         move /= len(batches[-1].obs)
         if not torch.isfinite(move).all():

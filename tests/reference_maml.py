@@ -61,14 +61,14 @@ def randomise(agent: GradientAgent) -> GradientAgent:
     with torch.no_grad():
         for parameter in agent.policy.parameters():
             parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
-        for rate in agent.step_sizes.parameters():
+        for rate in agent.rule.parameters():
             rate.mul_(0.5 + torch.rand(rate.shape, generator=generator))
     return agent
 
 
 def meta_vector(agent: GradientAgent) -> Tensor:
     """Policy, then learned step sizes, as one vector."""
-    return flat([*agent.policy.parameters(), *agent.step_sizes.parameters()])
+    return flat([*agent.policy.parameters(), *agent.rule.parameters()])
 
 
 @dataclasses.dataclass
@@ -97,7 +97,7 @@ class Reference:
         self.discrete = agent.spec.discrete
         self.names = [name for name, _ in agent.policy.named_parameters()]
         self.adapting = self.names if adapting is None else adapting
-        meta = [*agent.policy.parameters(), *agent.step_sizes.parameters()]
+        meta = [*agent.policy.parameters(), *agent.rule.parameters()]
         self.start = [p.detach().clone().requires_grad_() for p in meta]
         self.load(trial)
 

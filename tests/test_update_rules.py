@@ -146,18 +146,18 @@ def test_anil_adapts_the_head_alone_and_meta_learns_the_body_too(spec: Spec) -> 
 
 def test_learned_rates_begin_at_inner_lr_are_scaled_beyond_training_and_move() -> None:
     agent = MetaSGDConfig(**SETTINGS).build(BOX, CPU, 0)
-    assert all((rate == 0.3).all() for rate in agent.step_sizes.parameters())
+    assert all((rate == 0.3).all() for rate in agent.rule.parameters())
     randomise(agent)
     rollout = random_trial(BOX, 0).rollouts[0]
     first = agent.adapt(agent.begin(NUM_TASKS), rollout)
     second = agent.adapt(first, rollout)
     unscaled = agent.adapt(FastWeights(first.params, 0), rollout)
-    for key, rate in agent.step_sizes.named_parameters():
+    for key, rate in agent.rule.named_parameters():
         full, half = unscaled.params[key] - first.params[key], second.params[key] - first.params[key]
         assert torch.allclose(half, 0.5 * full, atol=1e-6) and rate.unique().numel() == rate.numel()
-    before = [rate.detach().clone() for rate in agent.step_sizes.parameters()]
+    before = [rate.detach().clone() for rate in agent.rule.parameters()]
     agent.meta_update(random_trial(BOX, 1))
-    moved = [(rate - old).abs().max() for rate, old in zip(agent.step_sizes.parameters(), before, strict=True)]
+    moved = [(rate - old).abs().max() for rate, old in zip(agent.rule.parameters(), before, strict=True)]
     assert min(moved) > 1e-5
 
 
@@ -166,7 +166,7 @@ def test_learned_rates_survive_a_checkpoint(tmp_path: Path) -> None:
     agent.meta_update(random_trial(BOX, 1))
     save(tmp_path / "agent.safetensors", agent.state_dict())
     restored = MetaSGDConfig(**SETTINGS).build(BOX, CPU, 1)
-    assert any((rate == 0.3).all() for rate in restored.step_sizes.parameters())
+    assert any((rate == 0.3).all() for rate in restored.rule.parameters())
     restored.load_state_dict(load(tmp_path / "agent.safetensors"))
     for one in (agent, restored):
         one.meta_update(random_trial(BOX, 1, seed=1))
@@ -181,4 +181,4 @@ def test_fixed_step_sizes_are_no_parameters() -> None:
     assert not list(sizes.parameters()) and sizes.state_dict() == {}
     assert sizes.values() == {"w": 0.0, "b": 0.1}
     assert sizes.values(0.5) == {"w": 0.0, "b": 0.05}
-    assert "step_sizes" not in built(MAMLTRPOConfig, BOX).state_dict()
+    assert "rule" not in built(MAMLTRPOConfig, BOX).state_dict()

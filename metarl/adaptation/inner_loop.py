@@ -1,74 +1,43 @@
-"""A few gradient steps for many tasks at once, kept so that derivatives can be carried through them.
-
-With gradient descent, ``theta_{k+1} = theta_k - rate * grad L_k(theta_k)``, the Jacobian of the adapted parameters is
-``J = prod_k (I - rate * H_k)`` with ``H_k`` the Hessian of ``L_k`` at ``theta_k``. Tasks share no stacked parameter, so
-the gradient of the summed losses is the stack of the tasks' gradients, and one backward pass through the kept graph of
-that gradient is a Hessian product for every task (Finn et al., 2017, arXiv 1703.03400, eq. 1). Rates may differ by
-parameter (Li et al., 2017, arXiv 1707.09835): the transpose is then ``I - H_k diag(rate)``, another operator.
-"""
+"""A few steps of an update rule for many tasks at once, kept so that derivatives can be carried through them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
-import torch
 from torch import Tensor
 
-Params = dict[str, Tensor]
-LossFn = Callable[[Params], Tensor]
-"""Stacked parameters ``[task, ...]`` -> loss of each task ``[task]``."""
-Rates = float | Mapping[str, Tensor | float]
-"""One step size for everything, or one for each parameter (a number, or a tensor of its shape without task axis)."""
+from metarl.adaptation.descent import descend
+from metarl.adaptation.unrolled import unroll
+from metarl.adaptation.update_rules import LossFn, Params, StepSizes, UpdateRule
 
 
-@dataclass(frozen=True)
-class _Step:
-    """One gradient step: where it began, and the gradient there (with its graph for second-order derivatives)."""
+class InnerLoop(Protocol):
+    """The result of :func:`inner_loop`: the adapted parameters, and the Jacobian ``J`` that leads to them.
 
-    params: Params
-    gradient: Params
-
-    def hessian_product(self, vector: Params) -> Params:
-        products = torch.autograd.grad(
-            tuple(self.gradient.values()),
-            tuple(self.params.values()),
-            grad_outputs=tuple(vector.values()),
-            retain_graph=True,
-            materialize_grads=True,
-        )
-        return dict(zip(self.params, products, strict=True))
-
-
-@dataclass(frozen=True)
-class InnerLoop:
-    """The result of :func:`inner_loop`.
-
-    Attributes:
-        adapted: stacked parameters after the last step, detached.
-        rates: step sizes.
-        steps: where each step began, and its gradient.
-        second_order: whether Hessians are part of the derivatives; without, ``J`` is the identity.
+    ``J`` is that of the adapted parameters with respect to the initial ones and to the rule's own. Its graphs are kept
+    for as long as the object lives, so that any number of products costs their arithmetic alone.
     """
 
-    adapted: Params
-    rates: Rates
-    steps: tuple[_Step, ...]
-    second_order: bool
+    @property
+    def adapted(self) -> Params:
+        """Stacked parameters after the last step, detached."""
 
-    def push(self, tangent: Params, rate_tangent: Mapping[str, Tensor] | None = None) -> Params:
+    @property
+    def state(self) -> Params | None:
+        """The rule's state after the last step, detached; None before the first."""
+
+    @property
+    def starts(self) -> tuple[Params, ...]:
+        """Stacked parameters before each step, as leaves to differentiate other losses by."""
+
+    def push(self, tangent: Params, rule_tangent: Mapping[str, Tensor] | None = None) -> Params:
         """``J v``: how the adapted parameters move when the initial ones move along ``tangent`` (stacked).
 
         Args:
             tangent: of the initial parameters, ``[task, ...]``.
-            rate_tangent: of the rates, without task axis.
+            rule_tangent: of the rule's parameters, without task axis.
         """
-        for step in self.steps:
-            if self.second_order:
-                tangent = _subtract(tangent, _scale(self.rates, step.hessian_product(tangent)))
-            if rate_tangent is not None:
-                tangent = _subtract(tangent, _scale(rate_tangent, step.gradient))
-        return {name: value.detach() for name, value in tangent.items()}
 
     def pull(self, cotangent: Params, direct: Sequence[Params | None] = ()) -> Params:
         """``J' w``: a gradient at the adapted parameters, carried back to the initial ones (stacked).
@@ -77,61 +46,52 @@ class InnerLoop:
             cotangent: at the adapted parameters.
             direct: at the start of each step, gradients of a loss that depends on those parameters as well.
         """
-        return self.pull_with_rates(cotangent, direct)[0]
 
-    def pull_with_rates(self, cotangent: Params, direct: Sequence[Params | None] = ()) -> tuple[Params, Params]:
-        """As :meth:`pull`, and the gradient of the rates (stacked)."""
-        of_rates = {name: torch.zeros_like(value) for name, value in cotangent.items()}
-        for index in reversed(range(len(self.steps))):
-            step = self.steps[index]
-            of_rates = {
-                name: value - cotangent[name] * step.gradient[name].detach() for name, value in of_rates.items()
-            }
-            if self.second_order:
-                cotangent = _subtract(cotangent, step.hessian_product(_scale(self.rates, cotangent)))
-            here = direct[index] if direct else None
-            if here is not None:
-                cotangent = {name: value + here[name] for name, value in cotangent.items()}
-        return cotangent, of_rates
+    def pull_with_rule(self, cotangent: Params, direct: Sequence[Params | None] = ()) -> tuple[Params, Params]:
+        """As :meth:`pull`, and the gradient of the rule's parameters, summed over tasks, which share them."""
 
 
-def inner_loop(params: Params, losses: Sequence[LossFn], rates: Rates, *, second_order: bool) -> InnerLoop:
-    """Take one gradient step per loss.
+def inner_loop(
+    params: Params,
+    losses: Sequence[LossFn],
+    rule: UpdateRule | float,
+    *,
+    second_order: bool,
+    weights: Mapping[str, Tensor] | None = None,
+    state: Params | None = None,
+    factor: float = 1.0,
+    differentiable: bool = True,
+) -> InnerLoop:
+    """Take one step per loss.
+
+    Step sizes take a structured path, every other rule a general one (:mod:`metarl.adaptation.descent` and
+    :mod:`metarl.adaptation.unrolled`).
 
     Args:
         params: stacked parameters ``[task, ...]``; not changed.
         losses: one loss for each step.
-        rates: step sizes, 0 or more.
-        second_order: keep the gradients' graphs, so that :meth:`InnerLoop.push` and :meth:`InnerLoop.pull` know the
-            Hessians; otherwise both take the Jacobian for the identity (first-order MAML).
+        rule: how parameters move; a number of 0 or more is the step size of gradient descent.
+        second_order: differentiate the inner gradients and losses as well; otherwise both are constants (first-order
+            MAML; the dropped edges of Andrychowicz et al., 2016, Figure 2).
+        weights: the rule's parameters by name, in place of its own.
+        state: the rule's state where the loop goes on from; default: that of ``rule.init``.
+        factor: on every move, e.g. for steps beyond those of training.
+        differentiable: without, derivatives are not kept (which saves the memory of a general rule's graph).
 
     Raises:
         ValueError: for a loss that is not one number per task.
     """
-    steps: list[_Step] = []
-    current = {name: value.detach() for name, value in params.items()}
-    num_tasks = next(iter(current.values())).shape[0]
-    for loss_fn in losses:
-        leaves = {name: value.requires_grad_() for name, value in current.items()}
-        with torch.enable_grad():
-            loss = loss_fn(leaves)
-            if loss.shape != (num_tasks,):
-                raise ValueError(f"an inner loss must have shape [task] = ({num_tasks},), got {tuple(loss.shape)}.")
-            slopes = torch.autograd.grad(
-                loss.sum(), tuple(leaves.values()), create_graph=second_order, materialize_grads=True
-            )
-        gradient = dict(zip(leaves, slopes, strict=True))
-        steps.append(_Step(leaves, gradient))
-        moves = _scale(rates, gradient)
-        current = {name: value.detach() - moves[name].detach() for name, value in leaves.items()}
-    return InnerLoop(current, rates, tuple(steps), second_order)
-
-
-def _scale(rates: Rates, vector: Params) -> Params:
-    if isinstance(rates, Mapping):
-        return {name: rates[name] * value for name, value in vector.items()}
-    return {name: rates * value for name, value in vector.items()}
-
-
-def _subtract(left: Params, right: Params) -> Params:
-    return {name: value - right[name] for name, value in left.items()}
+    if isinstance(rule, StepSizes):
+        return descend(params, losses, rule.values(factor, weights), second_order=second_order, learned=rule.learned)
+    if not isinstance(rule, UpdateRule):
+        return descend(params, losses, factor * rule, second_order=second_order)
+    return unroll(
+        params,
+        losses,
+        rule,
+        second_order=second_order,
+        weights=weights,
+        state=state,
+        factor=factor,
+        differentiable=differentiable,
+    )

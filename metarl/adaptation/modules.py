@@ -22,7 +22,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from metarl.adaptation.inner_loop import InnerLoop, LossFn, Params
+from metarl.adaptation.inner_loop import InnerLoop
+from metarl.adaptation.update_rules import LossFn, Params, UpdateRule
 
 
 def stack_module(module: nn.Module, num_tasks: int) -> Params:
@@ -45,21 +46,41 @@ def call(module: nn.Module, params: Params, *inputs: Tensor) -> Tensor:
     return out
 
 
-def meta_gradient(module: nn.Module, loop: InnerLoop, loss_fn: LossFn) -> Tensor:
-    """Set ``.grad`` of the module's parameters to the gradient of the mean loss after adaptation.
+def meta_gradient(
+    module: nn.Module | None,
+    loop: InnerLoop,
+    loss_fn: LossFn,
+    *,
+    rule: UpdateRule | None = None,
+    along_path: bool = False,
+) -> Tensor:
+    """Set ``.grad`` of the module's and the rule's parameters to the gradient of the mean loss after adaptation.
 
     Args:
-        module: whose parameters the loop started from.
+        module: whose parameters the loop started from; None if they are not learned.
         loop: from :func:`metarl.adaptation.inner_loop` on :func:`stack_module`'s parameters.
         loss_fn: adapted parameters -> loss of each task, ``[task]``.
+        rule: the learned rule that the loop followed; None if it is not to be learned.
+        along_path: add the same loss at the start of every step, so that a rule learns from the whole of its path
+            (Andrychowicz et al., 2016, arXiv 1606.04474, eq. 3 with all weights 1).
 
     Returns:
-        The mean loss, detached.
+        The mean loss after the last step, detached.
     """
-    leaves = {name: value.detach().requires_grad_() for name, value in loop.adapted.items()}
-    loss = loss_fn(leaves).mean()
-    slopes = torch.autograd.grad(loss, tuple(leaves.values()), materialize_grads=True)
-    pulled = loop.pull(dict(zip(leaves, slopes, strict=True)))
-    for name, parameter in module.named_parameters():
-        parameter.grad = pulled[name].sum(0)
-    return loss.detach()
+
+    def slopes(params: Params) -> tuple[Tensor, Params]:
+        leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+        loss = loss_fn(leaves).mean()
+        found = torch.autograd.grad(loss, tuple(leaves.values()), materialize_grads=True)
+        return loss.detach(), dict(zip(leaves, found, strict=True))
+
+    loss, cotangent = slopes(loop.adapted)
+    direct = [slopes(start)[1] for start in loop.starts] if along_path else []
+    of_start, of_rule = loop.pull_with_rule(cotangent, direct)
+    if module is not None:
+        for name, parameter in module.named_parameters():
+            parameter.grad = of_start[name].sum(0)
+    if rule is not None:
+        for name, parameter in rule.named_parameters():
+            parameter.grad = of_rule[name].clone()
+    return loss

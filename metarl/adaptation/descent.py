@@ -1,0 +1,137 @@
+"""Gradient descent, kept so that derivatives can be carried through it: the structured fast path of the inner loop.
+
+With ``theta_{k+1} = theta_k - rate * grad L_k(theta_k)``, the Jacobian of the adapted parameters is
+``J = prod_k (I - rate * H_k)`` with ``H_k`` the Hessian of ``L_k`` at ``theta_k``. Tasks share no stacked parameter, so
+the gradient of the summed losses is the stack of the tasks' gradients, and one backward pass through the kept graph of
+that gradient is a Hessian product for every task (Finn et al., 2017, arXiv 1703.03400, eq. 1). Rates may differ by
+parameter (Li et al., 2017, arXiv 1707.09835): the transpose is then ``I - H_k diag(rate)``, another operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from metarl.adaptation.update_rules import LossFn, Params
+
+Rates = float | Mapping[str, Tensor | float]
+"""One step size for everything, or one for each parameter (a number, or a tensor of its shape without task axis)."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One gradient step: where it began, and the gradient there (with its graph for second-order derivatives)."""
+
+    params: Params
+    gradient: Params
+
+    def hessian_product(self, vector: Params) -> Params:
+        products = torch.autograd.grad(
+            tuple(self.gradient.values()),
+            tuple(self.params.values()),
+            grad_outputs=tuple(vector.values()),
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        return dict(zip(self.params, products, strict=True))
+
+
+@dataclass(frozen=True)
+class Descent:
+    """The result of :func:`descend`; an :class:`metarl.adaptation.InnerLoop`, whose methods are described there.
+
+    Attributes:
+        adapted: stacked parameters after the last step, detached.
+        rates: step sizes.
+        steps: where each step began, and its gradient.
+        second_order: whether Hessians are part of the derivatives; without, ``J`` is the identity.
+        learned: whether the rates are parameters of the rule, by the same names.
+    """
+
+    adapted: Params
+    rates: Rates
+    steps: tuple[_Step, ...]
+    second_order: bool
+    learned: bool
+
+    @property
+    def state(self) -> None:
+        """Gradient descent remembers nothing."""
+
+    @property
+    def starts(self) -> tuple[Params, ...]:
+        """Where each step began, as leaves."""
+        return tuple(step.params for step in self.steps)
+
+    def push(self, tangent: Params, rule_tangent: Mapping[str, Tensor] | None = None) -> Params:
+        """See :meth:`metarl.adaptation.InnerLoop.push`; the rule's parameters are the rates."""
+        for step in self.steps:
+            if self.second_order:
+                tangent = _subtract(tangent, _scale(self.rates, step.hessian_product(tangent)))
+            if rule_tangent:
+                tangent = _subtract(tangent, _scale(rule_tangent, step.gradient))
+        return {name: value.detach() for name, value in tangent.items()}
+
+    def pull(self, cotangent: Params, direct: Sequence[Params | None] = ()) -> Params:
+        """See :meth:`metarl.adaptation.InnerLoop.pull`."""
+        return self.pull_with_rule(cotangent, direct)[0]
+
+    def pull_with_rule(self, cotangent: Params, direct: Sequence[Params | None] = ()) -> tuple[Params, Params]:
+        """See :meth:`metarl.adaptation.InnerLoop.pull_with_rule`; the rule's parameters are the rates."""
+        of_rates = {name: torch.zeros_like(value) for name, value in cotangent.items() if self.learned}
+        for index in reversed(range(len(self.steps))):
+            step = self.steps[index]
+            of_rates = {
+                name: value - cotangent[name] * step.gradient[name].detach() for name, value in of_rates.items()
+            }
+            if self.second_order:
+                cotangent = _subtract(cotangent, step.hessian_product(_scale(self.rates, cotangent)))
+            here = direct[index] if direct else None
+            if here is not None:
+                cotangent = {name: value + here[name] for name, value in cotangent.items()}
+        return cotangent, {name: value.sum(0) for name, value in of_rates.items()}
+
+
+def descend(
+    params: Params, losses: Sequence[LossFn], rates: Rates, *, second_order: bool, learned: bool = False
+) -> Descent:
+    """Take one gradient step per loss; see :func:`metarl.adaptation.inner_loop`."""
+    steps: list[_Step] = []
+    current = {name: value.detach() for name, value in params.items()}
+    for loss_fn in losses:
+        leaves = {name: value.requires_grad_() for name, value in current.items()}
+        gradient, _ = slopes(loss_fn, leaves, create_graph=second_order)
+        steps.append(_Step(leaves, gradient))
+        moves = _scale(rates, gradient)
+        current = {name: value.detach() - moves[name].detach() for name, value in leaves.items()}
+    return Descent(current, rates, tuple(steps), second_order, learned)
+
+
+def slopes(loss_fn: LossFn, params: Params, *, create_graph: bool) -> tuple[Params, Tensor]:
+    """The gradient of each task's loss with respect to ``params``, also inside ``no_grad``, and the losses ``[task]``.
+
+    Raises:
+        ValueError: for a loss that is not one number per task.
+    """
+    num_tasks = next(iter(params.values())).shape[0]
+    with torch.enable_grad():
+        loss = loss_fn(params)
+        if loss.shape != (num_tasks,):
+            raise ValueError(f"an inner loss must have shape [task] = ({num_tasks},), got {tuple(loss.shape)}.")
+        found = torch.autograd.grad(
+            loss.sum(), tuple(params.values()), create_graph=create_graph, materialize_grads=True
+        )
+    return dict(zip(params, found, strict=True)), loss
+
+
+def _scale(rates: Rates, vector: Params) -> Params:
+    if isinstance(rates, Mapping):
+        return {name: rates[name] * value for name, value in vector.items()}
+    return {name: rates * value for name, value in vector.items()}
+
+
+def _subtract(left: Params, right: Params) -> Params:
+    return {name: value - right[name] for name, value in left.items()}

@@ -1,0 +1,132 @@
+"""The inner loop of any update rule, as one graph that derivatives are carried through by automatic differentiation.
+
+``J`` is the Jacobian of the adapted parameters with respect to the initial ones and to the rule's own. ``J' w`` is a
+backward pass through the graph of all steps. ``J v`` is a backward pass through the graph of that backward pass: with
+respect to ``w``, in which it is linear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from metarl.adaptation.descent import slopes
+from metarl.adaptation.update_rules import LossFn, Params, UpdateRule
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """The result of :func:`unroll`; an :class:`metarl.adaptation.InnerLoop`, whose methods are described there.
+
+    Attributes:
+        adapted: stacked parameters after the last step, detached.
+        state: of the rule after the last step, detached; None before the first.
+        starts: where each step began, as leaves.
+        nodes: parameters before each step and after the last one, with their graph; empty without derivatives.
+        weights: the rule's own parameters, leaves of that graph.
+    """
+
+    adapted: Params
+    state: Params | None
+    starts: tuple[Params, ...]
+    nodes: tuple[Params, ...]
+    weights: Params
+
+    def push(self, tangent: Params, rule_tangent: Mapping[str, Tensor] | None = None) -> Params:
+        """See :meth:`metarl.adaptation.InnerLoop.push`."""
+        probes, images = self._transpose
+        tangents = [*tangent.values(), *((rule_tangent or {}).get(name) for name in self.weights)]
+        # What does not depend on the probes is not connected: it moves nothing.
+        pairs = [(i, t) for i, t in zip(images, tangents, strict=True) if t is not None and i.requires_grad]
+        found = torch.autograd.grad(
+            [image for image, _ in pairs],
+            probes,
+            grad_outputs=[t for _, t in pairs],
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        return dict(zip(self.adapted, found, strict=True))
+
+    def pull(self, cotangent: Params, direct: Sequence[Params | None] = ()) -> Params:
+        """See :meth:`metarl.adaptation.InnerLoop.pull`."""
+        return self.pull_with_rule(cotangent, direct)[0]
+
+    def pull_with_rule(self, cotangent: Params, direct: Sequence[Params | None] = ()) -> tuple[Params, Params]:
+        """See :meth:`metarl.adaptation.InnerLoop.pull_with_rule`."""
+        start, *_ = self._nodes()
+        parts = [*zip(self.nodes[:-1], direct, strict=True)] if direct else []
+        outputs, weights = [*self.nodes[-1].values()], [cotangent[name] for name in self.adapted]
+        for node, here in parts:
+            if here is not None:
+                outputs += node.values()
+                weights += [here[name] for name in node]
+        found = torch.autograd.grad(
+            outputs,
+            [*start.values(), *self.weights.values()],
+            grad_outputs=weights,
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        return dict(zip(start, found, strict=False)), dict(zip(self.weights, found[len(start) :], strict=True))
+
+    def _nodes(self) -> tuple[Params, ...]:
+        if not self.nodes:
+            raise RuntimeError("this inner loop was run with differentiable=False: it has no derivatives.")
+        return self.nodes
+
+    @cached_property
+    def _transpose(self) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """Probes ``w``, and ``J' w`` with its graph."""
+        start, *_ = self._nodes()
+        with torch.enable_grad():
+            outputs = [*self.nodes[-1].values()]
+            probes = [torch.zeros_like(value, requires_grad=True) for value in outputs]
+            images = torch.autograd.grad(
+                outputs,
+                [*start.values(), *self.weights.values()],
+                grad_outputs=probes,
+                create_graph=True,
+                materialize_grads=True,
+            )
+        return probes, images
+
+
+def unroll(
+    params: Params,
+    losses: Sequence[LossFn],
+    rule: UpdateRule,
+    *,
+    second_order: bool,
+    weights: Mapping[str, Tensor] | None = None,
+    state: Params | None = None,
+    factor: float = 1.0,
+    differentiable: bool = True,
+) -> Unrolled:
+    """Take one step of the rule per loss; see :func:`metarl.adaptation.inner_loop`."""
+    own = {name: value.detach().requires_grad_() for name, value in (weights or dict(rule.named_parameters())).items()}
+    current = {name: value.detach().requires_grad_() for name, value in params.items()}
+    nodes, starts = [current], []
+    for loss_fn in losses:
+        through = second_order and differentiable
+        point = {name: value.detach().requires_grad_() for name, value in current.items()}
+        starts.append(point)
+        grads, loss = slopes(loss_fn, current if through else point, create_graph=through)
+        with torch.set_grad_enabled(differentiable):
+            moved, state = torch.func.functional_call(
+                rule, own, (state, current, grads, loss if through else loss.detach())
+            )
+            if factor != 1.0:
+                moved = {name: value + factor * (moved[name] - value) for name, value in current.items()}
+        current = moved
+        nodes.append(current)
+    return Unrolled(
+        {name: value.detach() for name, value in current.items()},
+        None if state is None else {name: value.detach() for name, value in state.items()},
+        tuple(starts),
+        tuple(nodes) if differentiable else (),
+        own,
+    )
