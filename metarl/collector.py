@@ -25,6 +25,10 @@ State = TypeVar("State")
 class Collector:
     """Runs exactly ``rollouts_per_task`` episodes of each task, side by side, from explicit resets.
 
+    Where an environment reports ``info["invalid"]``, its simulation has diverged: the episode is truncated there with
+    reward 0 and the last valid observation, so that it earns nothing, loses nothing and holds no bad number; it is
+    marked in ``Rollout.invalid`` and is no success.
+
     Args:
         distribution: where environments come from.
         rollouts_per_task: episode slots per task.
@@ -74,7 +78,8 @@ class Collector:
             The rollout, and the agent's state after its last step.
 
         Raises:
-            NonFiniteError: if an environment returns a NaN or infinite observation or reward.
+            NonFiniteError: if an environment returns a NaN or infinite observation or reward, and does not report it
+                as invalid.
         """
         spec, slots = self._spec, self.rollouts_per_task
         shape = (len(tasks), slots)
@@ -87,6 +92,7 @@ class Collector:
         active = np.ones(env.num_envs, dtype=bool)
         last_obs = np.zeros((env.num_envs, spec.obs_dim), np.float32)
         success = np.zeros(env.num_envs, dtype=bool)
+        invalid = np.zeros(env.num_envs, dtype=bool)
         timesteps: list[Timestep] = []
         actions: list[Tensor] = []
         log_probs: list[Tensor] = []
@@ -104,8 +110,14 @@ class Collector:
                 torch.tensor(active, device=self.device).view(shape),
             )
             action, state = agent.act(state, timestep, deterministic)
+            seen = obs
             obs, rewards, terminated, truncated, info = env.step(self._to_env(env, action.value))
-            rewards = np.where(active, rewards, 0.0)
+            if "invalid" in info:
+                diverged = active & np.asarray(info["invalid"], bool)
+                invalid |= diverged
+                obs = np.where(diverged[:, None], seen, obs)
+                terminated, truncated = terminated & ~diverged, truncated | diverged
+            rewards = np.where(active & ~invalid, rewards, 0.0)
             self._check_finite("reward", rewards[active], tasks, active, step)
             # Also the last observation of an episode, whose value a truncated episode counts.
             self._check_finite("observation", obs[active], tasks, active, step + 1)
@@ -140,7 +152,8 @@ class Collector:
             terminated=over_time(all_terminated),
             truncated=over_time(all_truncated),
             last_obs=torch.from_numpy(last_obs).to(self.device).view(*shape, spec.obs_dim),
-            success=torch.from_numpy(success).to(self.device).view(shape),
+            success=torch.from_numpy(success & ~invalid).to(self.device).view(shape),
+            invalid=torch.from_numpy(invalid).to(self.device).view(shape),
         )
         return rollout, state
 

@@ -28,12 +28,14 @@ class Evaluation:
         success: ``[task, shot]`` share of episodes with success at any step.
         episodes_per_shot: episodes behind each entry.
         num_env_steps: what the evaluation cost, in environment steps.
+        num_invalid: episodes whose simulation diverged; they count with what they had earned, and as no success.
     """
 
     returns: Float
     success: Float
     episodes_per_shot: int
     num_env_steps: int
+    num_invalid: int
 
     def interval(self, shot: int) -> tuple[float, float, float]:
         """Mean return after ``shot`` adaptations, with its 95 % bootstrap interval over tasks."""
@@ -110,4 +112,4 @@ def evaluate(
         collector.close()
     returns = np.stack([r.returns.double().mean(1).cpu().numpy() for r in trial.rollouts], axis=1)
     success = np.stack([r.success.double().mean(1).cpu().numpy() for r in trial.rollouts], axis=1)
-    return Evaluation(returns, success, collector.rollouts_per_task, trial.num_env_steps)
+    return Evaluation(returns, success, collector.rollouts_per_task, trial.num_env_steps, trial.num_invalid)

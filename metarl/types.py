@@ -93,6 +93,7 @@ class Rollout:
         truncated: ``[task, episode, time]`` bool: time ran out at this step; the state still has a value.
         last_obs: ``[task, episode, obs_dim]`` the observation after the episode's last step.
         success: ``[task, episode]`` bool: the environment reported success at any step (False if it never reports).
+        invalid: ``[task, episode]`` bool: the simulation diverged, which cut the episode off and denied it success.
     """
 
     timesteps: Timestep
@@ -103,6 +104,7 @@ class Rollout:
     truncated: Tensor
     last_obs: Tensor
     success: Tensor
+    invalid: Tensor
 
     @property
     def obs(self) -> Tensor:
@@ -153,3 +155,8 @@ class Trial:
     def num_env_steps(self) -> int:
         """Environment steps in the trial, adaptation included."""
         return int(sum(rollout.valid.sum() for rollout in self.rollouts))
+
+    @property
+    def num_invalid(self) -> int:
+        """Episodes whose simulation diverged."""
+        return int(sum(rollout.invalid.sum() for rollout in self.rollouts))

@@ -23,7 +23,8 @@ class CountdownDynamics:
     """Task: ``name`` and ``length``. Observation: noise of the episode, steps so far; NaN once the episode has ended.
 
     The reward of a step is ``name + step / 10 + action / 100``, and success is reported in step 1 alone. With a
-    ``jitter``, an episode whose noise is positive takes that many steps more.
+    ``jitter``, an episode whose noise is positive takes that many steps more. The step ``diverges_at`` is reported as
+    invalid, and everything else that it returns is NaN or wrong.
     """
 
     observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -48,8 +49,10 @@ class CountdownDynamics:
         following = np.stack([state[:, 0], step + 1], axis=1)
         bad = params.get("bad_obs_at", np.full(len(state), -1))
         length = self._length(state, params)
-        following[(step > length) | (step == bad)] = np.nan
-        return following, rewards, step + 1 >= length, {"success": step == 1}
+        diverged = step == params.get("diverges_at", np.full(len(state), -1))
+        following[(step > length) | (step == bad) | diverged] = np.nan
+        rewards = np.where(diverged, np.nan, rewards)
+        return following, rewards, diverged | (step + 1 >= length), {"success": step == 1, "invalid": diverged}
 
     def observe(self, state: Any, params: Any) -> Any:
         return np.where(state[:, 1:] > self._length(state, params)[:, None], np.nan, state)

@@ -46,6 +46,7 @@ def random_rollout(spec: Spec, generator: torch.Generator, num_tasks: int = NUM_
         truncated=last & ~terminates,
         last_obs=2.0 * randn(*shape[:2], spec.obs_dim),
         success=torch.zeros(shape[:2], dtype=torch.bool),
+        invalid=torch.zeros(shape[:2], dtype=torch.bool),
     )
 
 

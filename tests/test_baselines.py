@@ -78,7 +78,8 @@ def rollout(dtype: torch.dtype = torch.float64) -> Rollout:
     timesteps = Timestep(randn(3, 4, 6, 2).to(dtype), none[..., None], none, none, valid)
     rewards = (randn(3, 4, 6, seed=1) * valid).to(dtype)
     last_obs = randn(3, 4, 2, seed=2).to(dtype)
-    return Rollout(timesteps, none, none, rewards, ends & first, ends & ~first, last_obs, valid.any(-1))
+    episodes = valid.any(-1)
+    return Rollout(timesteps, none, none, rewards, ends & first, ends & ~first, last_obs, episodes, ~episodes)
 
 
 def test_advantages_equal_a_loop_over_tasks_episodes_and_time() -> None:

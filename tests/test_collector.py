@@ -175,3 +175,25 @@ def test_non_finite_reward_after_the_end_is_nobodys_business() -> None:
     ]
     rollout, _ = Collector(distribution, 2, CPU).collect(Counter(distribution.spec), 0, tasks)
     assert np.isfinite(rollout.rewards.numpy()).all()
+
+
+@pytest.mark.parametrize("step", [0, 2, 4])
+def test_a_diverged_simulation_cuts_its_episode_off_and_leaves_only_what_was_valid(step: int) -> None:
+    """Reward 0 at that step, the observation before it as the last one, truncated, no success; others are untouched."""
+    good = {"name": 10.0, "length": 8.0, "diverges_at": -1.0}
+    rollouts = []
+    for second in (good | {"diverges_at": float(step)}, good):
+        agent = Counter(countdown().spec)
+        agent.seed(0)
+        collector = Collector(countdown(), 3, CPU)
+        rollouts.append(collector.collect(agent, 0, [good, second])[0])
+    found, healthy = rollouts
+    assert found.invalid.tolist() == [[False] * 3, [True] * 3] and not healthy.invalid.any()
+    assert all(torch.isfinite(tensor).all() for tensor in tensors(found))
+    bad = found[1]
+    assert bad.lengths.tolist() == [step + 1] * 3
+    assert bad.truncated[:, step].all() and not bad.terminated.any()
+    assert torch.equal(bad.rewards[:, :step], healthy[1].rewards[:, :step]) and not bad.rewards[:, step:].any()
+    assert torch.equal(bad.last_obs, bad.obs[:, step]) and (bad.last_obs[:, 1] == step).all()
+    assert not bad.success.any() and healthy.success.all()
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(tensors(found), tensors(healthy), strict=True))

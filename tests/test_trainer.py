@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,18 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from countdown import countdown
+from countdown import sample as countdown_task
 
-from metarl.agents import RL2, RL2Config
+from metarl.agent import AgentConfig
+from metarl.agents import RL2, MAMLTRPOConfig, RL2Config
 from metarl.config import TrainConfig
+from metarl.envs.metaworld_pool import MetaWorldVectorEnv
 from metarl.errors import CheckpointError, ConfigError, NonFiniteError
+from metarl.evaluator import evaluate
 from metarl.logger import read_metrics
 from metarl.run_folder import RunFolder
+from metarl.seeding import numpy_stream
 from metarl.session import load_distribution
 from metarl.tasks import TaskDistribution
 from metarl.trainer import Progress, train
@@ -333,3 +340,68 @@ def test_an_agent_for_other_spaces_is_refused_before_anything_is_written(
     with pytest.raises(ConfigError, match="the agent was built for"):
         train(_agent(bandit), load_distribution("cartpole-goal"), _CONFIG, run)
     assert not run.checkpoints.folder.exists()
+
+
+# Diverged simulations -----------------------------------------------------------------------------------------------
+
+
+class _Sabotaged(MetaWorldVectorEnv):
+    """Instance 1 gets an action that is not a number in the third step of every episode: its simulation diverges."""
+
+    def reset(self, **keywords: Any) -> Any:
+        self.steps = 0
+        return super().reset(**keywords)
+
+    def step(self, actions: Any) -> Any:
+        self.steps += 1
+        actions = actions.copy()
+        if self.steps == 3:
+            actions[1] = math.nan
+        return super().step(actions)
+
+
+def _diverging(name: str) -> TaskDistribution:
+    """One in three episodes of the countdown, or of Meta-World's pool one in each rollout."""
+    if name == "countdown":
+
+        def sample(rng: np.random.Generator) -> dict[str, float]:
+            return countdown_task(rng) | {"length": 8.0, "diverges_at": float(rng.choice([-1.0, -1.0, 2.0]))}
+
+        return dataclasses.replace(countdown(discrete=False), sample=sample)
+
+    def sample_reach(rng: np.random.Generator) -> dict[str, Any]:
+        return {"env_name": "reach-v3", "rand_vec": np.array([0.0, 0.6, 0.02, *rng.uniform([-0.1, 0.8, 0.05], 0.9)])}
+
+    return TaskDistribution(
+        id="diverging", sample=sample_reach, make_vector=partial(_Sabotaged, num_workers=1), horizon=12
+    )
+
+
+@pytest.mark.parametrize("name", ["countdown", "metaworld"])
+@pytest.mark.parametrize(
+    "config", [_AGENT, MAMLTRPOConfig(hidden_sizes=(4,), rollouts_per_task=2, cg_iterations=2)], ids=["rl2", "maml"]
+)
+def test_diverged_simulations_are_counted_and_training_goes_on(run: RunFolder, config: AgentConfig, name: str) -> None:
+    distribution = _diverging(name)
+    agent = config.build(distribution.spec, torch.device("cpu"), 1)
+    before = {name: tensor.clone() for name, tensor in agent.named_tensors().items()}
+    assert train(agent, distribution, dataclasses.replace(_CONFIG, num_iterations=2), run)
+    counted = [entry["train/invalid_episodes"] for entry in read_metrics(run.metrics)]
+    tensors = agent.named_tensors()
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in tensors.items())
+    evaluation = evaluate(agent, distribution, num_tasks=6, seed=5)
+    num_rollouts = agent.num_adaptations + 1
+    if name == "metaworld":
+        assert counted == [num_rollouts] * 2
+        assert evaluation.num_invalid == evaluation.returns.shape[1]
+    else:
+        tasks = [distribution.sample_meta_batch(4, numpy_stream(_CONFIG.seed, "tasks", i)) for i in range(2)]
+        per_task = num_rollouts * agent.rollouts_per_task
+        assert counted == [per_task * sum(task["diverges_at"] == 2.0 for task in batch) for batch in tasks]
+        assert sum(counted) > 0
+
+
+def test_simulations_that_stay_stable_count_no_invalid_episode(run: RunFolder, bandit: TaskDistribution) -> None:
+    assert train(_agent(bandit), bandit, _CONFIG, run)
+    assert [entry["train/invalid_episodes"] for entry in read_metrics(run.metrics)] == [0.0] * 4
