@@ -182,7 +182,7 @@ def _iterate(
     agent: Agent[Any], distribution: TaskDistribution, collector: Collector, config: TrainConfig, iteration: int
 ) -> tuple[dict[str, float], int]:
     """One meta-update; returns its metrics and the environment steps that it cost."""
-    tasks = distribution.train.sample(config.meta_batch_size, numpy_stream(config.seed, "tasks", iteration))
+    tasks = distribution.sample_meta_batch(config.meta_batch_size, numpy_stream(config.seed, "tasks", iteration))
     trial = run_trial(agent, collector, tasks, agent.num_adaptations, derive(config.seed, "trial", iteration))
     started = time.perf_counter()
     learned = agent.meta_update(trial)
@@ -201,7 +201,6 @@ def _trial_metrics(trial: Trial) -> dict[str, float]:
     for shot, rollout in enumerate(trial.rollouts):
         metrics[f"train/return_{shot}"] = float(rollout.returns.mean())
         metrics[f"train/success_{shot}"] = float(rollout.success.float().mean())
-    metrics["train/invalid_episodes"] = float(trial.num_invalid)
     return metrics
 
 
