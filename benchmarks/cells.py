@@ -18,6 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from metarl import session as sessions
 from metarl.checkpoint import write_atomically
+from metarl.config import choose_device
+from metarl.errors import ConfigError
 from metarl.evaluator import evaluate
 from metarl.presets import settings
 from metarl.run_folder import RunFolder
@@ -39,6 +41,7 @@ class Cell:
         seed: of training.
         train: fields of TrainConfig that differ from the preset's.
         settings: fields of the agent's config that differ from the preset's.
+        variant: tells cells apart that differ in their settings alone.
     """
 
     agent: str
@@ -46,11 +49,13 @@ class Cell:
     seed: int
     train: Mapping[str, Any] = field(default_factory=dict, hash=False)
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    variant: str = ""
 
     @property
     def name(self) -> str:
-        """File name of the cell's score."""
-        return f"{self.tasks.replace('/', '-')}-{self.agent}-seed{self.seed}"
+        """File name of the cell's score and of its run folder."""
+        variant = f"-{self.variant}" if self.variant else ""
+        return f"{self.tasks.replace('/', '-')}-{self.agent}{variant}-seed{self.seed}"
 
 
 def run_cells(
@@ -87,7 +92,7 @@ def run_cells(
 
 
 def _run_cell(cell: Cell, path: Path, runs: Path, num_tasks: int, num_adaptations: int | None, bar: Progress) -> bool:
-    session = _session(cell, runs)
+    session = open_session(cell, runs)
     task = bar.add_task(cell.name, total=session.train_config.num_iterations)
     finished = session.train(lambda progress: _show(bar, task, progress.iteration))
     if finished:
@@ -121,12 +126,34 @@ def _show(bar: Progress, task: TaskID, iteration: int) -> None:
     bar.update(task, completed=iteration)
 
 
-def _session(cell: Cell, runs: Path) -> Session:
+def open_session(cell: Cell, runs: Path) -> Session:
+    """The session of a cell, new or begun earlier; begun, it keeps the settings that its folder holds.
+
+    Raises:
+        ConfigError: if it was begun with another value of a setting that ``cell`` names.
+    """
     folder = runs / cell.name
     if (folder / "config.json").is_file():
-        return Session.open(folder)
+        session = Session.open(folder)
+        _require_same_settings(cell, session)
+        return session
     train_config, agent_config = settings(cell.agent, cell.tasks)
     train_config = dataclasses.replace(train_config, seed=cell.seed, **cell.train)
     agent_config = dataclasses.replace(agent_config, **cell.settings)
+    distribution = sessions.load_distribution(cell.tasks)
+    # What cannot work must fail before there is a run folder.
+    agent_config.build(distribution.spec, choose_device(train_config.device), cell.seed)
+    distribution.sample_meta_batch(train_config.meta_batch_size, np.random.default_rng(0))
     folder.mkdir(parents=True, exist_ok=True)
     return sessions.Session.create(cell.agent, cell.tasks, train_config, agent_config, RunFolder(folder))
+
+
+def _require_same_settings(cell: Cell, session: Session) -> None:
+    """Only what the cell names is compared: a preset may have gained a field since the run began."""
+    for config, wanted in ((session.train_config, cell.train), (session.agent_config, cell.settings)):
+        for name, value in wanted.items():
+            if getattr(config, name) != value:
+                raise ConfigError(
+                    f"{session.run.path} was begun with {name} = {getattr(config, name)!r}, and now {value!r} is asked "
+                    "for. Ask for the same, or give the new settings a variant's name of their own."
+                )

@@ -20,7 +20,7 @@ import pickle
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -136,15 +136,39 @@ class _SplitSampler:
 
 
 @dataclass(frozen=True)
+class _EvenSampler:
+    """Draws as many training goals of every task name, no goal twice before all of its name were drawn.
+
+    So does upstream's ``make_ml_envs``, whose ``meta_batch_size`` must be divisible by the number of names.
+    """
+
+    task_set: TaskSet
+
+    def __call__(self, num_tasks: int, rng: np.random.Generator) -> list[Task]:
+        goals = by_name(self.task_set.goals.train)
+        each, rest = divmod(num_tasks, len(goals))
+        if each < 1 or rest:
+            raise ConfigError(
+                f"{self.task_set.name} trains on as many goals of each of its {len(goals)} tasks, so the meta-batch "
+                f"size must be a multiple of {len(goals)} above 0, got {num_tasks!r}; valid choices: "
+                f"{', '.join(str(len(goals) * factor) for factor in range(1, 5))}, ..."
+            )
+        return [
+            tasks[index] for tasks in goals.values() for index in np.resize(rng.permutation(len(tasks)), each).tolist()
+        ]
+
+
+@dataclass(frozen=True)
 class _PoolMaker:
     """Builds the fast pool; metaworld is imported only in the pool's workers."""
 
     reward_version: RewardVersion
+    num_workers: int | None = None
 
     def __call__(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
         from metarl.envs.metaworld_pool import MetaWorldVectorEnv
 
-        return MetaWorldVectorEnv(num_envs, reward_version=self.reward_version)
+        return MetaWorldVectorEnv(num_envs, reward_version=self.reward_version, num_workers=self.num_workers)
 
 
 def task_distribution(name: str, *, seed: int = 0, reward_version: RewardVersion = "v2") -> TaskDistribution:
@@ -215,6 +239,25 @@ def make_vec(
     )
 
 
+def by_name(tasks: Sequence[Task]) -> dict[str, list[Task]]:
+    """Tasks by the name of upstream's task, both in the order in which they come."""
+    named: dict[str, list[Task]] = {}
+    for task in tasks:
+        named.setdefault(task["env_name"], []).append(task)
+    return named
+
+
+def with_workers(distribution: TaskDistribution, num_workers: int | None) -> TaskDistribution:
+    """The same tasks, stepped by so many worker processes; default: one for each core that this process may use.
+
+    Raises:
+        ConfigError: if they are not Meta-World's.
+    """
+    if not isinstance(distribution.make_vector, _PoolMaker):
+        raise ConfigError(f"{distribution.id} is no task set of Meta-World, which num_workers is for.")
+    return replace(distribution, make_vector=replace(distribution.make_vector, num_workers=num_workers))
+
+
 def upstream_task(task: Task) -> Any:
     """``task`` as the ``metaworld.Task`` that upstream's ``env.set_task`` takes."""
     metaworld = _metaworld()
@@ -257,6 +300,7 @@ def _distribution(task_set: TaskSet, id: str, reward_version: str) -> TaskDistri
         id=id,
         sample=_SplitSampler(task_set, "train"),
         sample_test=_SplitSampler(task_set, "test"),
+        meta_batch=_EvenSampler(task_set),
         make_vector=_PoolMaker(_checked(reward_version)),
         horizon=HORIZON,
         description=_describe(task_set, reward_version),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.markup import escape
@@ -125,6 +126,7 @@ def _train(words: list[str]) -> int:
             raise ConfigError(f"--checkpoint {options.checkpoint} needs --resume RUN.")
         # What cannot work must fail before there is a run folder.
         options.agent.build(distribution.spec, choose_device(options.train.device), options.train.seed)
+        distribution.sample_meta_batch(options.train.meta_batch_size, np.random.default_rng(0))
         if options.reference:
             sessions.reference_config(agent, options.agent)
         run = RunFolder.create(options.runs, f"{agent}-{task_name}-seed{options.train.seed}")

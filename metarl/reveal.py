@@ -40,6 +40,7 @@ def reveal_task(distribution: TaskDistribution) -> TaskDistribution:
         id=distribution.id,
         sample=distribution.sample,
         sample_test=distribution.sample_test,
+        meta_batch=distribution.meta_batch,
         shared_split=distribution.shared_split,
         horizon=distribution.spec.horizon,
         make_vector=partial(_make, distribution, samples.mean(0), scale),

@@ -18,6 +18,9 @@ from metarl.types import Spec, Task
 
 Sampler = Callable[[np.random.Generator], Task]
 
+BatchSampler = Callable[[int, np.random.Generator], list[Task]]
+"""Draws that many training tasks at once."""
+
 _TEST_SHARE = 5
 """One task in five belongs to the test split of a distribution with a single sampler."""
 
@@ -39,6 +42,8 @@ class TaskDistribution:
         make_vector: builds ``num_envs`` instances that take ``reset(options={"tasks": [...]})``.
         horizon: most steps in an episode; default: the ``max_episode_steps`` of ``make_env``'s environment.
         sample_test: draws one test task.
+        meta_batch: draws the training tasks of one meta-update, e.g. as many of each kind; default: independently by
+            ``sample``, whose tasks they must be. Raises ConfigError for a number that it cannot draw.
         shared_split: train and test tasks are the same on purpose (e.g. the two directions of a cheetah).
         task_on_reset: the environment takes its task through ``reset(options={"task": task})``, so it need not be
             rebuilt; ``make_env`` is then called once per instance.
@@ -52,6 +57,7 @@ class TaskDistribution:
     make_vector: Callable[[int], VectorEnv[Any, Any, Any]] | None = None
     horizon: int | None = None
     sample_test: Sampler | None = None
+    meta_batch: BatchSampler | None = None
     shared_split: bool = False
     task_on_reset: bool = False
     num_workers: int = 0
@@ -78,6 +84,14 @@ class TaskDistribution:
     def test(self) -> Split:
         """The held-out tasks."""
         return Split(self, "test")
+
+    def sample_meta_batch(self, num_tasks: int, rng: np.random.Generator) -> list[Task]:
+        """Draw the training tasks of one meta-update; a function of ``rng``'s state alone.
+
+        Raises:
+            ConfigError: for a number of tasks that cannot be drawn.
+        """
+        return (self.meta_batch or self.train.sample)(num_tasks, rng)
 
     @cached_property
     def spec(self) -> Spec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,10 @@ from metarl.envs.metaworld import (
     task_distribution,
     upstream_env,
     upstream_task,
+    with_workers,
 )
 from metarl.errors import ConfigError
+from metarl.tasks import make
 from metarl.types import Task
 
 
@@ -112,6 +115,22 @@ def test_samplers_draw_from_their_own_split() -> None:
     assert {_key(t) for t in distribution.test.sample(200, rng)} <= set(map(_key, goals.test))
 
 
+def test_a_meta_batch_holds_as_many_goals_of_every_task_and_none_twice() -> None:
+    distribution = custom(["reach-v3", "push-v3"], ["door-close-v3"], id="even")
+    goals = TaskSet("custom", 0, ("reach-v3", "push-v3"), ("door-close-v3",)).goals
+    drawn = distribution.sample_meta_batch(20, np.random.default_rng(0))
+    assert [task["env_name"] for task in drawn] == ["reach-v3"] * 10 + ["push-v3"] * 10
+    assert len(set(map(_key, drawn))) == 20
+    assert set(map(_key, drawn)) <= set(map(_key, goals.train))
+    assert list(map(_key, drawn)) == list(map(_key, distribution.sample_meta_batch(20, np.random.default_rng(0))))
+    assert list(map(_key, drawn)) != list(map(_key, distribution.sample_meta_batch(20, np.random.default_rng(1))))
+
+
+def test_a_meta_batch_of_more_than_all_goals_holds_each_as_often() -> None:
+    drawn = task_distribution("ml1/reach-v3").sample_meta_batch(100, np.random.default_rng(0))
+    assert set(Counter(map(_key, drawn)).values()) == {2}
+
+
 def test_every_benchmark_has_a_distribution_of_its_id() -> None:
     assert tuple(distribution.id for distribution in DISTRIBUTIONS) == BENCHMARKS
     assert len(BENCHMARKS) == 53
@@ -138,6 +157,11 @@ def test_sizes_are_known_without_starting_a_simulation() -> None:
         (lambda: custom(["reach-v3", "push-v3"], ["push-v3"]), "same tasks: push-v3"),
         (lambda: custom(["reach-v3", "reach-v3"], ["push-v3"]), "train task twice"),
         (lambda: custom(["reach-v3"], []), "at least one test task"),
+        (
+            lambda: custom(["reach-v3", "push-v3"], ["door-close-v3"]).sample_meta_batch(5, np.random.default_rng(0)),
+            "multiple of 2 above 0, got 5; valid choices: 2, 4",
+        ),
+        (lambda: with_workers(make("bandit"), 1), "bandit is no task set of Meta-World"),
         (lambda: make_vec("ml10", 2, split="valid"), "unknown split 'valid'"),  # type: ignore[arg-type]
     ],
 )
