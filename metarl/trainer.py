@@ -201,6 +201,7 @@ def _trial_metrics(trial: Trial) -> dict[str, float]:
     for shot, rollout in enumerate(trial.rollouts):
         metrics[f"train/return_{shot}"] = float(rollout.returns.mean())
         metrics[f"train/success_{shot}"] = float(rollout.success.float().mean())
+    metrics["train/invalid_episodes"] = float(trial.num_invalid)
     return metrics
 
 
