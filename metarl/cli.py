@@ -217,14 +217,19 @@ def _with_progress(session: Session, label: str, checkpoint: Path | None) -> boo
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(label, total=session.train_config.num_iterations, returns="")
+        invalid = 0
 
         def listen(progress: sessions.Progress) -> None:
+            nonlocal invalid
+            invalid += int(progress.metrics["train/invalid_episodes"])
             # In the order of the trainer, which is that of the shots.
             shots = [value for name, value in progress.metrics.items() if name.startswith("train/return_")]
             text = f"return {shots[0]:.1f}" + (f" -> {shots[-1]:.1f} adapted" if len(shots) > 1 else "")
             bar.update(task, completed=progress.iteration, returns=text)
 
-        return session.train(listen, checkpoint)
+        done = session.train(listen, checkpoint)
+    _warn_of_invalid(invalid, label)
+    return done
 
 
 def _report(
@@ -247,6 +252,16 @@ def _report(
     figure = sessions.write_report(rows, distribution, path, xlabel, details)
     cost = sum(row.evaluation.num_env_steps for row in rows)
     console.print(f"Figure: {escape(str(figure))}   (this table cost {cost:,} environment steps)", soft_wrap=True)
+    _warn_of_invalid(sum(row.evaluation.num_invalid for row in rows), "this table")
+
+
+def _warn_of_invalid(count: int, what: str) -> None:
+    if count:
+        console.print(
+            f"[yellow]warning:[/] in {count} episode(s) of {what} the simulation diverged; they were cut off there, "
+            "and count as no success.",
+            soft_wrap=True,
+        )
 
 
 # evaluate, plot, list, check ----------------------------------------------------------------------------------------

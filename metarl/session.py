@@ -293,6 +293,7 @@ def write_report(
                 "success": row.evaluation.success.mean(0).tolist(),
                 "episodes_per_shot": row.evaluation.episodes_per_shot,
                 "num_env_steps": row.evaluation.num_env_steps,
+                "invalid_episodes": row.evaluation.num_invalid,
             }
             for row in rows
         ],

@@ -487,3 +487,19 @@ def test_fewer_iterations_than_done_are_refused_before_the_config_changes(
         assert cli.main(f"train --resume runs/rl2-bandit-seed1 --num-iterations {wrong}".split()) == 2
         assert said in "".join(capsys.readouterr())
         assert Path("runs/rl2-bandit-seed1/config.json").read_text() == config
+
+
+def test_diverged_simulations_are_told_in_training_and_in_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("countdowns.py").write_text(
+        "import dataclasses\n"
+        "from countdown import countdown, sample\n"
+        "diverging = dataclasses.replace(\n"
+        "    countdown(), sample=lambda rng: sample(rng) | {'length': 8.0, 'diverges_at': 2.0})\n"
+    )
+    assert _metarl(["train", "rl2", "countdowns:diverging", *_SMALL_RL2, "--seed", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "in 12 episode(s) of meta-training the simulation diverged" in printed
+    assert "in 15 episode(s) of this table the simulation diverged" in printed
+    (path,) = Path("runs").glob("*/adaptation.json")
+    scores = json.loads(path.read_text())
+    assert [row["invalid_episodes"] for row in scores["rows"]] == [6, 6, 3]
