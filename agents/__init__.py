@@ -9,6 +9,7 @@ from metarl.agent import AgentConfig
 from metarl.agents.emaml import EMAMLConfig
 from metarl.agents.gradient import GradientAgent, GradientConfig
 from metarl.agents.maml import ANILConfig, FOMAMLConfig, MAMLTRPOConfig, MetaSGDConfig
+from metarl.agents.meta_lstm import MetaLSTMConfig
 from metarl.agents.promp import MAMLPPOConfig, ProMPConfig
 from metarl.agents.references import OracleConfig, PretrainedConfig, RandomAgent, RandomConfig
 from metarl.agents.reptile import ReptileConfig
@@ -41,6 +42,9 @@ AGENTS = {
     "fomaml": AgentEntry(FOMAMLConfig, "second-order products cost too much; first-order MAML"),
     "anil": AgentEntry(ANILConfig, "features can be shared by all tasks and only the last layer must adapt"),
     "meta-sgd": AgentEntry(MetaSGDConfig, "a good step size is not known, or differs between parameters"),
+    "meta-lstm": AgentEntry(
+        MetaLSTMConfig, "gradient descent adapts too little in the steps there are: learn the step"
+    ),
     "rl2": AgentEntry(
         RL2Config, "tasks must be explored within an episode, and training data is plentiful", shot="episode"
     ),
@@ -60,6 +64,7 @@ __all__ = [
     "GradientConfig",
     "MAMLPPOConfig",
     "MAMLTRPOConfig",
+    "MetaLSTMConfig",
     "MetaSGDConfig",
     "OracleConfig",
     "PretrainedConfig",
