@@ -71,7 +71,8 @@ class Collector:
             state: the agent's state for these tasks.
             tasks: one task per entry of the task axis.
             previous: the rollout before this one in the same trial: its last action and reward are shown to the
-                agent at the first step, together with ``prev_done = 1``.
+                agent at the first step, together with ``prev_done = 1``. If it had another number of slots, slot k
+                follows its slot k modulo that number.
             deterministic: act by the distribution's mode.
 
         Returns:
@@ -167,6 +168,7 @@ class Collector:
         if previous is None:
             zeros = torch.zeros(shape, device=self.device)
             return torch.zeros(*shape, self._spec.action_dim, device=self.device), zeros, zeros
+        previous = previous[:, torch.arange(shape[1], device=self.device) % previous.valid.shape[1]]
         last = (previous.lengths - 1)[..., None]
         reward = previous.rewards.gather(2, last).squeeze(2)
         if self._spec.discrete:

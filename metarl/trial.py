@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from metarl.agent import Agent
 from metarl.collector import Collector
+from metarl.seeding import derive
 from metarl.types import Rollout, Task, Trial
 
 State = TypeVar("State")
@@ -20,6 +21,7 @@ def run_trial(
     num_adaptations: int,
     seed: int,
     deterministic_last: bool = False,
+    last_collector: Collector | None = None,
 ) -> Trial:
     """Let an agent meet new tasks: ``num_adaptations`` times collect and adapt, then collect once more.
 
@@ -30,20 +32,25 @@ def run_trial(
         num_adaptations: calls of ``agent.adapt``; 0 or more.
         seed: of the agent's samples and the environments' streams; same seed, same trial.
         deterministic_last: act by the distribution's mode in the last rollout.
+        last_collector: collects the last rollout instead, e.g. with another number of episodes for each task.
     """
     agent.seed(seed)
     collector.seed(seed)
+    if last_collector is not None:
+        last_collector.seed(derive(seed, "last"))
     state = agent.begin(len(tasks))
     rollouts: list[Rollout] = []
     collect_seconds = adapt_seconds = 0.0
     for shot in range(num_adaptations + 1):
         started = time.perf_counter()
-        rollout, state = collector.collect(
+        is_last = shot == num_adaptations
+        chosen = last_collector if is_last and last_collector is not None else collector
+        rollout, state = chosen.collect(
             agent,
             state,
             tasks,
             previous=rollouts[-1] if rollouts else None,
-            deterministic=deterministic_last and shot == num_adaptations,
+            deterministic=deterministic_last and is_last,
         )
         rollouts.append(rollout)
         collected = time.perf_counter()

@@ -54,3 +54,33 @@ def test_same_seed_same_trial_whatever_came_before() -> None:
     for first, again in zip(trials[0].rollouts, trials[2].rollouts, strict=True):
         assert torch.equal(first.obs, again.obs) and torch.equal(first.actions, again.actions)
     assert not torch.equal(trials[0].rollouts[0].obs, trials[1].rollouts[0].obs)
+
+
+@pytest.mark.parametrize(("before", "last"), [(1, 3), (5, 3)])
+def test_the_last_rollout_may_have_another_number_of_episodes_which_follow_the_former_ones(
+    before: int, last: int
+) -> None:
+    """Slot k follows slot k modulo the number of slots before: it is shown that slot's last action and reward."""
+    distribution = countdown()
+    tasks = distribution.train.sample(4, numpy_stream(0, "tasks"))
+    trial = run_trial(
+        Counter(distribution.spec),
+        Collector(distribution, before, CPU),
+        tasks,
+        num_adaptations=2,
+        seed=0,
+        deterministic_last=True,
+        last_collector=Collector(distribution, last, CPU),
+    )
+    *_, former, final = trial.rollouts
+    assert former.success.shape == (4, before) and final.success.shape == (4, last)
+    assert (final.actions == 2).all()
+    ends = former.lengths - 1
+    for slot in range(last):
+        source = slot % before
+        for task in range(4):
+            end = ends[task, source]
+            shown = final.timesteps.prev_reward[task, slot, 0]
+            assert shown == former.rewards[task, source, end] and shown != 0
+            assert final.timesteps.prev_action[task, slot, 0].argmax() == former.actions[task, source, end]
+    assert (final.timesteps.prev_done[:, :, 0] == 1).all()
