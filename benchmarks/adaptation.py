@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import tyro
 
+from metarl.agents import AGENTS
 from metarl.benchmarks.cells import Cell, console, run_cells
 from metarl.benchmarks.report import write_report
 from metarl.errors import ConfigError
@@ -36,7 +37,7 @@ class Options:
     steps: int | None = None
     """Environment steps of training, the same for every agent, instead of num_iterations."""
     meta_batch_size: int | None = None
-    """Tasks in one meta-update; default: the preset's."""
+    """Tasks in one meta-update of agents that adapt by gradient steps; default, and for the others: the preset's."""
     num_tasks: int = 100
     """Held-out tasks to score on."""
     results: Path = Path("benchmarks/results")
@@ -72,7 +73,9 @@ def main() -> None:
 
 def _train(options: Options, agent: str) -> dict[str, Any]:
     preset, config = settings(agent, options.tasks)
-    batch = {} if options.meta_batch_size is None else {"meta_batch_size": options.meta_batch_size}
+    by_gradient = AGENTS[agent].shot == "gradient step"
+    size = options.meta_batch_size if by_gradient else None
+    batch = {} if size is None else {"meta_batch_size": size}
     train = dataclasses.replace(preset, **batch)
     if options.steps is None:
         iterations = options.num_iterations or train.num_iterations
