@@ -14,6 +14,7 @@ from metarl.agents.promp import MAMLPPOConfig, ProMPConfig
 from metarl.agents.references import OracleConfig, PretrainedConfig, RandomAgent, RandomConfig
 from metarl.agents.reptile import ReptileConfig
 from metarl.agents.rl2 import RL2, RL2Config
+from metarl.agents.varibad import VariBAD, VariBADConfig
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,9 @@ AGENTS = {
     "rl2": AgentEntry(
         RL2Config, "tasks must be explored within an episode, and training data is plentiful", shot="episode"
     ),
+    "varibad": AgentEntry(
+        VariBADConfig, "as rl2, where rewards or dynamics tell the task: it learns to predict them", shot="episode"
+    ),
     "pretrained": AgentEntry(PretrainedConfig, "reference: one policy over all tasks, fine-tuned at test time"),
     "oracle": AgentEntry(OracleConfig, "reference: one policy over all tasks that is told the task", told_task=True),
     "random": AgentEntry(RandomConfig, "reference: uniformly random actions"),
@@ -73,4 +77,6 @@ __all__ = [
     "RandomAgent",
     "RandomConfig",
     "ReptileConfig",
+    "VariBAD",
+    "VariBADConfig",
 ]

@@ -1,0 +1,315 @@
+"""VariBAD: a policy that acts on a learned belief over the task.
+
+Zintgraf et al., 2020 (arXiv 1910.08348). A recurrent encoder turns the trial so far into an approximate posterior
+``q(m | tau_:t)`` over a latent task ``m``, trained as a variational auto-encoder: a sample of ``m`` at every ``t`` must
+let a decoder predict the rewards (and next states, if asked) of *all* steps of the trial, past and future, while the
+posterior stays near the one before it and the first near N(0, I) (eq. 4 to 8)::
+
+    ELBO_t = E_{m ~ q(m | tau_:t)} [log p(tau_:H+ | m)] - KL(q(m | tau_:t) || q(m | tau_:t-1))
+
+The policy sees the observation with mean and log-variance of the belief, and is trained by PPO on the return of the
+trial; no gradient of PPO reaches the encoder (section 3.3).
+
+Where this differs from the authors' code (``lmzintgraf/varibad``):
+
+* The encoder learns from the trials of the iteration, not from a buffer of 10,000 trials: a checkpoint stays small.
+* The first belief has seen the first observation, as ``tau_:0`` has in the paper; the code's has seen nothing.
+  Between two episodes the encoder sees the new episode's first observation with a done flag, not the old one's last.
+* Encoder and decoder see the normalised observations and rewards that the policy sees, not raw ones.
+* Subsampled terms of the ELBO are weighted such that the sum over all of them is estimated without bias; the code adds
+  up what it drew, so there ``kl_weight`` depends on how much that is. Lengths of trials may differ.
+* One ReLU layer embeds the encoder's whole input, and the value loss is the plain squared error, as in RL².
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+from torch.optim import Adam, Optimizer
+
+from metarl.agents.trial_ppo import Sequences, TrialPPO, TrialPPOConfig, Trials, end_to_end, take
+from metarl.errors import ConfigError, require_positive
+from metarl.networks.belief import BeliefEncoder, BeliefPolicy, Decoder
+from metarl.networks.distributions import DiagGaussian, Distribution
+from metarl.seeding import torch_stream
+from metarl.types import Rollout, Spec, Timestep, Trial
+
+
+@dataclass(frozen=True)
+class VariBADConfig(TrialPPOConfig):
+    """VariBAD with PPO."""
+
+    latent_size: int = 5
+    """Coordinates of the latent task."""
+    embedding_size: int = 64
+    """Units between the encoder's input and its GRU."""
+    hidden_size: int = 128
+    """Units of the encoder's GRU."""
+    hidden_sizes: tuple[int, ...] = (128, 128)
+    """Widths of the hidden layers of policy and value."""
+    decoder_sizes: tuple[int, ...] = (64, 32)
+    """Widths of the hidden layers of the decoder."""
+    decode_states: bool = False
+    """Decode next states too; for tasks that differ in their dynamics."""
+    kl_weight: float = 0.1
+    """Weight of the KL between successive beliefs in the ELBO."""
+    vae_learning_rate: float = 1e-3
+    """Adam's step size for encoder and decoder."""
+    num_vae_updates: int = 3
+    """Steps on the ELBO in one iteration."""
+    vae_batch_size: int = 25
+    """Trials in one of these steps, or all of the iteration if these are fewer."""
+    num_elbo_terms: int = 50
+    """Beliefs of a trial, drawn at random, that are decoded; 0: all."""
+    num_decoded_steps: int = 0
+    """Steps of a trial, drawn at random, that each belief has to decode; 0: all."""
+    bootstrap_trials: bool = False
+    """Value the state in which time ran out on a trial, instead of nothing: where the limit is no part of the task."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_positive(
+            self,
+            *("latent_size", "embedding_size", "hidden_size", "kl_weight", "vae_learning_rate"),
+            *("num_vae_updates", "vae_batch_size"),
+        )
+        for name in ("num_elbo_terms", "num_decoded_steps"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ConfigError(f"VariBADConfig.{name} must be a whole number of 0 or more, got {value!r}.")
+        for name in ("hidden_sizes", "decoder_sizes"):
+            sizes = getattr(self, name)
+            if not sizes or any(width < 1 for width in sizes):
+                raise ConfigError(f"VariBADConfig.{name} must be one or more widths above 0, got {sizes!r}.")
+
+    def build(self, spec: Spec, device: torch.device, seed: int) -> VariBAD:
+        """A fresh agent."""
+        return VariBAD(self, spec, device, seed)
+
+
+@dataclass(frozen=True)
+class Experience:
+    """Whole trials, and what the decoder has to know of them.
+
+    Attributes:
+        trials: the steps of each trial and one more, which holds what was seen after the last action.
+        seen: ``[sequence, time]`` bool, where the encoder has an input: all steps, and the one after them.
+        steps: ``[sequence, time, 2 obs_dim + action_dim]`` observation, action and next observation.
+    """
+
+    trials: Trials
+    seen: Tensor
+    steps: Tensor
+
+    def __getitem__(self, rows: Tensor) -> Experience:
+        trials = Trials(*(getattr(self.trials, field.name)[rows] for field in fields(Trials)))
+        return Experience(trials, self.seen[rows], self.steps[rows])
+
+
+class VariBAD(TrialPPO):
+    """Its state is that of the encoder's GRU.
+
+    Args:
+        config: settings.
+        spec: sizes of observation and action.
+        device: where everything lives.
+        seed: of the initial parameters.
+    """
+
+    config: VariBADConfig
+
+    def __init__(self, config: VariBADConfig, spec: Spec, device: torch.device, seed: int) -> None:
+        with torch_stream(seed, "init"):
+            policy = BeliefPolicy(spec, config.latent_size, config.hidden_sizes, config.init_std)
+            encoder = BeliefEncoder(spec, config.embedding_size, config.hidden_size, config.latent_size)
+            # Rewards of (observation, action, next observation), next observations of (observation, action).
+            known = spec.obs_dim + spec.action_dim
+            outputs = {"rewards": (known + spec.obs_dim, 1)}
+            if config.decode_states:
+                outputs["states"] = (known, spec.obs_dim)
+            decoders = {
+                name: Decoder(config.latent_size, step_size, config.decoder_sizes, output_size)
+                for name, (step_size, output_size) in outputs.items()
+            }
+        super().__init__(config, spec, device, policy.to(device), config.hidden_size)
+        self.policy = policy
+        self.encoder = encoder.to(device)
+        self.decoders = nn.ModuleDict(decoders).to(device)
+        self._vae_parameters = [*self.encoder.parameters(), *self.decoders.parameters()]
+        self.vae_optimizer = Adam(self._vae_parameters, lr=config.vae_learning_rate)
+
+    def components(self) -> Mapping[str, nn.Module | Optimizer]:
+        """Networks, normalisers and both optimisers."""
+        return {
+            "policy": self.policy,
+            "encoder": self.encoder,
+            "decoders": self.decoders,
+            "vae_optimizer": self.vae_optimizer,
+            **self._shared_components(),
+        }
+
+    def adapt(self, state: Tensor, rollout: Rollout) -> Tensor:
+        """Nothing to do: the belief has followed the episode, and the collector shows it the last reward."""
+        return state
+
+    def meta_update(self, trial: Trial) -> dict[str, float]:
+        """PPO on the beliefs that the policy acted on, then several steps on the ELBO."""
+        self._update_return_moments(trial)
+        experience = self._experience(trial)
+        metrics = self._improve(self._acted_steps(experience, trial.rollouts[-1]))
+        metrics |= self._improve_belief(experience)
+        self._update_input_moments(trial)
+        return metrics
+
+    # The policy -----------------------------------------------------------------------------------------------------
+
+    def _forward(self, inputs: Tensor, memory: Tensor) -> tuple[Distribution, Tensor, Tensor]:
+        belief, memory = self.encoder(inputs, memory)
+        out, values = self.policy(self._on_belief(inputs, belief))
+        return self._distribution(out), values, memory
+
+    def _evaluate(self, batch: Sequences) -> tuple[Distribution, Tensor]:
+        out, values = self.policy(batch.inputs)
+        return self._distribution(out), values
+
+    def _on_belief(self, inputs: Tensor, belief: DiagGaussian) -> Tensor:
+        """What the policy sees: the observation, which ``inputs`` begin with, means and log-variances."""
+        return torch.cat([inputs[..., : self.spec.obs_dim], belief.mean, 2.0 * belief.log_std], dim=-1)
+
+    def _distribution(self, out: Tensor) -> Distribution:
+        return self._policy(out, None if self.spec.discrete else self.policy.log_std)
+
+    @torch.no_grad()
+    def _acted_steps(self, experience: Experience, last: Rollout) -> Sequences:
+        """Every step by itself, since the beliefs are given: minibatches are drawn over steps, not over trials."""
+        trials = experience.trials
+        belief, _ = self.encoder(trials.inputs, self._no_memory(len(trials.inputs)))
+        inputs = self._on_belief(trials.inputs, belief)
+        _, values = self.policy(inputs)
+        last_value = torch.zeros_like(values[:, 0])
+        if self.config.bootstrap_trials:
+            after = values.gather(1, trials.valid.sum(1, keepdim=True)).squeeze(1)
+            last_value = torch.where(last.truncated.any(2).flatten(), after, last_value)
+        nothing = values.new_zeros(*values.shape, 0)
+        return self._with_advantages(replace(trials, inputs=inputs), values, last_value, nothing, 1)
+
+    # The belief -----------------------------------------------------------------------------------------------------
+
+    def _improve_belief(self, experience: Experience) -> dict[str, float]:
+        """Several steps on the ELBO of trials drawn at random."""
+        config, num_trials = self.config, len(experience.seen)
+        metrics: list[Tensor] = []
+        for _ in range(config.num_vae_updates):
+            rows = torch.randperm(num_trials, generator=self.generator, device=self.device)[: config.vae_batch_size]
+            batch = experience[rows]
+            terms = self._choose(batch.seen, config.num_elbo_terms)
+            steps = self._choose(batch.trials.valid, config.num_decoded_steps)
+            shape = (*terms[0].shape, config.latent_size)
+            noise = torch.randn(shape, generator=self.generator, device=self.device, dtype=batch.steps.dtype)
+            loss, errors = self.vae_loss(batch, terms, steps, noise)
+            self.vae_optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self._vae_parameters, config.max_grad_norm)
+            self.vae_optimizer.step()
+            metrics.append(torch.stack([loss, *errors.values()]).detach())
+        return dict(zip(("vae_loss", *errors), torch.stack(metrics).mean(0).tolist(), strict=True))
+
+    def vae_loss(
+        self, batch: Experience, terms: tuple[Tensor, Tensor], steps: tuple[Tensor, Tensor], noise: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Minus the ELBO, averaged over the beliefs of all trials, with squared errors as log-likelihoods.
+
+        Args:
+            batch: trials.
+            terms: which beliefs are decoded, ``[sequence, belief]``, and how much each counts.
+            steps: which steps they decode, ``[sequence, step]``, and how much each counts.
+            noise: ``[sequence, belief, latent]`` standard normal.
+
+        Returns:
+            The loss, and by name the mean error of a decoded step and the mean KL of a belief.
+        """
+        trials, obs_dim = batch.trials, self.spec.obs_dim
+        belief, _ = self.encoder(trials.inputs, self._no_memory(len(trials.inputs)))
+        num_beliefs = batch.seen.sum()
+        before = DiagGaussian(*(_shifted(parameter) for parameter in belief.parameters))
+        kl = (belief.kl(before) * batch.seen).sum() / num_beliefs
+
+        terms_index, terms_weight = terms
+        steps_index, steps_weight = steps
+        latents = take(belief.mean, terms_index) + take(belief.log_std, terms_index).exp() * noise
+        known = take(batch.steps, steps_index)
+        rewards = take(trials.rewards, steps_index)
+        if self.config.normalise_rewards:
+            rewards = rewards / self.reward_moments.std
+        weight = terms_weight[:, :, None] * steps_weight[:, None, :]
+
+        def error(decoder: str, given: Tensor, target: Tensor) -> Tensor:
+            """Summed over decoded steps, averaged over beliefs; of a vector the mean over its coordinates."""
+            squared: Tensor = (self.decoders[decoder](latents, given) - target.unsqueeze(1)).square().mean(-1)
+            return (squared * weight).sum() / num_beliefs
+
+        errors = {"reward_error": error("rewards", known, rewards[..., None])}
+        if self.config.decode_states:
+            errors["state_error"] = error("states", known[..., :-obs_dim], known[..., -obs_dim:])
+        loss = torch.stack([*errors.values()]).sum() + self.config.kl_weight * kl
+        per_step = num_beliefs / weight.sum()
+        return loss, {name: value * per_step for name, value in errors.items()} | {"belief_kl": kl}
+
+    def _choose(self, valid: Tensor, num: int) -> tuple[Tensor, Tensor]:
+        """Draw up to ``num`` valid steps of every row, all if it is 0, without replacement.
+
+        Returns:
+            Indices ``[row, step]``, and weights with which a sum over them estimates the sum over all valid steps.
+        """
+        num = min(num or valid.shape[1], valid.shape[1])
+        # Padding sorts behind everything.
+        keys = torch.rand(valid.shape, generator=self.generator, device=self.device) + (~valid).float()
+        index = keys.argsort(dim=1)[:, :num]
+        chosen = valid.gather(1, index)
+        weight: Tensor = chosen * (valid.sum(1, keepdim=True) / chosen.sum(1, keepdim=True))
+        return index, weight
+
+    @torch.no_grad()
+    def _experience(self, trial: Trial) -> Experience:
+        """Lay the episodes of each trial end to end, and behind them what was seen after the last action."""
+        episodes = [self._episode(rollout) for rollout in trial.rollouts]
+        last = trial.rollouts[-1]
+        final = (last.lengths - 1)[..., None]
+        action, reward = (take(x.flatten(0, 1), final.flatten(0, 1)) for x in (last.actions, last.rewards))
+        one = (*last.lengths.shape, 1)
+        after = Timestep(
+            obs=last.last_obs.unsqueeze(2),
+            prev_action=self._action_vectors(action).view(*one, self.spec.action_dim),
+            prev_reward=reward.view(one),
+            prev_done=torch.zeros_like(reward).view(one),
+            valid=torch.ones(one, dtype=torch.bool, device=self.device),
+        )
+        nothing = [torch.zeros_like(part[:, :, :1]) for part in episodes[-1][1:-1]]
+        episodes.append((self._inputs(after), *nothing, after.valid))
+        inputs, actions, log_probs, rewards, steps, acted, seen = end_to_end(episodes)
+        return Experience(Trials(inputs, actions, log_probs, rewards, acted), seen, steps)
+
+    def _episode(self, rollout: Rollout) -> tuple[Tensor, ...]:
+        inputs = self._inputs(rollout.timesteps)
+        obs = inputs[..., : self.spec.obs_dim]
+        last_obs = self._normalised_obs(rollout.last_obs).unsqueeze(2)
+        following = torch.cat([obs[:, :, 1:], last_obs], dim=2)
+        is_last = torch.arange(obs.shape[2], device=self.device) == (rollout.lengths - 1)[..., None]
+        following = torch.where(is_last[..., None], last_obs, following)
+        steps = torch.cat([obs, self._action_vectors(rollout.actions), following], dim=-1)
+        return inputs, rollout.actions, rollout.log_probs, rollout.rewards, steps, rollout.valid, rollout.valid
+
+    def _action_vectors(self, actions: Tensor) -> Tensor:
+        """Actions as the encoder sees them: one-hot, or clipped to the normalised box."""
+        if self.spec.discrete:
+            return one_hot(actions, self.spec.action_dim).to(torch.get_default_dtype())
+        return actions.clamp(-1.0, 1.0)
+
+
+def _shifted(x: Tensor) -> Tensor:
+    """One step later in time, zeros first: the parameters of the belief before, and of N(0, I) before the first."""
+    return torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], dim=1)
