@@ -5,127 +5,34 @@ This module is imported by workers: it must not import torch, nor anything of me
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import mujoco
 import numpy as np
-from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from numpy.typing import NDArray
 
 from metarl.buffers import Buffers
 from metarl.envs import metaworld_fast
+from metarl.envs.metaworld_frames import FRAME_DIM, Frames
+from metarl.envs.metaworld_reward_terms import sums_plainly
+from metarl.envs.metaworld_rewards import REWARDS
 from metarl.envs.metaworld_rows import INFO, INFO_KEYS, INVALID, OBS, OBS_DIM
+from metarl.envs.metaworld_simulation import Simulation, Snapshot
 
 Array = NDArray[Any]
 Request = tuple[int, Any, int | None]
 
 _SUBSTEPS = 5
-_STATE = mujoco.mjtState.mjSTATE_INTEGRATION
-"""Everything that a further step depends on, the solver's warm start included."""
+_REWARDED = 7
+"""Rewards read the hand, the gripper and the first object's position."""
 
 _GRIP = np.array([1, -1], np.float32)
 """The two fingers move against each other."""
 
-_VIEWED = ("xpos", "xquat", "xmat", "site_xpos", "geom_xpos", "qpos", "qvel", "mocap_pos")
-"""Arrays of ``MjData`` into which an environment may keep a live view."""
-
 
 class SimulationError(Exception):
     """Upstream raised; the text says in which instance and task."""
-
-
-class _Simulation:
-    """One of upstream's environments over a model that all instances of its task share.
-
-    Attributes:
-        env: upstream's environment; between resets its ``data`` is the fast stand-in.
-        compiled: ``body_pos`` and ``site_pos`` of the model as it was compiled.
-        placement: the same two as this instance's reset left them.
-    """
-
-    def __init__(self, env_name: str, reward_version: str) -> None:
-        self.env_name = env_name
-        self.env: Any = ALL_V3_ENVIRONMENTS[env_name](reward_function_version=reward_version)
-        self.model, self.data = self.env.model, self.env.data
-        self.fast = metaworld_fast.FastData(self.data)
-        self.path: str = self.env.fullpath
-        self.body_pos, self.site_pos = self.model.body_pos, self.model.site_pos
-        self.compiled = self.placement = self.body_pos.copy(), self.site_pos.copy()
-        self.mocap_pos, self.mocap_quat, self.ctrl = self.data.mocap_pos[0], self.data.mocap_quat[0], self.data.ctrl
-        self.hand = self.data.body("hand").xpos
-        self.fingers = self.data.body("rightclaw").xpos, self.data.body("leftclaw").xpos
-        self.steps = 0
-
-    def lay(self, placement: tuple[Array, Array]) -> None:
-        """Move the shared model's bodies and sites."""
-        self.body_pos[:], self.site_pos[:] = placement
-
-    def observe(self, row: Array) -> None:
-        """Upstream's ``_get_curr_obs_combined_no_goal`` into ``row[:18]``, which holds zeros."""
-        env = self.env
-        right, left = self.fingers
-        apart = right - left
-        row[:3] = self.hand
-        row[3] = min(max(math.sqrt(apart.dot(apart)) / 0.1, 0.0), 1.0)
-        position, quaternion = env._get_pos_objects(), env._get_quat_objects()
-        if len(position) == 3:
-            row[4:7] = position
-            row[7:11] = quaternion
-        else:
-            row[4:7], row[7:11], row[11:14], row[14:18] = position[:3], quaternion[:4], position[3:], quaternion[4:]
-
-
-class _Snapshot:
-    """A simulation right after a reset: restoring it is the reset, a hundred times faster."""
-
-    def __init__(self, simulation: _Simulation, observation: Array) -> None:
-        data = simulation.data
-        self.state = np.empty(mujoco.mj_stateSize(simulation.model, _STATE))
-        mujoco.mj_getState(simulation.model, data, self.state, _STATE)
-        self.placement = simulation.body_pos.copy(), simulation.site_pos.copy()
-        self.observation = observation.copy()
-        self.live: dict[str, tuple[str, int, tuple[int, ...], tuple[int, ...]]] = {}
-        kept = {}
-        for name, value in vars(simulation.env).items():
-            place = _place(value, data) if isinstance(value, np.ndarray) else None
-            if place is not None:
-                self.live[name] = place
-            elif name not in ("model", "data") and _is_plain(value):
-                kept[name] = value
-        self.attributes = copy.deepcopy(kept)
-
-    def restore(self, simulation: _Simulation) -> None:
-        """Put ``simulation``, of the same task, into the stored state."""
-        data = simulation.data
-        mujoco.mj_setState(simulation.model, data, self.state, _STATE)
-        simulation.placement = self.placement
-        attributes = vars(simulation.env)
-        attributes.update(copy.deepcopy(self.attributes))
-        for name, (field, offset, shape, strides) in self.live.items():
-            attributes[name] = np.ndarray(shape, np.float64, getattr(data, field), offset, strides)
-
-
-def _place(array: Array, data: mujoco.MjData) -> tuple[str, int, tuple[int, ...], tuple[int, ...]] | None:
-    """Where in ``data`` a live view looks; None for an array of its own."""
-    address = array.__array_interface__["data"][0]
-    for field in _VIEWED:
-        whole = getattr(data, field)
-        offset = address - whole.__array_interface__["data"][0]
-        if 0 <= offset < whole.nbytes:
-            return field, offset, array.shape, array.strides
-    return None
-
-
-def _is_plain(value: Any) -> bool:
-    """Numbers, text, arrays and collections of them: what a reset may change; spaces and handles are not."""
-    if isinstance(value, dict):
-        return all(map(_is_plain, value.values()))
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str | np.generic | np.ndarray)
 
 
 class FastSimulations:
@@ -142,17 +49,19 @@ class FastSimulations:
 
     def __init__(self, reward_version: str, first: int, buffers: Buffers) -> None:
         metaworld_fast.install()
+        self._makers = REWARDS if reward_version == "v2" and sums_plainly() else {}
         self._reward_version = reward_version
         self._first = first
         self._buffers = buffers
         self._rows = buffers.observations.view(np.float64)
         num = len(buffers.rewards)
-        self._simulations: list[_Simulation | None] = [None] * num
+        self._simulations: list[Simulation | None] = [None] * num
         self._tasks: list[Any] = [None] * num
-        self._idle: dict[str, list[_Simulation]] = {}
-        self._placed: dict[str, _Simulation] = {}
-        self._snapshots: dict[tuple[str, bytes], _Snapshot] = {}
-        self._running: list[tuple[int, _Simulation]] = []
+        self._idle: dict[str, list[Simulation]] = {}
+        self._placed: dict[str, Simulation] = {}
+        self._snapshots: dict[tuple[str, bytes], Snapshot] = {}
+        self._running: list[tuple[int, Simulation]] = []
+        self._frames = Frames(())
         self._mocap: Array = np.zeros((num, 3))
         self._mocap_low, self._mocap_high = np.zeros((num, 3)), np.zeros((num, 3))
         self._scale = np.zeros((num, 1), np.float32)
@@ -175,11 +84,13 @@ class FastSimulations:
             except Exception as error:
                 raise SimulationError(self._describe(row, "reset")) from error
         truncated = self._buffers.truncated.tolist()
-        self._running = [
-            (row, simulation)
-            for row, simulation in enumerate(self._simulations)
-            if simulation is not None and not truncated[row]
-        ]
+        self._run(
+            [
+                (row, simulation)
+                for row, simulation in enumerate(self._simulations)
+                if simulation is not None and not truncated[row]
+            ]
+        )
 
     def step(self) -> None:
         """Advance every running instance by the action in its row."""
@@ -198,15 +109,17 @@ class FastSimulations:
             simulation.mocap_pos[:] = self._mocap[row]
             simulation.ctrl[:] = grip[row]
         diverged = {row for row, simulation in self._running if not self._simulate(row, simulation)}
-        for row, simulation in self._running:
-            simulation.observe(observations[row])
-        observations[:, 18:36] = self._previous
-        self._previous = observations[:, :18].copy()
+        self._frames.write(observations)
+        observations[:, FRAME_DIM : 2 * FRAME_DIM] = self._previous
+        self._previous = observations[:, :FRAME_DIM].copy()
         np.clip(observations, self._low, self._high, out=observations)
         if not np.isfinite(observations).all():
             diverged.update(np.flatnonzero(~np.isfinite(observations).all(1)).tolist())
-        valid = [pair for pair in self._running if pair[0] not in diverged]
-        self._evaluate(valid, observations, actions)
+        valid = self._running
+        if diverged:
+            valid = [pair for pair in self._running if pair[0] not in diverged]
+        if valid:
+            self._evaluate(valid, observations, actions)
         for row in diverged:
             self._end_invalid(row)
         self._note_ends()
@@ -214,44 +127,55 @@ class FastSimulations:
     def close(self) -> None:
         """Nothing outlives the process."""
 
-    def _simulate(self, row: int, simulation: _Simulation) -> bool:
+    def _simulate(self, row: int, simulation: Simulation) -> bool:
         """Physics of one step; False if MuJoCo found it unstable and reset it, which turns time back."""
         self._enter(row)
         self._place(simulation)
         model, data = simulation.model, simulation.data
-        before = data.time
+        before: float = data.time
         mujoco.mj_step(model, data, _SUBSTEPS)
         mujoco.mj_forward(model, data)
         simulation.steps += 1
         return bool(data.time > before)
 
-    def _evaluate(self, valid: list[tuple[int, _Simulation]], observations: Array, actions: Array) -> None:
+    def _evaluate(self, valid: list[tuple[int, Simulation]], observations: Array, actions: Array) -> None:
         """Upstream's rewards and infos."""
-        rewards, infos = [], []
+        frames, grips = observations[:, :_REWARDED].tolist(), list(actions[:, 3])
+        infos = []
         for row, simulation in valid:
-            self._place(simulation)
-            simulation.env.curr_path_length = simulation.steps
             try:
-                reward, info = simulation.env.evaluate_state(observations[row], actions[row])
-                rewards.append(float(reward))
-                infos.append([info[key] for key in INFO_KEYS])
+                if simulation.evaluate is not None:
+                    infos.append(simulation.evaluate(frames[row], grips[row]))
+                else:
+                    infos.append(self._evaluate_upstream(simulation, observations[row], actions[row]))
             except Exception as error:
                 raise SimulationError(self._describe(row, "step")) from error
-        if valid:
-            rows = [row for row, _ in valid]
-            table = np.array(infos, np.float64)
-            self._rows[rows, OBS] = observations[rows]
-            self._rows[rows, INFO] = table
-            self._buffers.rewards[rows] = rewards
-            self._buffers.success[rows] = table[:, 0]
+        rows = [row for row, _ in valid]
+        table = np.array(infos, np.float64)
+        self._rows[rows, OBS] = observations[rows]
+        self._rows[rows, INFO] = table
+        self._buffers.rewards[rows] = table[:, -1]
+        self._buffers.success[rows] = table[:, 0]
+
+    def _evaluate_upstream(self, simulation: Simulation, observation: Array, action: Array) -> tuple[Any, ...]:
+        self._place(simulation)
+        simulation.env.curr_path_length = simulation.steps
+        _, info = simulation.env.evaluate_state(observation, action)
+        return tuple(info[key] for key in INFO_KEYS)
 
     def _note_ends(self) -> None:
         """Take what has ended out of the running."""
         for row, simulation in self._running:
             if simulation.steps >= simulation.env.max_path_length:
                 self._buffers.truncated[row] = True
-        truncated = self._buffers.truncated.tolist()
-        self._running = [pair for pair in self._running if not truncated[pair[0]]]
+        if self._buffers.truncated.any():
+            truncated = self._buffers.truncated.tolist()
+            self._run([pair for pair in self._running if not truncated[pair[0]]])
+
+    def _run(self, running: list[tuple[int, Simulation]]) -> None:
+        """Step these from now on."""
+        if running != self._running:
+            self._running, self._frames = running, Frames(running)
 
     def _end_invalid(self, row: int) -> None:
         """The observation stays the last stable one."""
@@ -274,6 +198,8 @@ class FastSimulations:
         simulation.steps = 0
         env = simulation.env
         env.data = simulation.fast
+        maker = self._makers.get(simulation.env_name)
+        simulation.evaluate = None if maker is None else maker(env)
         self._mocap[row] = simulation.mocap_pos
         self._mocap_low[row], self._mocap_high[row] = env.mocap_low, env.mocap_high
         self._scale[row] = env.action_scale
@@ -285,7 +211,7 @@ class FastSimulations:
         buffers.rewards[row] = buffers.success[row] = 0.0
         buffers.terminated[row] = buffers.truncated[row] = False
 
-    def _reset_fully(self, simulation: _Simulation, vector: Array) -> _Snapshot:
+    def _reset_fully(self, simulation: Simulation, vector: Array) -> Snapshot:
         """Upstream's own reset, from the model as it was compiled."""
         env = simulation.env
         simulation.lay(simulation.compiled)
@@ -293,17 +219,17 @@ class FastSimulations:
         env._set_task_called = env._freeze_rand_vec = True
         env._last_rand_vec = vector
         observation, _ = env.reset()
-        return _Snapshot(simulation, observation)
+        return Snapshot(simulation, observation)
 
-    def _acquire(self, env_name: str) -> _Simulation:
+    def _acquire(self, env_name: str) -> Simulation:
         idle = self._idle.get(env_name)
         if idle:
             return idle.pop()
-        simulation = _Simulation(env_name, self._reward_version)
+        simulation = Simulation(env_name, self._reward_version)
         self._placed.pop(simulation.path, None)
         return simulation
 
-    def _place(self, simulation: _Simulation) -> None:
+    def _place(self, simulation: Simulation) -> None:
         """Give the shared model this instance's objects, unless it has them already."""
         if self._placed.get(simulation.path) is not simulation:
             simulation.lay(simulation.placement)
@@ -311,8 +237,9 @@ class FastSimulations:
 
     def _enter(self, row: int) -> None:
         """Tell the watching parent which instance is at work, and that there is progress."""
-        self._buffers.progress[0] = row
-        self._buffers.progress[1] += 1
+        progress = self._buffers.progress
+        progress[0] = row
+        progress[1] += 1
 
     def _describe(self, row: int, verb: str) -> str:
         return f"instance {self._first + row} raised in {verb} with task {self._tasks[row]}"

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ def _compare(names: tuple[str, ...], reward_version: str, num_goals: int, num_st
 
 @pytest.mark.parametrize("reward_version", ["v1", "v2"])
 def test_ten_tasks_equal_upstream_bit_for_bit(reward_version: str) -> None:
-    assert _compare(FAST_NAMES, reward_version, num_goals=1, num_steps=150) == []
+    assert _compare(FAST_NAMES, reward_version, num_goals=2, num_steps=100) == []
 
 
 @pytest.mark.slow
@@ -148,18 +148,43 @@ for env_name in sys.argv[1:]:
 """
 
 
-def _assert_lean_models_equal(names: Sequence[str]) -> None:
-    # In a process of its own: the pool's helpers are for its workers.
-    subprocess.run([sys.executable, "-W", "ignore", "-c", _LEAN_CHECK, *names], check=True)
+def _run_apart(code: str, *arguments: str) -> None:
+    """Run code that replaces what is inside metaworld, as the pool's workers do, in a process of its own."""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code, *arguments], check=True)
 
 
 def test_without_what_can_only_be_seen_the_physics_reads_the_same_model() -> None:
-    _assert_lean_models_equal(FAST_NAMES[1:6])
+    _run_apart(_LEAN_CHECK, *FAST_NAMES[1:6])
 
 
 @pytest.mark.slow
 def test_for_every_task_the_physics_reads_the_same_model() -> None:
-    _assert_lean_models_equal(TASK_NAMES)
+    _run_apart(_LEAN_CHECK, *TASK_NAMES)
+
+
+_FUSED_CHECK = """
+import numpy as np
+from metarl.buffers import Layout
+from metarl.envs import metaworld_worker
+from metarl.envs.metaworld_rows import FLOAT32_COLUMNS
+
+results = []
+for plain in (True, False):
+    metaworld_worker.sums_plainly = lambda: plain
+    layout = Layout(1, FLOAT32_COLUMNS, 4)
+    buffers = layout.view(bytearray(layout.num_bytes))
+    group = metaworld_worker.FastSimulations("v2", 0, buffers)
+    group.reset([(0, {"env_name": "push-v3", "rand_vec": np.array([0.05, 0.65, 0.02, 0.0, 0.85, 0.02])}, None)])
+    assert (group._simulations[0].evaluate is not None) == plain
+    buffers.actions[:] = 0.5
+    group.step()
+    results.append(buffers.observations.copy())
+assert np.array_equal(*results)
+"""
+
+
+def test_where_blas_sums_otherwise_upstreams_own_rewards_serve() -> None:
+    _run_apart(_FUSED_CHECK)
 
 
 REACH: Task = {"env_name": "reach-v3", "rand_vec": np.array([0.0, 0.6, 0.02, 0.05, 0.85, 0.2])}
@@ -219,6 +244,31 @@ def test_a_diverging_simulation_ends_as_invalid_and_the_others_go_on(pool: MetaW
     pool.reset(options={"reset_mask": np.array([False, True, False])})
     observations, _, _, truncated, info = pool.step(np.zeros((3, 4), np.float32))
     assert not truncated.any() and not info["invalid"].any() and np.isfinite(observations).all()
+
+
+@pytest.mark.parametrize("name", ["push-v3", "pick-place-v3", "basketball-v3"])
+def test_instances_of_one_task_may_be_at_different_places_of_their_episodes(name: str) -> None:
+    tasks = [_task(name, seed) for seed in range(3)]
+    pool = MetaWorldVectorEnv(3, num_workers=1)
+    envs = [upstream_env(task) for task in tasks]
+    observations, _ = pool.reset(options={"tasks": tasks})
+    theirs = [env.reset()[0] for env in envs]
+    for step, actions in enumerate(_random_actions(60, 3)):
+        mask = np.array([step == 20, False, step in (20, 45)])
+        if mask.any():
+            # One gets another goal, one keeps its own.
+            tasks[0] = tasks[2] if step == 20 else tasks[0]
+            observations, _ = pool.reset(options={"tasks": tasks, "reset_mask": mask})
+            for row in np.flatnonzero(mask):
+                envs[row] = upstream_env(tasks[row])
+                theirs[row] = envs[row].reset()[0]
+            assert np.array_equal(observations, theirs)
+        observations, rewards, *_ = pool.step(actions)
+        steps = [env.step(action) for env, action in zip(envs, actions, strict=True)]
+        theirs = [step[0] for step in steps]
+        assert np.array_equal(observations, theirs)
+        assert rewards.tolist() == [float(step[1]) for step in steps]
+    pool.close()
 
 
 def test_a_reset_mask_leaves_the_others_where_they_are(pool: MetaWorldVectorEnv) -> None:

@@ -1,0 +1,175 @@
+"""Terms of upstream's rewards on Python floats: the same operations in the same order, and so the same bits.
+
+Upstream computes with NumPy on scalars and vectors of three, at a microsecond an operation. On floats an operation
+costs a twentieth of that, and all instances together cost as much as NumPy's vectorised form does for fifty of them.
+That form would also have other bits: NumPy squares an array by multiplying, and a scalar by ``pow``.
+
+Types carry over: an action is ``float32``, and NumPy 2 rounds a ``float32`` times a Python float to ``float32``, but
+times a ``float64`` scalar not. Where upstream mixes them, these functions get the same types and return the same.
+
+This module is imported by workers: it must not import torch, nor anything of metarl that does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from metaworld.utils import reward_utils
+
+Number = Any
+"""A Python float, or the ``float32`` or ``float64`` scalar that upstream has in its place."""
+
+Point = Sequence[float]
+"""Three coordinates, metres."""
+
+Grasp = Callable[[Point, Point, Number], Number]
+"""From the object, the place between the fingers' tips, and the action's grip."""
+
+_LONG_TAIL = math.sqrt(1 / 0.1 - 1)
+_GAUSSIAN = float(np.sqrt(-2 * np.log(0.1)))
+"""Scales of upstream's sigmoids at its default value at the margin."""
+
+_sqrt = math.sqrt
+
+
+def sums_plainly(num_vectors: int = 2000) -> bool:
+    """Whether NumPy's dot products of two and three numbers are on this machine what the functions here compute.
+
+    They come from the BLAS library's kernel for the machine's processor, which may fuse multiplying and adding.
+    """
+    vectors = np.random.default_rng(0).normal(size=(num_vectors, 3))
+    return all(
+        float(vector.dot(vector)) == x * x + y * y + z * z and float(vector[:2].dot(vector[:2])) == x * x + y * y
+        for vector, (x, y, z) in zip(vectors, vectors.tolist(), strict=True)
+    )
+
+
+def length(x: float, y: float, z: float) -> float:
+    """``np.linalg.norm`` of a vector."""
+    return _sqrt(x * x + y * y + z * z)
+
+
+def distance(a: Point, b: Point) -> float:
+    """``np.linalg.norm(a - b)``."""
+    x, y, z = a[0] - b[0], a[1] - b[1], a[2] - b[2]
+    return _sqrt(x * x + y * y + z * z)
+
+
+def long_tail(x: float, lower: float, upper: float, margin: float) -> float:
+    """Upstream's ``tolerance`` with its most frequent sigmoid.
+
+    Raises:
+        ValueError: for a negative margin.
+    """
+    if not margin > 0:
+        return float(reward_utils.tolerance(x, (lower, upper), margin, "long_tail"))
+    if lower <= x <= upper:
+        return 1.0
+    away = (lower - x if x < lower else x - upper) / margin
+    # A power, as upstream writes it: it may differ from the product in the last bit.
+    return 1 / ((away * _LONG_TAIL) ** 2 + 1)
+
+
+def gaussian(x: float, upper: float, margin: float) -> float:
+    """Upstream's ``tolerance`` from 0 to ``upper`` with its default sigmoid.
+
+    Raises:
+        ValueError: for a negative margin.
+    """
+    if not margin > 0:
+        return float(reward_utils.tolerance(x, (0, upper), margin, "gaussian"))
+    if 0 <= x <= upper:
+        return 1.0
+    away = (0 - x if x < 0 else x - upper) / margin
+    # NumPy's exponential and the C library's do not always agree.
+    return float(np.exp(-0.5 * (away * _GAUSSIAN) ** 2))
+
+
+def hamacher(a: Number, b: Number) -> Number:
+    """Upstream's ``hamacher_product``, a·b / (a + b - a·b).
+
+    Raises:
+        ValueError: outside the range from 0 to 1.
+    """
+    if not (0.0 <= a <= 1.0 and 0.0 <= b <= 1.0):
+        raise ValueError(f"hamacher_product takes numbers from 0 to 1, got {a} and {b}.")
+    product = a * b
+    denominator = a + b - product
+    return product / denominator if denominator > 0 else 0
+
+
+def prism(point: Point, zero: Point, one: Point) -> Number:
+    """Upstream's ``rect_prism_tolerance``: inside the prism a ``float64`` that grows from 0 to 1, outside 1.0."""
+    scale = 1.0
+    for at, low, high in zip(point, zero, one, strict=True):
+        if not (low <= at <= high if high >= low else high <= at <= low):
+            return 1.0
+        scale *= (at - low) / (high - low)
+    return np.float64(scale)
+
+
+def fingertips(env: Any) -> Callable[[], Point]:
+    """The place between the tips of the fingers, now."""
+    right, left = env.data.site("rightEndEffector").xpos, env.data.site("leftEndEffector").xpos
+
+    def center() -> Point:
+        x, y, z = right.tolist()
+        a, b, c = left.tolist()
+        return (x + a) / 2.0, (y + b) / 2.0, (z + c) / 2.0
+
+    return center
+
+
+def caging(env: Any, obj_radius: float, pad_thresh: float, xz_thresh: float, *, high_density: bool = True) -> Grasp:
+    """Upstream's general ``_gripper_caging_reward``."""
+    left_pad, right_pad = env.data.body("leftpad").xpos, env.data.body("rightpad").xpos
+    _, init_y, _ = env.obj_init_pos.tolist()
+    xz_margin = float(np.linalg.norm(env.obj_init_pos[[0, 2]] - env.init_tcp[[0, 2]]) - xz_thresh)
+
+    def pad_caging(pad_y: float, obj_y: float) -> float:
+        return long_tail(abs(pad_y - obj_y), obj_radius, pad_thresh, abs(abs(pad_y - init_y) - pad_thresh))
+
+    def grasp(obj: Point, tcp: Point, grip: Number) -> Number:
+        y = hamacher(pad_caging(left_pad.item(1), obj[1]), pad_caging(right_pad.item(1), obj[1]))
+        dx, dz = tcp[0] - obj[0], tcp[2] - obj[2]
+        caged = hamacher(y, long_tail(_sqrt(dx * dx + dz * dz), 0, xz_thresh, xz_margin))
+        gripping = min(max(0, grip), 1.0) / 1.0 if caged > 0.97 else 0.0
+        both = hamacher(caged, gripping)
+        return (both + caged) / 2 if high_density else both
+
+    return grasp
+
+
+def caging_by_pads(env: Any, obj_radius: float, xz_thresh: float, grip_width: float | None = None) -> Grasp:
+    """The ``_gripper_caging_reward`` that pick-place, sweep and sweep-into have of their own.
+
+    With ``grip_width`` the pads grip when they are that near the object, without it when the action closes them.
+    """
+    left_pad, right_pad = env.data.body("leftpad").xpos, env.data.body("rightpad").xpos
+    # Live views in upstream: these are where the pads are now.
+    left_init, right_init = env.init_left_pad, env.init_right_pad
+    init, init_tcp = env.obj_init_pos, env.init_tcp
+    xz_margin = float(np.linalg.norm(init[[0, 2]] - init_tcp[[0, 2]]) - xz_thresh)
+
+    def grasp(obj: Point, tcp: Point, grip: Number) -> Number:
+        obj_x, obj_y, obj_z = obj
+        right, left = obj_y - right_pad.item(1), left_pad.item(1) - obj_y
+        right_margin = abs(abs(obj_y - right_init.item(1)) - 0.05)
+        left_margin = abs(abs(obj_y - left_init.item(1)) - 0.05)
+        y = hamacher(long_tail(right, obj_radius, 0.05, right_margin), long_tail(left, obj_radius, 0.05, left_margin))
+        dx, dz = tcp[0] - obj_x, tcp[2] - obj_z
+        caged = hamacher(y, long_tail(_sqrt(dx * dx + dz * dz), 0, xz_thresh, xz_margin))
+        if grip_width is None:
+            return (hamacher(caged, min(max(0, grip), 1) if caged > 0.97 else 0.0) + caged) / 2
+        gripping = 0.0
+        if caged > 0.95:
+            upper = obj_radius + grip_width
+            gripping = hamacher(
+                long_tail(right, obj_radius, upper, right_margin), long_tail(left, obj_radius, upper, left_margin)
+            )
+        return (caged + gripping) / 2
+
+    return grasp
