@@ -7,9 +7,9 @@ are rescaled by :func:`log_and_sign`.
 Learning to optimise ten-dimensional quadratics (Andrychowicz et al., 2016, section 3.1), outside reinforcement
 learning, in full::
 
-    rule = AndrychowiczLSTM(0.01, output_scale=0.1)
-    optimizer = torch.optim.Adam(rule.parameters(), lr=3e-3)
-    for _ in range(300):
+    rule = AndrychowiczLSTM(0.01)
+    optimizer = torch.optim.Adam(rule.parameters(), lr=1e-2)
+    for _ in range(100):
         w, y, start = torch.randn(32, 10, 10), torch.randn(32, 10, 1), torch.randn(32, 10, 1)
 
         def error(params):  # of each quadratic

@@ -1,0 +1,195 @@
+"""The inner loop of any rule: its derivatives against the dense Jacobian of a plain loop over tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from test_inner_loop import NUM_TASKS, flat, losses, randn, stacked
+from torch import Tensor
+
+from metarl.adaptation import InnerLoop, Params, StepSizes, UpdateRule, inner_loop
+from metarl.adaptation.unrolled import unroll
+
+SIZE, RULE_SIZE = 7, 2
+
+
+class Momentum(UpdateRule):
+    """Heavy ball; decay and rate are learned, its start depends on a learned number, and it looks at the loss.
+
+    One parameter is in no result, as happens with rules of several parts.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decay = torch.nn.Parameter(torch.tensor(0.6, dtype=torch.float64))
+        self.first = torch.nn.Parameter(torch.tensor(0.2, dtype=torch.float64))
+        self.idle = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+
+    def init(self, params: Params) -> Params:
+        return {name: self.first * torch.ones_like(value) for name, value in params.items()}
+
+    def step(self, state: Params, params: Params, grads: Params, losses: Tensor) -> tuple[Params, Params]:
+        velocity = {name: self.decay * state[name] + grads[name] for name in params}
+        rate = (0.1 + 0.05 * losses.tanh())[:, None]
+        moved = {name: p - (rate * velocity[name].flatten(1)).view_as(p) for name, p in params.items()}
+        return {**moved, "unused": params["unused"]}, velocity
+
+
+def plain(start: Tensor, numbers: Tensor, task: int, num_steps: int, first_order: bool) -> Tensor:
+    """The same rule on one task's flat parameters; ``numbers`` are decay and first velocity."""
+    decay, first = numbers
+    velocity = first * torch.ones_like(start)
+    for step in range(num_steps):
+        x, y = randn(NUM_TASKS, 4, 2, seed=100 + step)[task], randn(NUM_TASKS, 4, 2, seed=200 + step)[task]
+        w, b = start[:4].view(2, 2), start[4:6]
+        loss = ((x @ w + b).tanh() - y).pow(4).sum() / 4
+        (slope,) = torch.autograd.grad(loss, start, create_graph=True)
+        if first_order:
+            loss, slope = loss.detach(), slope.detach()
+        velocity = decay * velocity + slope
+        moved = start - (0.1 + 0.05 * loss.tanh()) * velocity
+        start = torch.cat([moved[:6], start[6:]])
+    return start
+
+
+def jacobians(params: Params, task: int, num_steps: int, first_order: bool) -> tuple[Tensor, Tensor]:
+    """Of the adapted parameters with respect to the initial ones and to the two numbers."""
+    run: Callable[..., Tensor] = lambda start, numbers: plain(start, numbers, task, num_steps, first_order)  # noqa: E731
+    of_start, of_numbers = torch.autograd.functional.jacobian(
+        run, (flat(params, task), torch.tensor([0.6, 0.2], dtype=torch.float64))
+    )
+    return of_start, of_numbers
+
+
+def run(num_steps: int, second_order: bool = True) -> InnerLoop:
+    return inner_loop(stacked(0), losses(num_steps), Momentum(), second_order=second_order)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("num_steps", [0, 1, 3])
+def test_push_and_pull_are_the_dense_jacobian_and_its_transpose(num_steps: int, first_order: bool) -> None:
+    """With respect to initial and rule parameters, of every task; the rule's gradient is summed over tasks."""
+    tangent, cotangent, of_rule = stacked(10), stacked(20), torch.tensor([0.7, -1.3], dtype=torch.float64)
+    loop = run(num_steps, not first_order)
+    pushed = loop.push(tangent, {"decay": of_rule[0], "first": of_rule[1], "idle": torch.ones(3, dtype=torch.float64)})
+    pulled, pulled_rule = loop.pull_with_rule(cotangent)
+    expected_rule = torch.zeros(2, dtype=torch.float64)
+    for task in range(NUM_TASKS):
+        of_start, of_numbers = jacobians(stacked(0), task, num_steps, first_order)
+        assert (flat(pushed, task) - of_start @ flat(tangent, task) - of_numbers @ of_rule).abs().max() < 1e-10
+        assert (flat(pulled, task) - of_start.mT @ flat(cotangent, task)).abs().max() < 1e-10
+        expected_rule += of_numbers.mT @ flat(cotangent, task)
+        exact = jacobians(stacked(0), task, num_steps, False)
+        assert num_steps < 2 or not first_order or (exact[0] - of_start).abs().max() > 1e-3
+    assert (torch.stack([pulled_rule["decay"], pulled_rule["first"]]) - expected_rule).abs().max() < 1e-10
+    assert (pulled_rule["idle"] == 0).all()
+    assert num_steps == 0 or expected_rule.abs().min() > 1e-2
+    assert all(not value.requires_grad for part in (loop.adapted, pushed, pulled) for value in part.values())
+
+
+def test_gradients_at_the_starts_of_steps_are_pulled_along() -> None:
+    """``direct`` at step k goes through the steps before k alone."""
+    cotangent, direct = stacked(20), [stacked(30), None, stacked(40)]
+    loop = run(3)
+    pulled, of_rule = loop.pull_with_rule(cotangent, direct)
+    expected_rule = torch.zeros(2, dtype=torch.float64)
+    for task in range(NUM_TASKS):
+        expected = torch.zeros(SIZE, dtype=torch.float64)
+        for num_steps, part in ((3, cotangent), (0, direct[0]), (2, direct[2])):
+            assert part is not None
+            of_start, of_numbers = jacobians(stacked(0), task, num_steps, False)
+            expected += of_start.mT @ flat(part, task)
+            expected_rule += of_numbers.mT @ flat(part, task)
+        assert (flat(pulled, task) - expected).abs().max() < 1e-10
+    assert (torch.stack([of_rule["decay"], of_rule["first"]]) - expected_rule).abs().max() < 1e-10
+    assert [start["w"].equal(run(k).adapted["w"]) for k, start in enumerate(loop.starts)] == [True] * 3
+
+
+def test_products_can_be_taken_again_and_again_in_any_order() -> None:
+    loop = run(2)
+    first, pulled = loop.push(stacked(10)), loop.pull(stacked(20))
+    assert all(torch.equal(value, loop.push(stacked(10))[name]) for name, value in first.items())
+    assert all(torch.equal(value, loop.pull(stacked(20))[name]) for name, value in pulled.items())
+
+
+def test_the_state_lets_a_loop_go_on_where_another_ended() -> None:
+    """Three steps at once, and as two loops; without the state the third step is another one."""
+    whole, steps = run(3), losses(3)
+    part = inner_loop(stacked(0), steps[:2], Momentum(), second_order=False)
+    rest = inner_loop(part.adapted, steps[2:], Momentum(), second_order=False, state=part.state)
+    forgetful = inner_loop(part.adapted, steps[2:], Momentum(), second_order=False)
+    assert (whole.adapted["w"] - rest.adapted["w"]).abs().max() < 1e-14
+    assert (whole.adapted["w"] - forgetful.adapted["w"]).abs().max() > 1e-3
+
+
+def test_other_weights_take_the_place_of_the_rules_own() -> None:
+    rule, other = Momentum(), Momentum()
+    with torch.no_grad():
+        other.decay.fill_(-0.3)
+        other.first.fill_(0.9)
+    weights = {name: value.detach() for name, value in other.named_parameters()}
+    lent = inner_loop(stacked(0), losses(2), rule, second_order=False, weights=weights).adapted
+    own = inner_loop(stacked(0), losses(2), other, second_order=False).adapted
+    assert all(torch.equal(value, own[name]) for name, value in lent.items())
+    assert (lent["w"] - run(2).adapted["w"]).abs().max() > 1e-3
+    assert float(rule.decay) == pytest.approx(0.6)
+
+
+def test_a_factor_scales_every_move() -> None:
+    start = stacked(0)
+    whole, half = (
+        inner_loop(start, losses(1), Momentum(), second_order=False, factor=factor).adapted for factor in (1.0, 0.5)
+    )
+    assert (half["w"] - start["w"] - 0.5 * (whole["w"] - start["w"])).abs().max() < 1e-15
+    plain_whole, plain_half = (
+        inner_loop(start, losses(1), 0.3, second_order=False, factor=factor).adapted for factor in (1.0, 0.5)
+    )
+    assert (plain_half["w"] - start["w"] - 0.5 * (plain_whole["w"] - start["w"])).abs().max() < 1e-15
+
+
+def test_without_derivatives_the_steps_are_the_same_and_products_are_refused() -> None:
+    loop = inner_loop(stacked(0), losses(2), Momentum(), second_order=True, differentiable=False)
+    assert all(torch.equal(value, run(2).adapted[name]) for name, value in loop.adapted.items())
+    for product in (loop.push, loop.pull):
+        with pytest.raises(RuntimeError, match="differentiable=False"):
+            product(stacked(10))
+
+
+def test_arguments_are_left_alone_even_inside_no_grad_and_as_shared_views() -> None:
+    shared = {name: value[:1].expand(NUM_TASKS, *value.shape[1:]) for name, value in stacked(0).items()}
+    copies = {name: value.clone() for name, value in shared.items()}
+    rule = Momentum()
+    with torch.no_grad():
+        loop = inner_loop(shared, losses(2), rule, second_order=True)
+        loop.push(stacked(10))
+        loop.pull(stacked(20))
+    assert all(torch.equal(value, copies[name]) and not value.requires_grad for name, value in shared.items())
+    assert all(parameter.grad is None for parameter in rule.parameters())
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+def test_the_structured_path_of_step_sizes_equals_the_general_one(second_order: bool) -> None:
+    """Learned ones, so that both give gradients of the rule as well."""
+    sizes = StepSizes({name: value[0] for name, value in stacked(0).items()}, 0.3, learned=True)
+    with torch.no_grad():
+        for rate in sizes.parameters():
+            rate.mul_(0.5 + torch.rand(rate.shape, generator=torch.Generator().manual_seed(1)))
+    fast = inner_loop(stacked(0), losses(3), sizes, second_order=second_order)
+    general = unroll(stacked(0), losses(3), sizes, second_order=second_order)
+    of_rates = {name: value[0] for name, value in stacked(50).items()}
+    direct = [stacked(30), None, stacked(40)]
+    pairs = [
+        (fast.adapted, general.adapted),
+        (fast.push(stacked(10), of_rates), general.push(stacked(10), of_rates)),
+        *zip(fast.pull_with_rule(stacked(20), direct), general.pull_with_rule(stacked(20), direct), strict=True),
+    ]
+    for left, right in pairs:
+        assert left.keys() == right.keys()
+        assert all((value - right[name]).abs().max() < 1e-12 for name, value in left.items())
+
+
+def test_loss_that_is_not_one_number_per_task_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"shape \[task\] = \(3,\), got \(\)"):
+        inner_loop(stacked(0), [lambda params: params["w"].sum()], Momentum(), second_order=False)
