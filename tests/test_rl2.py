@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -13,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from countdown import HORIZON, countdown
+from reference_trial_ppo import CPU, TASKS, TrialReference, gru_cell, linear, off_policy, play, randomise
 from torch import Tensor
-from torch.distributions import Categorical, Independent, Normal
 
 from metarl.agents.rl2 import RL2, RL2Config
 from metarl.array_env import ArrayVectorEnv
@@ -25,36 +24,18 @@ from metarl.evaluator import evaluate
 from metarl.seeding import numpy_stream
 from metarl.tasks import TaskDistribution
 from metarl.trial import run_trial
-from metarl.types import Rollout, Timestep, Trial
+from metarl.types import Trial
 
-CPU = torch.device("cpu")
-TASKS = [{"name": float(i), "length": length, "jitter": 2.0} for i, length in enumerate([1.0, 2.0, 3.0, 8.0])]
 CONFIG = RL2Config(
     hidden_size=6, episodes_per_trial=3, rollouts_per_task=3, num_epochs=1, num_minibatches=1, value_coef=0.7
 )
 
 
-@pytest.fixture
-def float64() -> Iterator[None]:
-    """Everything that a test builds is float64."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def build(discrete: bool, config: RL2Config = CONFIG) -> RL2:
     """An agent whose heads are far from zero, so that its memory matters."""
     agent = config.build(countdown(discrete).spec, CPU, 0)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in agent.memory.parameters():
-            parameter.copy_(0.6 * torch.randn(parameter.shape, generator=generator, dtype=torch.float32))
+    randomise(agent.memory)
     return agent
-
-
-def play(agent: RL2, seed: int) -> Trial:
-    collector = Collector(countdown(agent.spec.discrete), agent.rollouts_per_task, CPU)
-    return run_trial(agent, collector, TASKS, agent.num_adaptations, seed)
 
 
 def trials(discrete: bool) -> tuple[RL2, Trial, Trial]:
@@ -129,127 +110,32 @@ def test_memory_is_kept_over_the_episodes_of_a_trial(discrete: bool) -> None:
             assert (hidden - state[task, slot]).abs().max() < 1e-5
 
 
-class Reference:
-    """One PPO step on whole trials, one sequence and one step at a time."""
+class Reference(TrialReference):
+    """Policy and value from a GRU that runs over the trial, behind tanh layers if there are any."""
 
     def __init__(self, agent: RL2, earlier: list[Trial]) -> None:
-        self.config = agent.config
-        self.discrete = agent.spec.discrete
-        self.params = {name: p.detach().clone().requires_grad_() for name, p in agent.memory.named_parameters()}
-        rollouts = [rollout for trial in earlier for rollout in trial.rollouts]
-        self.obs_mean, self.obs_std = torch.zeros(agent.spec.obs_dim), torch.ones(agent.spec.obs_dim)
-        self.reward_std = torch.ones(1)
-        if rollouts:
-            obs = torch.cat([r.obs[r.valid] for r in rollouts]).double()
-            rewards = torch.cat([r.rewards[r.valid] for r in rollouts]).double()
-            self.obs_mean, self.obs_std = obs.mean(0).float(), obs.std(0, correction=0).float()
-            self.reward_std = rewards.std(correction=0).float()
-
-    def inputs(self, timestep: Timestep) -> Tensor:
-        obs = ((timestep.obs - self.obs_mean) / self.obs_std).clamp(-10, 10)
-        reward = timestep.prev_reward / self.reward_std
-        return torch.cat([obs, timestep.prev_action, reward.reshape(1), timestep.prev_done.reshape(1)])
+        super().__init__(agent, agent.memory, earlier)
+        self.own = agent.config
 
     def cell(self, x: Tensor, hidden: Tensor) -> Tensor:
-        """Cho et al., 2014, in PyTorch's order of gates: reset, update, new."""
-        for layer in range(len(self.config.encoder_sizes)):
-            x = torch.tanh(self.params[f"encoder.{2 * layer}.weight"] @ x + self.params[f"encoder.{2 * layer}.bias"])
-        from_x = self.params["gru.weight_ih_l0"] @ x + self.params["gru.bias_ih_l0"]
-        from_h = self.params["gru.weight_hh_l0"] @ hidden + self.params["gru.bias_hh_l0"]
-        (xr, xz, xn), (hr, hz, hn) = from_x.chunk(3), from_h.chunk(3)
-        reset, update = torch.sigmoid(xr + hr), torch.sigmoid(xz + hz)
-        return (1 - update) * torch.tanh(xn + reset * hn) + update * hidden
+        for layer in range(len(self.own.encoder_sizes)):
+            x = torch.tanh(linear(self.params, f"encoder.{2 * layer}", x))
+        return gru_cell(self.params, x, hidden)
 
-    def heads(self, hidden: Tensor) -> tuple[Any, Tensor]:
-        out = self.params["policy_head.weight"] @ hidden + self.params["policy_head.bias"]
-        value = self.params["value_head.weight"][0] @ hidden + self.params["value_head.bias"][0]
-        if self.discrete:
-            return Categorical(logits=out), value
-        return Independent(Normal(out, self.params["log_std"].exp()), 1), value
-
-    def return_std(self, trials: list[Trial]) -> Tensor:
-        """Of the discounted return to go of every step, each episode by itself."""
-        found: list[float] = []
-        for rewards in (row for trial in trials for r in trial.rollouts for row in self.episodes(r)):
-            tail = 0.0
-            for reward in reversed(rewards):
-                tail = reward + self.config.discount * tail
-                found.append(tail)
-        return torch.tensor(found, dtype=torch.float64).std(correction=0).float()
-
-    @staticmethod
-    def episodes(rollout: Rollout) -> list[list[float]]:
-        rows = zip(rollout.rewards.flatten(0, 1), rollout.lengths.flatten().tolist(), strict=True)
-        return [rewards[:length].tolist() for rewards, length in rows]
-
-    def run(self, trial: Trial, row: tuple[int, int]) -> list[dict[str, Any]]:
-        """All steps of one trial: policy, value, action, behaviour's log-probability, reward."""
-        hidden, steps = torch.zeros(self.config.hidden_size), []
+    def run(self, trial: Trial, row: tuple[int, int]) -> tuple[list[dict[str, Any]], float]:
+        """Behind the end of a trial there is nothing to be worth anything."""
+        hidden, steps = torch.zeros(self.own.hidden_size), []
         for rollout in trial.rollouts:
             episode = rollout[row]
             for t in range(int(episode.valid.sum())):
-                if self.config.bptt_steps and len(steps) % self.config.bptt_steps == 0:
+                if self.own.bptt_steps and len(steps) % self.own.bptt_steps == 0:
                     hidden = hidden.detach()
                 hidden = self.cell(self.inputs(episode.timesteps[t]), hidden)
                 step: dict[str, Any] = {"action": episode.actions[t], "behaviour": episode.log_probs[t]}
-                step["policy"], step["value"] = self.heads(hidden)
+                step["policy"] = self.policy(linear(self.params, "policy_head", hidden))
+                step["value"] = linear(self.params, "value_head", hidden)[0]
                 steps.append({**step, "reward": episode.rewards[t]})
-        return steps
-
-    def step(self, trial: Trial, scale: Tensor) -> dict[str, Tensor]:
-        """Parameters after one Adam step on the clipped surrogate, value loss and entropy of all steps."""
-        config = self.config
-        rows = [self.run(trial, (task, slot)) for task in range(len(TASKS)) for slot in range(3)]
-        for steps in rows:
-            advantage, following = 0.0, 0.0
-            for step in reversed(steps):
-                value = step["value"].item()
-                delta = (step["reward"] / scale).item() + config.discount * following - value
-                advantage = delta + config.discount * config.gae_lambda * advantage
-                step["advantage"], step["target"], following = advantage, value + advantage, value
-        flat = [step for steps in rows for step in steps]
-        advantages = torch.tensor([step["advantage"] for step in flat])
-        advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)
-        loss, num_clipped = torch.zeros(()), 0
-        for step, advantage in zip(flat, advantages, strict=True):
-            ratio = torch.exp(step["policy"].log_prob(step["action"]) - step["behaviour"])
-            low, high = 1 - config.clip_range, 1 + config.clip_range
-            surrogate = min(ratio * advantage, ratio.clamp(low, high) * advantage)
-            num_clipped += not low < ratio < high
-            squared = (step["value"] - step["target"]) ** 2
-            entropy = step["policy"].entropy()
-            loss = loss + (-surrogate + config.value_coef * squared - config.entropy_coef * entropy) / len(flat)
-        assert 0 < num_clipped < len(flat)
-        gradients = torch.autograd.grad(loss, list(self.params.values()))
-        norm = math.sqrt(sum(float(g.square().sum()) for g in gradients))
-        assert norm > config.max_grad_norm
-        scaled = [g * config.max_grad_norm / (norm + 1e-6) for g in gradients]
-        # Adam's first step: both moments, bias-corrected, are the gradient and its square.
-        return {
-            name: p.detach() - config.learning_rate * g / (g.abs() + 1e-5)
-            for (name, p), g in zip(self.params.items(), scaled, strict=True)
-        }
-
-
-def doubled(value: Any) -> Any:
-    """The same rollouts in float64."""
-    if isinstance(value, Tensor):
-        return value.double() if value.is_floating_point() else value
-    if isinstance(value, Rollout | Timestep):
-        return dataclasses.replace(
-            value, **{f.name: doubled(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        )
-    return value
-
-
-def off_policy(trial: Trial, seed: int) -> Trial:
-    """In float64, with disturbed log-probabilities: at a ratio of 1 nothing is clipped."""
-    generator = torch.Generator().manual_seed(seed)
-    rollouts = []
-    for rollout in trial.rollouts:
-        noise = 0.3 * torch.randn(rollout.log_probs.shape, generator=generator)
-        rollouts.append(dataclasses.replace(doubled(rollout), log_probs=rollout.log_probs.double() + noise))
-    return dataclasses.replace(trial, rollouts=tuple(rollouts))
+        return steps, 0.0
 
 
 @pytest.mark.usefixtures("float64")
