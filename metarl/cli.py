@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, plot, list, check."""
+"""The command line: train, evaluate, plot, render, list, check."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from metarl import official
 from metarl import session as sessions
-from metarl.agent import AgentConfig
+from metarl.agent import Agent, AgentConfig
 from metarl.agents import AGENTS
 from metarl.config import TrainConfig, choose_device
 from metarl.errors import ConfigError, MetarlError, unknown_name
+from metarl.official_scores import markdown, print_table
 from metarl.plotting import learning_figure
 from metarl.presets import PRESETS, settings
+from metarl.render_command import render
 from metarl.run_folder import RunFolder
 from metarl.session import Row, Session
 from metarl.tasks import TaskDistribution, registered
@@ -43,6 +46,7 @@ _USAGE = """usage: metarl COMMAND ...
   train --resume RUN     go on where a run stopped
   evaluate RUN           score a run's agent on held-out tasks
   plot RUN...            learning curves of runs
+  render RUN             video of the agent before and after adaptation to one task
   list                   agents, tasks and presets
   check MODULE:NAME      look for faults in a task distribution of your own
 
@@ -76,6 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": _train,
         "evaluate": _evaluate,
         "plot": _plot,
+        "render": lambda words: render(words, console),
         "list": _list,
         "check": _check,
     }
@@ -287,6 +292,14 @@ class EvaluateOptions:
     """Take the checkpoint with the best training return."""
     device: Literal["auto", "cpu", "cuda"] | None = None
     """Where networks run; default: as in training."""
+    official: bool = False
+    """Meta-World's protocol: every goal of the split, 10 adaptation and 3 evaluation episodes each."""
+    goals: int | None = None
+    """With --official: only so many goals of each task, which is not the official protocol any more."""
+    split: Literal["train", "test"] = "test"
+    """With --official: which goals."""
+    upstream: bool = False
+    """With --official: also run metaworld's own evaluation function, and print its figure beside ours."""
 
 
 def _evaluate(words: list[str]) -> int:
@@ -300,12 +313,15 @@ def _evaluate(words: list[str]) -> int:
         raise ConfigError(f"--seed must be 0 or more, got {options.seed}.")
     if options.best and options.checkpoint is not None:
         raise ConfigError(f"--best and --checkpoint {options.checkpoint} name two checkpoints; give one of them.")
+    _check_official(options)
     this = Session.open(options.run)
     reference = this.trained_reference()
     if options.device is not None:
         this, reference = this.on(options.device), reference and reference.on(options.device)
     checkpoint = this.run.checkpoints.best_path if options.best else options.checkpoint
     agent, iteration = this.load(checkpoint)
+    if options.official:
+        return _evaluate_official(options, this, agent, iteration)
     distribution = this.seen(sessions.load_distribution(options.tasks)) if options.tasks else this.distribution
     rows = sessions.evaluation_rows(
         this,
@@ -318,6 +334,40 @@ def _evaluate(words: list[str]) -> int:
     )
     name = f"evaluation-{distribution.id.replace('/', '-')}-iteration{iteration}-seed{options.seed}"
     _report(this.name, distribution, rows, this.run.path / name, {"seed": options.seed, "iteration": iteration})
+    return 0
+
+
+def _check_official(options: EvaluateOptions) -> None:
+    """Refuse options that would do nothing."""
+    default = EvaluateOptions(options.run)
+    names = ("num_tasks", "num_adaptations") if options.official else ("goals", "split", "upstream")
+    for name in names:
+        if getattr(options, name) != getattr(default, name):
+            flag = f"--{name.replace('_', '-')}"
+            if options.official:
+                raise ConfigError(f"--official knows its own episodes; leave {flag} out, or use --goals for fewer.")
+            raise ConfigError(f"{flag} is for Meta-World's protocol; add --official.")
+
+
+def _evaluate_official(options: EvaluateOptions, this: Session, agent: Agent[Any], iteration: int) -> int:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("tasks", total=None)
+        scores, path = official.evaluate_session(
+            this,
+            agent,
+            iteration,
+            seed=options.seed,
+            split=options.split,
+            goals=options.goals,
+            tasks=options.tasks,
+            upstream=options.upstream,
+            listener=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    print_table(scores, this.name, console)
+    text = path.with_suffix(".md")
+    text.write_text(markdown(scores, this.name))
+    console.print(f"Scores: {escape(str(path))}, as Markdown: {escape(str(text))}", soft_wrap=True)
     return 0
 
 

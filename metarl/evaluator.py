@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,6 +52,32 @@ def mean_interval(scores: Float, confidence: float = 0.95) -> tuple[float, float
         (scores,), np.mean, confidence_level=confidence, method="percentile", rng=np.random.default_rng(0)
     )
     return mean, float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def share_interval(scores: Float) -> tuple[float, float, float]:
+    """Mean of independent ``scores`` ``[task]`` in [0, 1], low and high end of Wilson's 95 % interval.
+
+    Wilson, 1927, with the mean in place of the share of successes: scores between 0 and 1 vary less than those of a
+    coin with their mean, so the interval is wide enough. Unlike a bootstrap it is no point where all scores agree.
+    """
+    mean, count, z = float(np.mean(scores)), len(scores), float(stats.norm.ppf(0.975))
+    centre = (mean + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * (mean * (1 - mean) / count + z * z / (4 * count * count)) ** 0.5
+    return mean, max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mean_of_intervals(intervals: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+    """The mean of independent estimates, each with its interval, and the interval of that mean.
+
+    Their distances from the means add up like standard errors (MOVER; Zou & Donner, 2008).
+    """
+    means, low, high = (np.array(column) for column in zip(*intervals, strict=True))
+    mean, count = float(means.mean()), len(means)
+    return (
+        mean,
+        mean - float(np.sqrt(np.square(means - low).sum())) / count,
+        mean + float(np.sqrt(np.square(high - means).sum())) / count,
+    )
 
 
 def require_same_spaces(agent: Agent[Any], distribution: TaskDistribution) -> None:

@@ -28,7 +28,7 @@ ROOMS = {
     "core": (5, "agent_check checkpoint collector config evaluator logger plotting run_folder testing trainer trial"),
     "envs": (5, "envs"),
     "agents": (5, "agents"),
-    "top": (6, "__init__ __main__ benchmarks cli presets session"),
+    "top": (6, "__init__ __main__ benchmarks cli official official_scores presets session"),
 }
 """Floor and members (modules or packages of metarl) by room. A module sees its own room and all lower floors."""
 
