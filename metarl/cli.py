@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, plot, render, list, check."""
+"""The command line: train, evaluate, plot, list, check."""
 
 from __future__ import annotations
 
@@ -28,7 +28,6 @@ from metarl.errors import ConfigError, MetarlError, unknown_name
 from metarl.official_scores import markdown, print_table
 from metarl.plotting import learning_figure
 from metarl.presets import PRESETS, settings
-from metarl.render_command import render
 from metarl.run_folder import RunFolder
 from metarl.session import Row, Session
 from metarl.tasks import TaskDistribution, registered
@@ -46,7 +45,6 @@ _USAGE = """usage: metarl COMMAND ...
   train --resume RUN     go on where a run stopped
   evaluate RUN           score a run's agent on held-out tasks
   plot RUN...            learning curves of runs
-  render RUN             video of the agent before and after adaptation to one task
   list                   agents, tasks and presets
   check MODULE:NAME      look for faults in a task distribution of your own
 
@@ -80,7 +78,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": _train,
         "evaluate": _evaluate,
         "plot": _plot,
-        "render": lambda words: render(words, console),
         "list": _list,
         "check": _check,
     }
