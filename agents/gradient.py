@@ -143,6 +143,7 @@ class Chunk:
         loop: the inner loop with its graphs.
         leaves: adapted parameters, the leaves of ``policy``'s graph.
         policy: adapted policy on the last rollout.
+        push: how the parameters of ``policy`` move with the adapted ones.
         loss: objective, summed over tasks.
         gradient: of ``loss`` with respect to the meta-parameters, flat ``[parameter]``.
     """
@@ -151,6 +152,7 @@ class Chunk:
     loop: InnerLoop
     leaves: Params
     policy: Distribution
+    push: Callable[[Params], tuple[Tensor, ...]]
     loss: Tensor
     gradient: Tensor
 
@@ -302,7 +304,8 @@ class GradientAgent(Agent[FastWeights]):
             return policies[stage]
 
         with torch.enable_grad():
-            policy = policy_at(len(inner))
+            policy, push = self.policy.linearise(adapted, outer.obs)
+            policies[len(inner)] = policy
             loss = objective(policy_at, batches).sum()
             slopes = torch.autograd.grad(
                 loss,
@@ -316,7 +319,7 @@ class GradientAgent(Agent[FastWeights]):
         ]
         direct = [by_stage[stage] if stage in policies else None for stage in range(len(inner))]
         gradient = self._to_meta(loop, by_stage[-1], direct)
-        return Chunk(batches, loop, adapted, policy, loss.detach(), gradient)
+        return Chunk(batches, loop, adapted, policy, push, loss.detach(), gradient)
 
     def fisher_product(self, chunk: Chunk, vector: Tensor) -> Tensor:
         """``J' F J v``: push the tangent through the inner loop and the network, weigh it, pull it back.
@@ -328,14 +331,7 @@ class GradientAgent(Agent[FastWeights]):
         tangents = self.unflatten(vector)
         start = stack({name: tangents[name] for name in self.policy.params()}, len(outer.obs))
         pushed = chunk.loop.push(start, _of_rule(tangents))
-        # Without inner steps both are still views shared by all tasks, which forward-mode AD refuses.
-        tangent = {name: value.contiguous() for name, value in pushed.items()}
-        detached = {name: value.detach().contiguous() for name, value in chunk.leaves.items()}
-
-        def outputs(params: Params) -> tuple[Tensor, ...]:
-            return self.policy.distribution(params, outer.obs).parameters
-
-        moved = torch.func.jvp(outputs, (detached,), (tangent,))[1]
+        moved = chunk.push(pushed)
         weight = (outer.valid / outer.valid.sum(1, keepdim=True))[..., None]
         with torch.no_grad():
             weighted = tuple(part * weight for part in chunk.policy.fisher_product(moved))

@@ -122,8 +122,8 @@ class TRPOUpdate:
             loss, kl_mean = (sums / num_tasks).tolist()
             return loss, kl_mean
 
-        direction = conjugate_gradient(product, gradient, config.cg_iterations)
-        step = step_to_radius(direction, product(direction), config.max_kl)
+        direction, image = conjugate_gradient(product, gradient, config.cg_iterations)
+        step = step_to_radius(direction, image, config.max_kl)
         start = agent.flatten(agent.meta_parameters())
         end, loss_after, kl, trials = backtrack(
             evaluate, start, step, loss_before, config.max_kl, config.backtrack_ratio, config.max_backtracks

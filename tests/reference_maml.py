@@ -253,7 +253,7 @@ def capture(agent: GradientAgent, trial: Trial, monkeypatch: pytest.MonkeyPatch)
     seen: list[Tensor] = []
     original = maml.conjugate_gradient
 
-    def spy(product: Callable[[Tensor], Tensor], b: Tensor, num_iterations: int) -> Tensor:
+    def spy(product: Callable[[Tensor], Tensor], b: Tensor, num_iterations: int) -> tuple[Tensor, Tensor]:
         vector = torch.randn(len(b), generator=torch.Generator().manual_seed(1))
         seen.extend((b, vector, product(vector)))
         return original(product, b, num_iterations)

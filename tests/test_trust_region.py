@@ -21,14 +21,14 @@ def positive_definite(size: int, smallest: float) -> Tensor:
 def test_conjugate_gradient_solves_in_as_many_iterations_as_unknowns(size: int) -> None:
     matrix = positive_definite(size, 0.5)
     b = torch.randn(size, generator=torch.Generator().manual_seed(1)).double()
-    x = conjugate_gradient(lambda v: matrix @ v, b, size)
+    x, _ = conjugate_gradient(lambda v: matrix @ v, b, size)
     assert (x - torch.linalg.solve(matrix, b)).abs().max() < 1e-9
 
 
 def test_too_few_iterations_leave_an_error_that_more_remove() -> None:
     matrix, b = positive_definite(30, 0.01), torch.ones(30, dtype=torch.float64)
     solution = torch.linalg.solve(matrix, b)
-    errors = [(conjugate_gradient(lambda v: matrix @ v, b, n) - solution).norm().item() for n in (3, 10, 60)]
+    errors = [(conjugate_gradient(lambda v: matrix @ v, b, n)[0] - solution).norm().item() for n in (3, 10, 60)]
     assert errors[0] > errors[1] > 1e-3 and errors[2] < 1e-9
 
 
@@ -36,16 +36,25 @@ def test_too_few_iterations_leave_an_error_that_more_remove() -> None:
 def test_iterations_after_convergence_change_nothing(dtype: torch.dtype) -> None:
     matrix = positive_definite(4, 0.5).to(dtype)
     b = torch.ones(4, dtype=dtype)
-    x = conjugate_gradient(lambda v: matrix @ v, b, 200)
+    x, _ = conjugate_gradient(lambda v: matrix @ v, b, 200)
     assert torch.isfinite(x).all()
     assert torch.allclose(matrix @ x, b, atol=100 * torch.finfo(dtype).eps)
 
 
+@pytest.mark.parametrize("num_iterations", [0, 1, 4, 10])
+def test_the_image_that_comes_with_the_solution_is_the_matrix_times_it(num_iterations: int) -> None:
+    matrix = positive_definite(10, 0.5)
+    b = torch.randn(10, generator=torch.Generator().manual_seed(1)).double()
+    x, image = conjugate_gradient(lambda v: matrix @ v, b, num_iterations)
+    assert (image - matrix @ x).abs().max() < 1e-12
+    assert num_iterations in (0, 10) or (image - b).abs().max() > 1e-3
+
+
 def test_zero_right_hand_side_and_singular_matrix_give_finite_answers() -> None:
-    assert torch.equal(conjugate_gradient(lambda v: v, torch.zeros(3), 5), torch.zeros(3))
+    assert torch.equal(conjugate_gradient(lambda v: v, torch.zeros(3), 5)[0], torch.zeros(3))
     matrix = torch.diag(torch.tensor([2.0, 0.0]))
-    assert conjugate_gradient(lambda v: matrix @ v, torch.tensor([4.0, 0.0]), 5).tolist() == [2.0, 0.0]
-    assert torch.isfinite(conjugate_gradient(lambda v: matrix @ v, torch.tensor([4.0, 1.0]), 5)).all()
+    assert conjugate_gradient(lambda v: matrix @ v, torch.tensor([4.0, 0.0]), 5)[0].tolist() == [2.0, 0.0]
+    assert torch.isfinite(conjugate_gradient(lambda v: matrix @ v, torch.tensor([4.0, 1.0]), 5)[0]).all()
 
 
 def test_step_has_the_radius_by_the_quadratic_model() -> None:

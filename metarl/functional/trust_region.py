@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 
-def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, num_iterations: int) -> Tensor:
-    """Approximate ``A^-1 b`` for symmetric positive definite ``A``, given only ``v -> A v``.
+def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, num_iterations: int) -> tuple[Tensor, Tensor]:
+    """Approximate ``x = A^-1 b`` for symmetric positive definite ``A``, given only ``v -> A v``.
 
     Runs all its iterations: stopping at a residual would make the host wait for the device every time. Once the
     residual has vanished the steps are zero.
@@ -18,6 +18,9 @@ def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, num_itera
         product: ``[n] -> [n]``.
         b: ``[n]``.
         num_iterations: iterations, each with one product.
+
+    Returns:
+        ``x`` and ``A x``, which is ``b`` less the residual and costs no product.
     """
     x = torch.zeros_like(b)
     residual = b.clone()
@@ -33,7 +36,7 @@ def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, num_itera
         following = residual.dot(residual)
         direction = residual + following / squared.clamp(min=tiny) * direction
         squared = following
-    return x
+    return x, b - residual
 
 
 def step_to_radius(direction: Tensor, image: Tensor, max_kl: float) -> Tensor:

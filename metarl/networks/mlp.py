@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,9 @@ def stack(params: Params, num_tasks: int) -> Params:
     return {name: value.expand(num_tasks, *value.shape) for name, value in params.items()}
 
 
-def stacked_mlp(params: Params, x: Tensor, num_layers: int, activation: Activation) -> Tensor:
+def stacked_mlp(
+    params: Params, x: Tensor, num_layers: int, activation: Activation, hidden: list[Tensor] | None = None
+) -> Tensor:
     """Run one MLP per task.
 
     Args:
@@ -28,15 +31,135 @@ def stacked_mlp(params: Params, x: Tensor, num_layers: int, activation: Activati
         x: ``[task, sample, in]``.
         num_layers: linear layers, the last without activation.
         activation: between layers.
+        hidden: takes in the values of the hidden layers, for :func:`stacked_mlp_tangent`.
 
     Returns:
         ``[task, sample, out]``.
     """
-    for layer in range(num_layers):
-        x = torch.baddbmm(params[f"b{layer}"].unsqueeze(1), x, params[f"w{layer}"])
-        if layer < num_layers - 1:
-            x = x.tanh() if activation == "tanh" else x.relu()
-    return x
+    for layer in range(num_layers - 1):
+        w, b = params[f"w{layer}"], params[f"b{layer}"]
+        if torch.is_grad_enabled():
+            x, _ = _Hidden.apply(x, w, b, activation)  # type: ignore[no-untyped-call]
+        else:
+            x = _activate(torch.baddbmm(b.unsqueeze(1), x, w), activation)
+        if hidden is not None:
+            hidden.append(x.detach())
+    last = num_layers - 1
+    return torch.baddbmm(params[f"b{last}"].unsqueeze(1), x, params[f"w{last}"])
+
+
+@torch.no_grad()
+def stacked_mlp_tangent(
+    params: Params, tangent: Params, x: Tensor, hidden: list[Tensor], activation: Activation
+) -> Tensor:
+    """How the outputs of :func:`stacked_mlp` move when its parameters move along ``tangent``, ``[task, sample, out]``.
+
+    Args:
+        params: as in :func:`stacked_mlp`.
+        tangent: of the parameters, of the same shapes.
+        x: as in :func:`stacked_mlp`.
+        hidden: what it took in.
+        activation: as in :func:`stacked_mlp`.
+    """
+    moved = torch.baddbmm(tangent["b0"].unsqueeze(1), x, tangent["w0"])
+    for layer, value in enumerate(hidden, start=1):
+        moved = _before(moved, value, activation)
+        own = torch.baddbmm(tangent[f"b{layer}"].unsqueeze(1), value, tangent[f"w{layer}"])
+        moved = own.baddbmm_(moved, params[f"w{layer}"])
+    return moved
+
+
+class _Hidden(torch.autograd.Function):
+    """``y = activation(x w + b)``, whose derivatives are written out: fewer kernels, and fewer passes over memory.
+
+    ``link`` stands for ``x w + b`` without its memory. What the second derivative adds there comes back as its gradient
+    (up to a factor of -2), so that it shares the matrix products of the first derivative, and so that the gradient of
+    ``y`` need not be kept beside that of ``x w + b``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        y = _activate(torch.baddbmm(b.unsqueeze(1), x, w), activation)
+        link = y.new_zeros(()).expand_as(y)
+        ctx.save_for_backward(x, w, y, link)
+        ctx.activation = activation
+        return y, link
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, w, y, link = ctx.saved_tensors
+        of_y = torch.zeros_like(y) if grads[0] is None else grads[0]
+        of_x, of_w, of_b, _ = _HiddenSlope.apply(  # type: ignore[no-untyped-call]
+            of_y, grads[1], x, w, y, link, ctx.activation, ctx.needs_input_grad[0]
+        )
+        return of_x, of_w, of_b, None
+
+
+class _HiddenSlope(torch.autograd.Function):
+    """The backward pass of :class:`_Hidden`: gradients of ``x``, ``w``, ``b`` and, not asked for, of ``x w + b``.
+
+    The last one is an output so that it can be saved and differentiated again, to any order.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        of_y: Tensor,
+        of_link: Tensor | None,
+        x: Tensor,
+        w: Tensor,
+        y: Tensor,
+        link: Tensor,
+        activation: Activation,
+        needs_x: bool,
+    ) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        slope = _before(of_y, y, activation)
+        if of_link is not None:
+            slope = slope.sub_(of_link, alpha=2.0)
+        ctx.save_for_backward(x, w, y, slope, of_link)
+        ctx.activation = activation
+        return slope @ w.mT if needs_x else None, x.mT @ slope, slope.sum(1), slope
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        x, w, y, slope, of_link = ctx.saved_tensors
+        # `moved` is the adjoint of `slope`, the only thing that the outputs are made of.
+        by_x, by_w, by_b, moved = grads
+        if moved is None:
+            moved = (x.new_zeros(()) if by_b is None else by_b.unsqueeze(1)).expand_as(y)
+        elif by_b is not None:
+            moved = moved + by_b.unsqueeze(1)
+        if by_w is not None:
+            moved = torch.baddbmm(moved, x, by_w)
+        if by_x is not None:
+            moved = torch.baddbmm(moved, by_x, w)
+        to_link = None
+        if ctx.activation == "tanh":
+            # d/dz of g (1 - y^2) is -2 y (1 - y^2) g; the factor is applied where `link` is taken in.
+            to_link = moved * y * (slope if of_link is None else slope + 2.0 * of_link)
+        return (
+            _before(moved, y, ctx.activation),
+            -2.0 * moved if ctx.needs_input_grad[1] else None,
+            slope @ by_w.mT if by_w is not None and ctx.needs_input_grad[2] else None,
+            by_x.mT @ slope if by_x is not None else None,
+            None,
+            to_link,
+            None,
+            None,
+        )
+
+
+def _activate(z: Tensor, activation: Activation) -> Tensor:
+    return z.tanh_() if activation == "tanh" else z.relu_()
+
+
+def _before(gradient: Tensor, y: Tensor, activation: Activation) -> Tensor:
+    """A gradient after the activation, of value ``y``, carried to before it; a tangent the other way."""
+    ops = torch.ops.aten
+    before: Tensor = ops.tanh_backward(gradient, y) if activation == "tanh" else ops.threshold_backward(gradient, y, 0)
+    return before
 
 
 class MLPPolicy(Policy):
@@ -72,3 +195,9 @@ class MLPPolicy(Policy):
     def outputs(self, params: Params, obs: Tensor) -> Tensor:
         """See :meth:`Policy.outputs`."""
         return stacked_mlp(params, obs, self.num_layers, self.activation)
+
+    def linear_outputs(self, params: Params, obs: Tensor) -> tuple[Tensor, Callable[[Params], Tensor]]:
+        """See :meth:`Policy.linear_outputs`; the hidden layers are not computed again."""
+        hidden: list[Tensor] = []
+        out = stacked_mlp(params, obs, self.num_layers, self.activation, hidden)
+        return out, lambda tangent: stacked_mlp_tangent(params, tangent, obs, hidden, self.activation)

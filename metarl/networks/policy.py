@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +46,36 @@ class Policy(nn.Module, abc.ABC):
 
     def distribution(self, params: Params, obs: Tensor) -> Distribution:
         """The policy of each task: a distribution over ``[task, sample]`` actions."""
-        out = self.outputs(params, obs)
+        return self._distribution(params, self.outputs(params, obs))
+
+    def linearise(self, params: Params, obs: Tensor) -> tuple[Distribution, Callable[[Params], tuple[Tensor, ...]]]:
+        """:meth:`distribution`, and how its ``parameters`` move with ``params``: a function of a stacked tangent."""
+        out, push = self.linear_outputs(params, obs)
+
+        def move(tangent: Params) -> tuple[Tensor, ...]:
+            moved = push(tangent)
+            if self.spec.discrete:
+                return (moved,)
+            raw = params["raw_std"].detach()
+            log_std = raw.sigmoid() / (nn.functional.softplus(raw) + MIN_STD) * tangent["raw_std"]
+            return moved, log_std.unsqueeze(1).expand_as(moved)
+
+        return self._distribution(params, out), move
+
+    def linear_outputs(self, params: Params, obs: Tensor) -> tuple[Tensor, Callable[[Params], Tensor]]:
+        """:meth:`outputs`, and how they move: by forward-mode differentiation, which runs the network again."""
+        names = [name for name in params if name != "raw_std"]
+        # Without inner steps tensors are views that all tasks share, which forward-mode differentiation refuses.
+        here = {name: params[name].detach().contiguous() for name in names}
+
+        def push(tangent: Params) -> Tensor:
+            direction = {name: tangent[name].contiguous() for name in names}
+            moved: Tensor = torch.func.jvp(lambda own: self.outputs(own, obs), (here,), (direction,))[1]
+            return moved
+
+        return self.outputs(params, obs), push
+
+    def _distribution(self, params: Params, out: Tensor) -> Distribution:
         if self.spec.discrete:
             return Categorical(out)
         log_std = (nn.functional.softplus(params["raw_std"]) + MIN_STD).log()
