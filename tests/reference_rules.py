@@ -118,7 +118,8 @@ class RuleReference(Reference):
     def stages(self, meta: list[Tensor], samples: list[Episode]) -> list[list[Tensor]]:
         """See :class:`Reference`."""
         params, weights = meta[: len(self.names)], dict(zip(self.rule_names, meta[len(self.names) :], strict=True))
-        found, memories = [params], list[Memory]()
+        found: list[list[Tensor]] = [params]
+        memories: list[Memory] = []
         for inner in samples[:-1]:
             loss = self.loss(found[-1], inner)
             gradient = torch.autograd.grad(loss, found[-1], create_graph=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import textwrap
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -63,7 +64,7 @@ class Problem:
     def loss(self, part: int) -> LossFn:
         return lambda params: (call(self.net, params, self.x[part]) - self.y[part]).square().mean((1, 2))
 
-    def loss_of_task(self, params: list[Tensor], part: int, task: int) -> Tensor:
+    def loss_of_task(self, params: Sequence[Tensor], part: int, task: int) -> Tensor:
         named = dict(zip(dict(self.net.named_parameters()), params, strict=True))
         out: Tensor = torch.func.functional_call(self.net, named, (self.x[part, task],))
         return (out - self.y[part, task]).square().mean()
@@ -73,7 +74,8 @@ def reference(problem: Problem, rule: UpdateRule, step: Step, first_order: bool,
     """The mean loss after adaptation (or summed over the path), with its graph; a loop over tasks and coordinates."""
     total = torch.zeros((), dtype=torch.float64)
     for task in range(NUM_TASKS):
-        params, memories = list(problem.net.parameters()), list[Memory]()
+        params: list[Tensor] = [*problem.net.parameters()]
+        memories: list[Memory] = []
         for _ in range(NUM_STEPS):
             total = total + (problem.loss_of_task(params, 1, task) if along_path else 0.0)
             loss = problem.loss_of_task(params, 0, task)

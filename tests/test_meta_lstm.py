@@ -45,8 +45,9 @@ TRUST_REGION = {"maml-trpo": MAMLTRPOConfig, "fomaml": FOMAMLConfig, "anil": ANI
 
 
 def built(config: GradientConfig, spec: Spec) -> GradientAgent:
-    agent = randomise(config.build(spec, CPU, 0))
-    spread(agent.rule)
+    agent = config.build(spec, CPU, 0)
+    assert isinstance(agent, GradientAgent)
+    spread(randomise(agent).rule)
     return agent
 
 
@@ -175,7 +176,7 @@ def test_agents_with_a_learned_rule_keep_the_contract(name: str, rule: Any) -> N
     small: dict[str, Any] = {"hidden_sizes": (8,), "rollouts_per_task": 4, "num_inner_steps": 2, "inner_rule": rule}
     if name in ("maml-trpo", "e-maml", "fomaml", "anil"):
         small["max_backtracks"] = 40  # So little data makes the loss so rough that only short steps lower it.
-    check_agent(AGENTS[name].config(**small))  # type: ignore[call-arg]
+    check_agent(AGENTS[name].config(**small))
 
 
 @pytest.mark.parametrize("kind", [MetaSGDConfig, ReptileConfig, PretrainedConfig, OracleConfig])
@@ -230,7 +231,7 @@ def test_a_learned_rule_finds_the_best_arm_in_one_step_and_keeps_to_it(name: str
     """
     distribution = arms(num_pulls=3)
     sizes: dict[str, Any] = {"hidden_sizes": (16,), "inner_lr": 0.5, "rollouts_per_task": 20, "inner_rule": rule}
-    agent = AGENTS[name].config(**sizes, **PROBES[name]).build(distribution.spec, CPU, 0)  # type: ignore[call-arg]
+    agent = AGENTS[name].config(**sizes, **PROBES[name]).build(distribution.spec, CPU, 0)
     assert isinstance(agent, GradientAgent)
     before = shares(agent)
     train(agent, distribution, 15, 20)

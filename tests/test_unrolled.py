@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from test_inner_loop import NUM_TASKS, flat, losses, randn, stacked
 from torch import Tensor
 
-from metarl.adaptation import InnerLoop, Params, StepSizes, UpdateRule, inner_loop
+from metarl.adaptation import InnerLoop, LossFn, Params, StepSizes, UpdateRule, inner_loop
 from metarl.adaptation.unrolled import unroll
 
 SIZE, RULE_SIZE = 7, 2
@@ -57,7 +59,7 @@ def plain(start: Tensor, numbers: Tensor, task: int, num_steps: int, first_order
 def jacobians(params: Params, task: int, num_steps: int, first_order: bool) -> tuple[Tensor, Tensor]:
     """Of the adapted parameters with respect to the initial ones and to the two numbers."""
     run: Callable[..., Tensor] = lambda start, numbers: plain(start, numbers, task, num_steps, first_order)  # noqa: E731
-    of_start, of_numbers = torch.autograd.functional.jacobian(
+    of_start, of_numbers = torch.autograd.functional.jacobian(  # type: ignore[no-untyped-call]
         run, (flat(params, task), torch.tensor([0.6, 0.2], dtype=torch.float64))
     )
     return of_start, of_numbers
@@ -188,6 +190,19 @@ def test_the_structured_path_of_step_sizes_equals_the_general_one(second_order: 
     for left, right in pairs:
         assert left.keys() == right.keys()
         assert all((value - right[name]).abs().max() < 1e-12 for name, value in left.items())
+
+
+def test_the_rule_in_the_docstring_is_heavy_ball_momentum() -> None:
+    """Its two steps, and the derivative of its learned decay: the second step is longer by decay times the first."""
+    assert UpdateRule.__doc__ is not None
+    space: dict[str, Any] = {"torch": torch, "UpdateRule": UpdateRule}
+    exec(textwrap.dedent(UpdateRule.__doc__.split("in full::")[1]), space)
+    start = {"x": torch.tensor([[1.0, -2.0], [3.0, 0.5]])}
+    error: LossFn = lambda params: params["x"].square().sum(1) / 2  # noqa: E731
+    loop = inner_loop(start, [error] * 2, space["Momentum"](0.1), second_order=False)
+    assert torch.allclose(loop.adapted["x"], (0.9 * 0.9 - 0.1 * 0.5) * start["x"])
+    _, of_rule = loop.pull_with_rule({"x": torch.ones(2, 2)})
+    assert float(of_rule["decay"]) == pytest.approx(-0.1 * float(start["x"].sum()))
 
 
 def test_loss_that_is_not_one_number_per_task_is_refused() -> None:
