@@ -71,6 +71,34 @@ _LOCOMOTION_RL2 = Preset(
     {"memory": "lstm", "hidden_size": 64, "learning_rate": 1e-3, "num_epochs": 5},
 )
 
+_VARIBAD_PPO = {
+    "learning_rate": 7e-4,
+    "num_epochs": 2,
+    "clip_range": 0.1,
+    "gae_lambda": 0.9,
+    "max_grad_norm": 0.5,
+    "bootstrap_trials": True,
+}
+"""What the configs of VariBAD's code share, for tasks whose time limit is no part of them."""
+_LOCOMOTION_VARIBAD = Preset(
+    "VariBAD (arXiv 1910.08348) and its code: 1e8 steps, 3200 an update; 3 ELBO steps on them, not 1 on its buffer",
+    {"num_iterations": 31_250, "meta_batch_size": 8, "eval_every": 250, "checkpoint_every": 25},
+    {**_VARIBAD_PPO, "discount": 0.97, "entropy_coef": 0.01, "vae_batch_size": 8, "num_decoded_steps": 100},
+)
+_NAVIGATION_VARIBAD = Preset(
+    "VariBAD's code on its sparse point robot (3 episodes, 3 layers of 128); batch and iterations for CPU minutes",
+    {"num_iterations": 500, "eval_every": 50},
+    {
+        **_VARIBAD_PPO,
+        "hidden_sizes": (128, 128, 128),
+        "episodes_per_trial": 3,
+        "num_minibatches": 8,
+        "entropy_coef": 1e-3,
+        "kl_weight": 1.0,
+        "vae_batch_size": 15,
+    },
+)
+
 _META_WORLD = "Meta-World+ (arXiv 2505.11289) and its code: budget of 2 M steps per training task"
 
 
@@ -108,6 +136,22 @@ PRESETS: dict[str, Preset] = {
     **{f"{agent}:{tasks}": _LOCOMOTION_MAML for agent in _MAML_FAMILY for tasks in _LOCOMOTION},
     **{f"{agent}:{tasks}": _LOCOMOTION_PROMP for agent in _PROMP_FAMILY for tasks in _LOCOMOTION},
     **{f"rl2:{tasks}": _LOCOMOTION_RL2 for tasks in _LOCOMOTION},
+    **{f"varibad:{tasks}": _LOCOMOTION_VARIBAD for tasks in _LOCOMOTION},
+    "varibad:navigation-2d": _NAVIGATION_VARIBAD,
+    "varibad:bandit": Preset(
+        "as rl2:bandit, with a belief that decodes all 10 pulls after every one of them",
+        {"num_iterations": 300, "meta_batch_size": 1000, "eval_tasks": 1000, "eval_every": 50},
+        {
+            "hidden_size": 64,
+            "episodes_per_trial": 1,
+            "gae_lambda": 0.3,
+            "learning_rate": 1e-3,
+            "num_vae_updates": 4,
+            "vae_batch_size": 250,
+            "normalise_obs": False,
+            "normalise_rewards": False,
+        },
+    ),
     "rl2:bandit": Preset(
         "RL2 (arXiv 1611.02779): GAE lambda 0.3; batch and epochs scaled down to CPU minutes",
         {"num_iterations": 300, "meta_batch_size": 1000, "eval_tasks": 1000, "eval_every": 50},

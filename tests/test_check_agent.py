@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from metarl.agent import Agent, AgentConfig
 from metarl.agents.maml import MAMLTRPOConfig
 from metarl.agents.rl2 import RL2Config
+from metarl.agents.varibad import VariBADConfig
 from metarl.envs.bandits import bandit
 from metarl.errors import AgentCheckError, ConfigError
 from metarl.networks.distributions import Categorical, DiagGaussian
@@ -139,8 +140,18 @@ def problems(fault: str, **settings: Any) -> tuple[str, ...]:
         MAMLTRPOConfig(hidden_sizes=(8,), rollouts_per_task=4),
         MAMLTRPOConfig(hidden_sizes=(8,), rollouts_per_task=4, num_inner_steps=2, first_order=True),
         RL2Config(hidden_size=8, rollouts_per_task=3, episodes_per_trial=3, num_epochs=2),
+        VariBADConfig(
+            hidden_size=8,
+            hidden_sizes=(8,),
+            rollouts_per_task=3,
+            episodes_per_trial=3,
+            decode_states=True,
+            num_elbo_terms=3,
+            num_decoded_steps=2,
+            bootstrap_trials=True,
+        ),
     ],
-    ids=["maml", "first-order maml", "rl2"],
+    ids=["maml", "first-order maml", "rl2", "varibad"],
 )
 def test_own_agents_keep_the_contract(config: AgentConfig) -> None:
     check_agent(config)
