@@ -140,7 +140,7 @@ class Chunk:
 
     Attributes:
         batches: the trial's rollouts; the last is the one after adaptation.
-        loop: the inner loop with its graphs.
+        metric: the inner loop that Fisher products go through.
         leaves: adapted parameters, the leaves of ``policy``'s graph.
         policy: adapted policy on the last rollout.
         push: how the parameters of ``policy`` move with the adapted ones.
@@ -149,7 +149,7 @@ class Chunk:
     """
 
     batches: list[Batch]
-    loop: InnerLoop
+    metric: InnerLoop
     leaves: Params
     policy: Distribution
     push: Callable[[Params], tuple[Tensor, ...]]
@@ -285,15 +285,22 @@ class GradientAgent(Agent[FastWeights]):
         starts = range(0, num_tasks, size)
         return [[batch[first : first + size] for batch in batches] for first in starts]
 
-    def linearise(self, batches: list[Batch], objective: Objective) -> Chunk:
-        """Adapt, evaluate the objective, and carry its gradient back to the meta-parameters."""
+    def linearise(self, batches: list[Batch], objective: Objective, *, first_order_metric: bool = False) -> Chunk:
+        """Adapt, evaluate the objective, and carry its gradient back to the meta-parameters.
+
+        Args:
+            batches: rollouts of a few tasks.
+            objective: what to minimise, per task.
+            first_order_metric: whether Fisher products leave out the Hessians of the inner loop.
+        """
         *inner, outer = batches
-        loop = inner_loop(
-            self.stacked(len(outer.obs)),
-            [self.inner_loss(batch) for batch in inner],
-            self.rule,
-            second_order=not self.config.first_order,
-        )
+
+        def adapt(second_order: bool) -> InnerLoop:
+            losses = [self.inner_loss(batch) for batch in inner]
+            return inner_loop(self.stacked(len(outer.obs)), losses, self.rule, second_order=second_order)
+
+        loop = adapt(not self.config.first_order)
+        metric = adapt(False) if first_order_metric and not self.config.first_order else loop
         adapted = {name: value.requires_grad_() for name, value in loop.adapted.items()}
         stages = [*loop.starts, adapted]
         policies: dict[int, Distribution] = {}
@@ -319,7 +326,7 @@ class GradientAgent(Agent[FastWeights]):
         ]
         direct = [by_stage[stage] if stage in policies else None for stage in range(len(inner))]
         gradient = self._to_meta(loop, by_stage[-1], direct)
-        return Chunk(batches, loop, adapted, policy, push, loss.detach(), gradient)
+        return Chunk(batches, metric, adapted, policy, push, loss.detach(), gradient)
 
     def fisher_product(self, chunk: Chunk, vector: Tensor) -> Tensor:
         """``J' F J v``: push the tangent through the inner loop and the network, weigh it, pull it back.
@@ -330,7 +337,7 @@ class GradientAgent(Agent[FastWeights]):
         outer = chunk.batches[-1]
         tangents = self.unflatten(vector)
         start = stack({name: tangents[name] for name in self.policy.params()}, len(outer.obs))
-        pushed = chunk.loop.push(start, _of_rule(tangents))
+        pushed = chunk.metric.push(start, _of_rule(tangents))
         moved = chunk.push(pushed)
         weight = (outer.valid / outer.valid.sum(1, keepdim=True))[..., None]
         with torch.no_grad():
@@ -338,7 +345,7 @@ class GradientAgent(Agent[FastWeights]):
         cotangent = torch.autograd.grad(
             chunk.policy.parameters, tuple(chunk.leaves.values()), weighted, retain_graph=True, materialize_grads=True
         )
-        return self._to_meta(chunk.loop, dict(zip(chunk.leaves, cotangent, strict=True)))
+        return self._to_meta(chunk.metric, dict(zip(chunk.leaves, cotangent, strict=True)))
 
     def evaluate_at(self, flat: Tensor, batches: list[Batch], objective: Objective) -> tuple[Tensor, Distribution]:
         """The objective ``[task]`` at other meta-parameters, without derivatives, and the adapted policies there."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from arms import arms, train
 from reference_maml import BOX, CPU, DISCRETE, NUM_TASKS, Reference, capture, flat, random_trial, randomise
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import metarl.agents.maml as maml
 from metarl.agents.gradient import GradientAgent
 from metarl.agents.maml import MAMLTRPOConfig, TRPOUpdate
 from metarl.collector import Collector
@@ -63,6 +66,23 @@ def test_first_order_equals_the_reference_with_detached_inner_gradients(
     assert (gradient - reference.gradient()).abs().max() < 1e-8
     assert (image - reference.product(vector)).abs().max() < 1e-8
     assert (flat(agent.policy.parameters()) - parameters).abs().max() < 1e-8
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("num_inner_steps", [1, 2])
+@pytest.mark.parametrize("spec", [DISCRETE, BOX], ids=["categorical", "gaussian"])
+def test_first_order_metric_changes_the_products_alone(
+    spec: Spec, num_inner_steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradient keeps its Hessians; the products are those of the KL with inner gradients held constant."""
+    trial = random_trial(spec, num_inner_steps)
+    agent = build(MAMLTRPOConfig(**SETTINGS, metric="first_order"), spec, num_inner_steps)
+    reference = Reference(agent, trial)
+    gradient, vector, image = capture(agent, trial, monkeypatch)
+    assert (gradient - reference.gradient()).abs().max() < 1e-8
+    assert (image - reference.product(vector)).abs().max() > 1e-4
+    reference.config = dataclasses.replace(reference.config, first_order=True)
+    assert (image - reference.product(vector)).abs().max() < 1e-8
 
 
 @pytest.mark.usefixtures("float64")
@@ -124,6 +144,63 @@ def test_adapt_equals_the_reference_and_is_what_the_meta_update_differentiates(s
         expected = reference.adapt(reference.start, samples)
         for (name, value), want in zip(state.params.items(), expected, strict=True):
             assert (value[task] - want).abs().max() < 1e-10, name
+
+
+# The device -----------------------------------------------------------------------------------------------------------
+
+
+class NoHost(TorchDispatchMode):
+    """Refuses whatever makes the host wait for a device: tensors read as numbers, and shapes that depend on values."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Refuse or run."""
+        masked = func.name() == "aten::index.Tensor" and any(i is not None and i.dtype == torch.bool for i in args[1])
+        if masked or func.name() in ("aten::_local_scalar_dense", "aten::equal", "aten::nonzero"):
+            raise AssertionError(f"{func.name()} waits for the device.")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("metric", ["full", "first_order"])
+def test_conjugate_gradient_never_waits_for_the_device(
+    metric: Literal["full", "first_order"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls = maml.conjugate_gradient, []
+
+    def watched(product: Any, b: Tensor, num_iterations: int) -> tuple[Tensor, Tensor]:
+        with NoHost():
+            calls.append(num_iterations)
+            return original(product, b, num_iterations)
+
+    monkeypatch.setattr(maml, "conjugate_gradient", watched)
+    metrics = build(MAMLTRPOConfig(hidden_sizes=(5,), metric=metric), BOX, 2).meta_update(random_trial(BOX, 2))
+    assert calls == [10] and metrics["accepted"] == 1
+
+
+@pytest.mark.parametrize("read", [float, bool, lambda x: x.item(), lambda x: x[x > 0], lambda x: torch.equal(x, x)])
+def test_the_watch_over_conjugate_gradient_sees_what_waits(read: Any) -> None:
+    number = torch.ones(1)
+    with NoHost(), pytest.raises(AssertionError, match="waits"):
+        read(number)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_conjugate_gradient_never_waits_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same by PyTorch's own watch, which sees synchronisation inside kernels' wrappers as well."""
+    original = maml.conjugate_gradient
+
+    def watched(product: Any, b: Tensor, num_iterations: int) -> tuple[Tensor, Tensor]:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return original(product, b, num_iterations)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(maml, "conjugate_gradient", watched)
+    device = torch.device("cuda")
+    config = MAMLTRPOConfig(hidden_sizes=(5,))
+    trial = random_trial(BOX, 1)
+    trial = dataclasses.replace(trial, rollouts=tuple(rollout.to(device) for rollout in trial.rollouts))
+    assert config.build(BOX, device, 0).meta_update(trial)["loss"] != 0
 
 
 # With environments ----------------------------------------------------------------------------------------------------
@@ -214,3 +291,8 @@ def test_non_finite_meta_gradient_is_refused_before_a_parameter_changes() -> Non
 def test_impossible_setting_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"MAMLTRPOConfig\.{field} must .*{value}".replace("(10, 0)", r"\(10, 0\)")):
         MAMLTRPOConfig(**{field: value})
+
+
+def test_unknown_metric_is_refused_with_the_choices() -> None:
+    with pytest.raises(ConfigError, match=r"first_order.*full"):
+        MAMLTRPOConfig(metric="first-order")  # type: ignore[arg-type]
