@@ -21,6 +21,7 @@ from metarl.checkpoint import write_atomically
 from metarl.config import choose_device
 from metarl.errors import ConfigError
 from metarl.evaluator import evaluate
+from metarl.logger import read_metrics
 from metarl.presets import settings
 from metarl.run_folder import RunFolder
 from metarl.session import Session
@@ -104,22 +105,27 @@ def _run_cell(cell: Cell, path: Path, runs: Path, num_tasks: int, num_adaptation
             seed=EVALUATION_SEED,
             num_adaptations=num_adaptations,
         )
-        lines = session.run.metrics.read_text().splitlines()
-        # Without the command line: it names folders of the machine, and the page names the benchmark's own command.
-        manifest = {name: value for name, value in session.run.read_manifest().items() if name != "command"}
-        content = {
-            "agent": cell.agent,
-            "tasks": cell.tasks,
-            "seed": cell.seed,
+        content = describe(cell, session) | {
             "returns": np.round(evaluation.returns, 4).tolist(),
             "success": evaluation.success.mean(0).tolist(),
-            "env_steps": json.loads(lines[-1])["env_steps"],
-            "config": session.run.read_config(),
-            "manifest": manifest,
         }
         write_atomically(path, (json.dumps(content) + "\n").encode())
     bar.remove_task(task)
     return finished
+
+
+def describe(cell: Cell, session: Session) -> dict[str, Any]:
+    """What a score's file says of its cell: what was trained, for how long, and on what."""
+    # Without the command line: it names folders of the machine, and the page names the benchmark's own command.
+    manifest = {name: value for name, value in session.run.read_manifest().items() if name != "command"}
+    return {
+        "agent": cell.agent,
+        "tasks": cell.tasks,
+        "seed": cell.seed,
+        "env_steps": read_metrics(session.run.metrics)[-1]["env_steps"],
+        "config": session.run.read_config(),
+        "manifest": manifest,
+    }
 
 
 def _show(bar: Progress, task: TaskID, iteration: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from metarl import session as sessions
 from metarl.agent import AgentConfig
-from metarl.benchmarks.cells import Cell, console, open_session
+from metarl.benchmarks.cells import EVALUATION_SEED, Cell, console, describe, open_session
+from metarl.benchmarks.metaworld_references import REFERENCES, reference_scores
+from metarl.benchmarks.metaworld_report import Split, write_report
+from metarl.checkpoint import write_atomically
 from metarl.envs.metaworld import with_workers
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, MetarlError
+from metarl.logger import read_metrics
+from metarl.official import evaluate_session
 from metarl.presets import settings
+from metarl.session import Session
 from metarl.trainer import train
 
 Settings = TypeVar("Settings", bound=AgentConfig)
+
+_COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,8 @@ class Options(Generic[Settings]):
     """Tasks in one meta-update; default: the preset's."""
     variant: str = ""
     """Name for settings other than the preset's; part of the names of scores and run folders."""
+    goals: int | None = None
+    """Goals of each task to score on; default: all, which alone is the official protocol."""
     train_only: bool = False
     """Stop after training; the same command without it goes on with the scores."""
     num_workers: int | None = None
@@ -95,14 +106,15 @@ def _iterations(steps: int, tasks: str, meta_batch_size: int, options: Options[A
     return int(steps // each)
 
 
-def train_cells(cells: Sequence[Cell], options: Options[Any]) -> bool:
-    """Train what is not trained yet, one cell after the other; returns whether all are done.
+def train_cells(cells: Sequence[Cell], options: Options[Any], results: Path) -> bool:
+    """Train what is not trained yet and has no score, one cell after the other; returns whether all are done.
 
     Interrupt it at will: the same command goes on from the last checkpoint.
     """
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
+    with Progress(*_COLUMNS, console=console) as bar:
         for cell in cells:
+            if (results / f"{cell.name}.json").exists():
+                continue
             session = open_session(cell, options.runs)
             wanted = session.train_config.num_iterations
             if max(session.run.checkpoints.iterations(), default=0) >= wanted:
@@ -120,3 +132,77 @@ def train_cells(cells: Sequence[Cell], options: Options[Any]) -> bool:
                 console.print("Stopped; everything is saved. The same command goes on from here.")
                 return False
     return True
+
+
+def score_cells(cells: Sequence[Cell], options: Options[Any], results: Path, splits: Sequence[Split]) -> None:
+    """Score the trained cells that have no score yet by the official protocol, and write ``<cell>.json``."""
+    with Progress(*_COLUMNS, console=console, transient=True) as bar:
+        for cell in cells:
+            path = results / f"{cell.name}.json"
+            if path.exists():
+                continue
+            session = open_session(cell, options.runs)
+            agent, iteration = session.load()
+            official = {}
+            for split in splits:
+                task = bar.add_task(f"{cell.name}, {split} goals", total=None)
+                scores, _ = evaluate_session(
+                    session,
+                    agent,
+                    iteration,
+                    seed=EVALUATION_SEED,
+                    split=split,
+                    goals=options.goals,
+                    num_workers=options.num_workers,
+                    listener=lambda done, total, task=task: bar.update(task, completed=done, total=total),  # type: ignore[misc]
+                )
+                official[split] = scores.to_json()
+            content = describe(cell, session) | {
+                "variant": cell.variant,
+                "changed": dict(cell.train) | dict(cell.settings),
+                "official": official,
+                "curve": _curve(session),
+            }
+            write_atomically(path, (json.dumps(content) + "\n").encode())
+
+
+def _curve(session: Session) -> dict[str, list[float]]:
+    """Training return and success of the last rollout of a trial, by iteration."""
+    last = session.build().num_adaptations
+    names = {"env_steps": "env_steps", "return": f"train/return_{last}", "success": f"train/success_{last}"}
+    metrics = read_metrics(session.run.metrics)
+    return {name: [round(float(line[key]), 4) for line in metrics] for name, key in names.items()}
+
+
+def run(words: Sequence[str], tasks: str, prog: str, command: str, splits: Sequence[Split]) -> None:
+    """Train, score and report the cells of a command.
+
+    Args:
+        words: of the command, those that name the tasks left out.
+        tasks: id of the distribution.
+        prog: name of the command for its help.
+        command: what the page says to have been called, before the options.
+        splits: to score on.
+    """
+    try:
+        options, cells = parse(words, tasks, prog)
+        results = options.results / tasks.replace("/", "-")
+        if not train_cells(cells, options, results) or options.train_only:
+            return
+        results.mkdir(parents=True, exist_ok=True)
+        score_cells(cells, options, results, splits)
+        references = {
+            (name, split): reference_scores(
+                name,
+                with_workers(sessions.load_distribution(tasks), options.num_workers),
+                split,
+                results / f"reference-{name.replace(' ', '-')}-{split}.json",
+                goals=options.goals,
+                seed=EVALUATION_SEED,
+            )
+            for name in REFERENCES
+            for split in splits
+        }
+        console.print(write_report(results, tasks, command, splits, references), soft_wrap=True, markup=False)
+    except MetarlError as error:
+        raise SystemExit(f"error: {error}") from error

@@ -10,9 +10,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from metarl.benchmarks.metaworld_runs import parse, train_cells
+from metarl.benchmarks.metaworld_runs import run
 from metarl.envs.metaworld import TASK_NAMES
-from metarl.errors import MetarlError, unknown_name
+from metarl.errors import unknown_name
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,13 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--task", default="reach-v3")
     known, words = first.parse_known_args(sys.argv[1:] if arguments is None else list(arguments))
-    try:
-        if known.task not in TASK_NAMES:
-            raise unknown_name("Meta-World task", known.task, TASK_NAMES)
-        options, cells = parse(words, f"ml1/{known.task}", f"ml1 --task {known.task}")
-        train_cells(cells, options)
-    except MetarlError as error:
-        raise SystemExit(f"error: {error}") from error
+    if known.task not in TASK_NAMES:
+        raise SystemExit(f"error: {unknown_name('Meta-World task', known.task, TASK_NAMES)}")
+    command = f"metarl.benchmarks.ml1 --task {known.task}"
+    run(words, f"ml1/{known.task}", f"ml1 --task {known.task}", command, ("test",))
 
 
 if __name__ == "__main__":

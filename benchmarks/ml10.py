@@ -9,17 +9,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from metarl.benchmarks.metaworld_runs import parse, train_cells
-from metarl.errors import MetarlError
+from metarl.benchmarks.metaworld_runs import run
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    try:
-        options, cells = parse(sys.argv[1:] if arguments is None else arguments, "ml10", "ml10")
-        train_cells(cells, options)
-    except MetarlError as error:
-        raise SystemExit(f"error: {error}") from error
+    words = sys.argv[1:] if arguments is None else arguments
+    run(words, "ml10", "ml10", "metarl.benchmarks.ml10", ("train", "test"))
 
 
 if __name__ == "__main__":

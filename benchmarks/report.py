@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def write_report(scores: Scores, folder: Path, title: str, introduction: str) ->
             "",
             *(f"- `{agent}`: {AGENTS[agent].when}." for agent in dict.fromkeys(cell.agent for cell in scores)),
             "",
-            provenance(scores),
+            provenance(scores.values()),
             "",
         ]
     )
@@ -97,15 +97,16 @@ def write_report(scores: Scores, folder: Path, title: str, introduction: str) ->
     return text
 
 
-def provenance(scores: Scores) -> str:
+def provenance(scores: Iterable[Mapping[str, Any]]) -> str:
     """One paragraph of Markdown: commits, versions and machines behind the scores."""
-    commits = {str((s["manifest"]["git"] or {}).get("commit", "installed"))[:10] for s in scores.values()}
+    known = list(scores)
+    commits = {str((s["manifest"]["git"] or {}).get("commit", "installed"))[:10] for s in known}
     machines = {
         f"{s['manifest']['machine']['cpu']}, {s['manifest']['machine']['cores']} cores, "
         f"{s['manifest']['machine']['torch_threads']} torch thread(s), {s['manifest']['machine']['device']}"
-        for s in scores.values()
+        for s in known
     }
-    versions = {json.dumps(s["manifest"]["versions"]) for s in scores.values()}
+    versions = {json.dumps(s["manifest"]["versions"]) for s in known}
     return (
         f"Commit {', '.join(sorted(commits))}; machine: {'; '.join(sorted(machines))}; "
         f"versions: {'; '.join(sorted(versions))}."
