@@ -26,6 +26,7 @@ import gymnasium as gym
 import numpy as np
 
 from metarl.errors import ConfigError
+from metarl.opengl import choose_backend
 from metarl.tasks import Sampler, TaskDistribution
 from metarl.types import Task
 
@@ -69,6 +70,7 @@ def gymnasium_tasks(
         horizon=horizon,
         sample_test=sample_test,
         num_workers=num_workers,
+        make_render_env=partial(_make_rendering, env, horizon),
         description=description or f"{env} with sampled arguments",
     )
 
@@ -161,6 +163,12 @@ def _as_set_task_env(env: gym.Env[Any, Any]) -> SetTaskEnv:
 
 def _make(env: str, horizon: int | None, task: Task) -> gym.Env[Any, Any]:
     return gym.make(env, max_episode_steps=horizon, **task)
+
+
+def _make_rendering(env: str, horizon: int | None, task: Task) -> gym.Env[Any, Any]:
+    if "mujoco" in str(gym.spec(env).entry_point):
+        choose_backend()
+    return gym.make(env, max_episode_steps=horizon, render_mode="rgb_array", **task)
 
 
 def _make_set_task(make_env: Callable[[], gym.Env[Any, Any]], task: Task) -> gym.Env[Any, Any]:

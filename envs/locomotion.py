@@ -44,11 +44,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.mujoco.ant_v5 import AntEnv
-from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
+from metarl.opengl import choose_backend, importing_mujoco
 from metarl.tasks import Sampler, TaskDistribution
 from metarl.types import Task
 
@@ -56,6 +55,9 @@ Observation = NDArray[np.float64]
 Action = NDArray[np.float32]
 Reward = Callable[[Task, Mapping[str, Any]], float]
 """Reward of one step as a function of the task and of what the v5 body reports in ``info``."""
+
+MakeBody = Callable[..., gym.Env[Observation, Action]]
+"""Builds a body; takes ``render_mode``."""
 
 NUM_WORKERS = 2
 """Measured on 2 idle cores, random actions, steps per second as a multiple of stepping in one process: two worker
@@ -127,23 +129,31 @@ def _sample_disc(rng: np.random.Generator) -> Task:
     return {"goal": np.array([radius * np.cos(angle), radius * np.sin(angle)])}
 
 
-def _cheetah() -> gym.Env[Observation, Action]:
-    return HalfCheetahEnv(ctrl_cost_weight=0.05)
+def _cheetah(render_mode: str | None = None) -> gym.Env[Observation, Action]:
+    # MuJoCo loads a graphics library when it is imported: only who needs a body needs that library.
+    with importing_mujoco():
+        from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
+    return HalfCheetahEnv(ctrl_cost_weight=0.05, render_mode=render_mode)
 
 
-def _ant(**settings: Any) -> gym.Env[Observation, Action]:
-    return AntEnv(include_cfrc_ext_in_observation=False, contact_cost_weight=5e-4, **settings)
+def _ant(render_mode: str | None = None, **settings: Any) -> gym.Env[Observation, Action]:
+    with importing_mujoco():
+        from gymnasium.envs.mujoco.ant_v5 import AntEnv
+    return AntEnv(include_cfrc_ext_in_observation=False, contact_cost_weight=5e-4, render_mode=render_mode, **settings)
 
 
-def _make(
-    make_body: Callable[[], gym.Env[Observation, Action]], reward: Reward, horizon: int, task: Task
-) -> gym.Env[Observation, Action]:
+def _make(make_body: MakeBody, reward: Reward, horizon: int, task: Task) -> gym.Env[Observation, Action]:
     return TimeLimit(TaskReward(make_body(), reward, task), max_episode_steps=horizon)
+
+
+def _make_rendering(make_body: MakeBody, reward: Reward, horizon: int, task: Task) -> gym.Env[Observation, Action]:
+    choose_backend()
+    return TimeLimit(TaskReward(make_body(render_mode="rgb_array"), reward, task), max_episode_steps=horizon)
 
 
 def _distribution(
     name: str,
-    make_body: Callable[[], gym.Env[Observation, Action]],
+    make_body: MakeBody,
     reward: Reward,
     sample: Sampler,
     description: str,
@@ -154,6 +164,7 @@ def _distribution(
         id=f"locomotion/{name}",
         sample=sample,
         make_env=partial(_make, make_body, reward, horizon),
+        make_render_env=partial(_make_rendering, make_body, reward, horizon),
         horizon=horizon,
         shared_split=shared_split,
         task_on_reset=True,

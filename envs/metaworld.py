@@ -18,11 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+import gymnasium as gym
 import numpy as np
 from gymnasium.vector import VectorEnv
 
 from metarl.envs.metaworld_goals import BENCHMARKS, TASK_NAMES, EvenSampler, GoalTable, SplitSampler, TaskSet, upstream
 from metarl.errors import ConfigError, unknown_name
+from metarl.opengl import choose_backend
 from metarl.tasks import TaskDistribution
 from metarl.types import Task
 
@@ -68,6 +70,18 @@ class _PoolMaker:
         from metarl.envs.metaworld_pool import MetaWorldVectorEnv
 
         return MetaWorldVectorEnv(num_envs, reward_version=self.reward_version, num_workers=self.num_workers)
+
+
+@dataclass(frozen=True)
+class _RenderEnvMaker:
+    """Builds what ``metarl render`` looks at."""
+
+    reward_version: RewardVersion
+
+    def __call__(self, task: Task) -> gym.Env[Any, Any]:
+        from metarl.envs.metaworld_render import render_env
+
+        return render_env(task, reward_version=self.reward_version)
 
 
 def task_distribution(name: str, *, seed: int = 0, reward_version: RewardVersion = "v2") -> TaskDistribution:
@@ -182,7 +196,13 @@ def upstream_task(task: Task) -> Any:
 
 
 def upstream_env(task: Task, *, reward_version: RewardVersion = "v2", **settings: Any) -> Any:
-    """Upstream's own environment posing ``task``, e.g. to render it: ``render_mode="rgb_array"``."""
+    """Upstream's own environment posing ``task``, e.g. to render it: ``render_mode="rgb_array"``.
+
+    Raises:
+        ConfigError: for an unknown task or reward version, or if there is no library to render with.
+    """
+    if settings.get("render_mode") in ("rgb_array", "depth_array"):
+        choose_backend()
     metaworld = upstream()
     if task["env_name"] not in TASK_NAMES:
         raise unknown_name("Meta-World task", task["env_name"], TASK_NAMES)
@@ -219,6 +239,7 @@ def _distribution(task_set: TaskSet, id: str, reward_version: str) -> TaskDistri
         sample_test=SplitSampler(task_set, "test"),
         meta_batch=EvenSampler(task_set),
         make_vector=_PoolMaker(_checked(reward_version)),
+        make_render_env=_RenderEnvMaker(_checked(reward_version)),
         horizon=HORIZON,
         description=_describe(task_set, reward_version),
     )

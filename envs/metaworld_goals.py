@@ -22,6 +22,7 @@ import numpy as np
 
 from metarl.digest import task_digest
 from metarl.errors import ConfigError, unknown_name
+from metarl.opengl import importing_mujoco
 from metarl.types import Task
 
 _SHORT_NAMES = (
@@ -160,7 +161,8 @@ def cache_folder() -> Path:
 
 def upstream() -> Any:
     """Upstream, imported when it is needed: that takes 0.4 s."""
-    return importlib.import_module("metaworld")
+    with importing_mujoco():
+        return importlib.import_module("metaworld")
 
 
 def _draw(task_set: TaskSet) -> GoalTable:

@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, plot, list, check."""
+"""The command line: train, evaluate, plot, render, list, check."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ _USAGE = """usage: metarl COMMAND ...
   train --resume RUN     go on where a run stopped
   evaluate RUN           score a run's agent on held-out tasks
   plot RUN...            learning curves of runs
+  render RUN             video of the agent before and after adaptation to one task
   list                   agents, tasks and presets
   check MODULE:NAME      look for faults in a task distribution of your own
 
@@ -78,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "train": _train,
         "evaluate": _evaluate,
         "plot": _plot,
+        "render": _render,
         "list": _list,
         "check": _check,
     }
@@ -387,6 +389,13 @@ def _plot(words: list[str]) -> int:
     learning_figure({run.path.name: run.metrics for run in runs}, output)
     console.print(f"Figure: {escape(str(output))}", soft_wrap=True)
     return 0
+
+
+def _render(words: list[str]) -> int:
+    # Its libraries are of no use to any other command.
+    from metarl.render_command import render
+
+    return render(words, console)
 
 
 def _list(words: list[str]) -> int:

@@ -86,7 +86,7 @@ class Collector:
         shape = (len(tasks), slots)
         env = self._environments(len(tasks) * slots)
         instance_tasks = [task for task in tasks for _ in range(slots)]
-        obs, _ = env.reset(seed=derive(self._seed, "rollout", self._num_collected), options={"tasks": instance_tasks})
+        obs, _ = env.reset(seed=rollout_seed(self._seed, self._num_collected), options={"tasks": instance_tasks})
         self._num_collected += 1
         prev_action, prev_reward, prev_done = self._before_first_step(shape, previous)
 
@@ -112,7 +112,9 @@ class Collector:
             )
             action, state = agent.act(state, timestep, deterministic)
             seen = obs
-            obs, rewards, terminated, truncated, info = env.step(self._to_env(env, action.value))
+            obs, rewards, terminated, truncated, info = env.step(
+                env_actions(env.single_action_space, action.value.flatten(0, 1))
+            )
             if "invalid" in info:
                 diverged = active & np.asarray(info["invalid"], bool)
                 invalid |= diverged
@@ -184,18 +186,6 @@ class Collector:
             return one_hot(action, self._spec.action_dim).float()
         return action.clamp(-1.0, 1.0)
 
-    def _to_env(self, env: VectorEnv[Any, Any, Any], action: Tensor) -> NDArray[Any]:
-        flat = action.flatten(0, 1).cpu().numpy()
-        space = env.single_action_space
-        if isinstance(space, gym.spaces.Discrete):
-            return flat
-        assert isinstance(space, gym.spaces.Box)
-        bounded = np.isfinite(space.low) & np.isfinite(space.high)
-        low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
-        scaled = low + (np.clip(flat, -1.0, 1.0) + 1.0) * 0.5 * (high - low)
-        # An unbounded coordinate has no box to be mapped onto: it is passed on as it is.
-        return np.where(bounded, scaled, flat).astype(np.float32)
-
     def _check_finite(
         self, name: str, values: NDArray[Any], tasks: Sequence[Task], active: NDArray[np.bool_], step: int
     ) -> None:
@@ -207,6 +197,32 @@ class Collector:
                 f"{self.distribution.id}: {name} {values[row]} at step {step} in an environment of task "
                 f"{tasks[instance // self.rollouts_per_task]!r}."
             )
+
+
+def env_actions(space: gym.Space[Any], actions: Tensor) -> NDArray[Any]:
+    """An agent's actions as an environment takes them: integers as they are, [-1, 1] mapped onto the box and clipped.
+
+    Args:
+        space: the flat action space of one instance.
+        actions: ``[...]`` int64, or ``[..., action_dim]`` float32.
+
+    Returns:
+        ``[...]`` int64, or ``[..., action_dim]`` float32.
+    """
+    values = actions.cpu().numpy()
+    if isinstance(space, gym.spaces.Discrete):
+        return values
+    assert isinstance(space, gym.spaces.Box)
+    bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
+    scaled = low + (np.clip(values, -1.0, 1.0) + 1.0) * 0.5 * (high - low)
+    # An unbounded coordinate has no box to be mapped onto: it is passed on as it is.
+    return np.where(bounded, scaled, values).astype(np.float32)
+
+
+def rollout_seed(seed: int, number: int) -> int:
+    """What the environments are seeded with in rollout ``number`` (from 0) of a collector that got ``seed``."""
+    return derive(seed, "rollout", number)
 
 
 def _stack_time(timesteps: list[Timestep]) -> Timestep:

@@ -55,6 +55,10 @@ class WorkerError(MetarlError, RuntimeError):
     """A worker process died, hung or raised."""
 
 
+class ReplayError(MetarlError, RuntimeError):
+    """A replayed episode is not the recorded one."""
+
+
 class CheckpointError(MetarlError, RuntimeError):
     """A checkpoint could not be written or read."""
 

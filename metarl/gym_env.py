@@ -298,7 +298,7 @@ class GymVectorEnv(VectorEnv[Array, Array, Array]):
                 f"reset_mask must be bool of shape ({self.num_envs},), got {mask.dtype} of shape {mask.shape}."
             )
         requests = [
-            (row, self._tasks[row], None if seed is None else _instance_seed(seed, row))
+            (row, self._tasks[row], None if seed is None else instance_seed(seed, row))
             for row in np.flatnonzero(mask).tolist()
         ]
         self._run("reset", requests)
@@ -357,6 +357,6 @@ class GymVectorEnv(VectorEnv[Array, Array, Array]):
                 getattr(self._buffers, name)[rows] = getattr(share, name)
 
 
-def _instance_seed(seed: int, row: int) -> int:
-    """Below 2**31, since many environments hand their seed to ``numpy.random.seed``."""
+def instance_seed(seed: int, row: int) -> int:
+    """What instance ``row`` is seeded with; below 2**31, since many environments hand it to ``numpy.random.seed``."""
     return derive(seed, "instance", row) & 0x7FFFFFFF

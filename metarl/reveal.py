@@ -43,6 +43,7 @@ def reveal_task(distribution: TaskDistribution) -> TaskDistribution:
         meta_batch=distribution.meta_batch,
         shared_split=distribution.shared_split,
         horizon=distribution.spec.horizon,
+        make_render_env=distribution.make_render_env,
         make_vector=partial(_make, distribution, samples.mean(0), scale),
         description=f"{distribution.description}, task revealed",
     )

@@ -48,6 +48,8 @@ class TaskDistribution:
         task_on_reset: the environment takes its task through ``reset(options={"task": task})``, so it need not be
             rebuilt; ``make_env`` is then called once per instance.
         num_workers: worker processes that step ``make_env``'s environments; 0 steps them in this process.
+        make_render_env: builds one environment for a task with ``render_mode="rgb_array"``, for ``metarl render``;
+            its steps must be those of ``make_env`` or ``make_vector``.
         description: one line for ``metarl list``.
     """
 
@@ -61,6 +63,7 @@ class TaskDistribution:
     shared_split: bool = False
     task_on_reset: bool = False
     num_workers: int = 0
+    make_render_env: Callable[[Task], gym.Env[Any, Any]] | None = None
     description: str = ""
 
     def __post_init__(self) -> None:

@@ -109,7 +109,7 @@ def test_workers_give_the_same_bits_as_this_process(num_workers: int, task_on_re
 
 def test_instances_equal_single_environments_with_their_derived_seeds() -> None:
     """Rebuilding, shifting discrete actions and flattening change nothing in an episode."""
-    from metarl.gym_env import _instance_seed
+    from metarl.gym_env import instance_seed
 
     env = vector()
     observations, _ = env.reset(seed=11, options={"tasks": TASKS})
@@ -118,7 +118,7 @@ def test_instances_equal_single_environments_with_their_derived_seeds() -> None:
     for row, task in enumerate(TASKS):
         single = Walk(task)
         np.testing.assert_array_equal(
-            single.reset(seed=_instance_seed(11, row))[0].astype(np.float32), observations[row]
+            single.reset(seed=instance_seed(11, row))[0].astype(np.float32), observations[row]
         )
         observation, reward, *_ = single.step(int(actions[row]) - 1)
         np.testing.assert_array_equal(observation.astype(np.float32), stepped[row])

@@ -24,11 +24,15 @@ ROOMS = {
     "networks": (2, "networks"),
     "adaptation": (3, "adaptation"),
     "fewshot": (4, "fewshot"),
-    "tasks": (4, "agent array_env buffers digest gym_env reveal tasks workers"),
-    "core": (5, "agent_check checkpoint collector config evaluator logger plotting run_folder testing trainer trial"),
+    "tasks": (4, "agent array_env buffers digest gym_env opengl reveal tasks workers"),
+    "core": (
+        5,
+        "agent_check checkpoint collector config evaluator logger plotting replay run_folder testing trainer trial "
+        "video",
+    ),
     "envs": (5, "envs"),
     "agents": (5, "agents"),
-    "top": (6, "__init__ __main__ benchmarks cli official official_scores presets session"),
+    "top": (6, "__init__ __main__ benchmarks cli official official_scores presets render_command session"),
 }
 """Floor and members (modules or packages of metarl) by room. A module sees its own room and all lower floors."""
 

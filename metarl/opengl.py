@@ -1,0 +1,97 @@
+"""MuJoCo's OpenGL without a display: which library renders, chosen by trial, and what to install if none does."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+
+from metarl.errors import ConfigError, unknown_name
+
+BACKENDS = ("egl", "osmesa", "glfw")
+"""Values of ``MUJOCO_GL`` in the order of preference: EGL uses a GPU if there is one, GLFW needs a display."""
+
+_INSTALL = (
+    "On Debian and Ubuntu install one of them: 'apt-get install libegl1 libgl1' (MUJOCO_GL=egl), or "
+    "'apt-get install libosmesa6' (MUJOCO_GL=osmesa)."
+)
+
+_TRIAL = """
+import importlib, os, sys
+import mujoco
+context = importlib.import_module("mujoco." + sys.argv[1]).GLContext(64, 64)
+context.make_current()
+mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontScale.mjFONTSCALE_100)
+os._exit(0)
+"""
+"""A library may load and still lack its driver, and a failed attempt cannot be undone: a process of its own tries."""
+
+_TRIAL_SECONDS = 60.0
+
+
+def choose_backend() -> str:
+    """Have MuJoCo render with a library that works here; call it before the first frame.
+
+    ``MUJOCO_GL`` is kept if it is set, and set to the first of ``BACKENDS`` that works if it is not.
+
+    Returns:
+        The value of ``MUJOCO_GL``.
+
+    Raises:
+        ConfigError: if ``MUJOCO_GL`` has a value that cannot render, or if nothing can; it names the Debian packages.
+    """
+    chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
+    if chosen and chosen not in BACKENDS:
+        raise unknown_name("value of MUJOCO_GL", chosen, BACKENDS)
+    failures = {}
+    for backend in (chosen,) if chosen else BACKENDS:
+        failures[backend] = _failure(backend)
+        if not failures[backend]:
+            os.environ["MUJOCO_GL"] = backend
+            return backend
+    tried = "; ".join(f"MUJOCO_GL={backend} failed ({failure})" for backend, failure in failures.items())
+    raise ConfigError(f"MuJoCo cannot render without a working OpenGL library: {tried}. {_INSTALL}")
+
+
+@contextlib.contextmanager
+def importing_mujoco() -> Iterator[None]:
+    """MuJoCo loads the library that ``MUJOCO_GL`` names when it is imported: around such an import, explain a failure.
+
+    Raises:
+        ConfigError: if ``MUJOCO_GL`` is set and the import fails.
+    """
+    try:
+        yield
+    except (ImportError, AttributeError, RuntimeError) as error:
+        value = os.environ.get("MUJOCO_GL")
+        if not value:
+            raise
+        raise ConfigError(
+            f"MuJoCo cannot be imported with MUJOCO_GL={value} ({type(error).__name__}: {error}). {_INSTALL} "
+            "Without rendering, unset MUJOCO_GL."
+        ) from error
+
+
+@functools.cache
+def _failure(backend: str) -> str:
+    """Why ``backend`` cannot render in this process's environment; empty if it can."""
+    command = [sys.executable, "-c", _TRIAL, backend]
+    try:
+        result = subprocess.run(
+            command,
+            env={**os.environ, "MUJOCO_GL": backend},
+            capture_output=True,
+            text=True,
+            timeout=_TRIAL_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer within {_TRIAL_SECONDS:g} s"
+    if result.returncode == 0:
+        return ""
+    lines = [line for line in result.stderr.splitlines() if line and not line[0].isspace()]
+    return textwrap.shorten(lines[-1], 100) if lines else f"exit status {result.returncode}"
