@@ -55,6 +55,21 @@ def test_rank_deficient_features_give_finite_predictions_as_good_as_least_square
     assert (predict_linear(weights, features)[0] - best).abs().max() < 1e-4
 
 
+def test_float32_observations_that_hardly_vary_are_fitted_in_float64() -> None:
+    """A robot's coordinates move by millimetres around half a metre: in float32 the same equations lose the fit."""
+    obs = (0.5 + 1e-3 * randn(1, 4000, 10)).float()
+    steps = torch.arange(4000).remainder(500)[None]
+    features = time_features(obs, steps)
+    targets = features[..., :10] @ (1e3 * randn(10, seed=1)) + 0.1 * randn(1, 4000, seed=2)
+    weights = fit_linear(features, targets.float(), torch.ones(1, 4000, dtype=torch.bool))
+    ours = (predict_linear(weights, features) - targets).square().mean()
+    best = (features[0] @ least_squares(features[0], targets[0], 1e-5) - targets[0]).square().mean()
+    x, y = features[0].float(), targets[0].float()
+    single = torch.linalg.solve(x.mT @ x + 1e-5 * torch.eye(x.shape[1]), x.mT @ y)
+    assert ours < 1.001 * best
+    assert (x @ single - y).square().mean() > 2.0 * best
+
+
 def test_failed_factorisations_get_more_ridge_and_leave_other_tasks_alone() -> None:
     """Features of 1e6 drown a ridge of 1e-5 in rounding; the task beside them is fitted as it would be alone."""
     huge = 1e6 * torch.ones(1, 5, 4, dtype=torch.float64)
