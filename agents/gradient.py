@@ -68,7 +68,8 @@ class GradientConfig(AgentConfig):
     gae_lambda: float = 1.0
     """Lambda of generalised advantage estimation."""
     first_order: bool = False
-    """Leave the Hessians of the inner loop out of all derivatives (first-order MAML)."""
+    """Leave the Hessians of the inner loop out of all derivatives (first-order MAML); steadier with a learned rule,
+    whose inputs are steep where gradients are small."""
     task_chunk: int = 0
     """Tasks computed together; 0 chooses by device. Changes speed and memory, not results."""
 
@@ -211,6 +212,8 @@ class GradientAgent(Agent[FastWeights]):
             mlp = MLPPolicy(spec, config.hidden_sizes, config.activation, config.init_std)
         self.policy: Policy = (mlp if policy is None else policy).to(device)
         adapted = self.policy.head_names if head_only else None
+        if learned_rates and config.inner_rule != "sgd":
+            raise ConfigError(f"learned_rates are those of inner_rule 'sgd', got inner_rule {config.inner_rule!r}.")
         with torch_stream(seed, "rule"):
             self.rule: UpdateRule = (
                 StepSizes(self.policy.params(), config.inner_lr, learned=learned_rates, adapted=adapted)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metarl import adaptation, make, run_trial
 from metarl.adaptation import call, inner_loop, meta_gradient, modules, stack_module
-from metarl.agents import GradientAgent, MAMLTRPOConfig
+from metarl.agents import GradientAgent, MAMLTRPOConfig, MetaSGDConfig
 from metarl.agents.maml import TRPOUpdate
 from metarl.collector import Collector
 from metarl.errors import ConfigError
@@ -99,6 +99,21 @@ def test_a_module_policy_learns_as_the_stacked_mlp_does(tasks: str) -> None:
     for layer in range(3):
         ours, theirs = mlp.policy.get_parameter(f"w{layer}"), module.policy.get_parameter(f"module.{2 * layer}.weight")
         assert (ours - theirs.T).abs().max() < 1e-8
+
+
+def test_a_module_policy_can_learn_its_step_sizes() -> None:
+    """Whose names, unlike a module's parameters', hold no dots; each of them moves, and so does what it scales."""
+    distribution = make("cartpole-goal")
+    config = MetaSGDConfig(rollouts_per_task=3)
+    policy = ModulePolicy(distribution.spec, nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)))
+    agent = GradientAgent(
+        config, distribution.spec, CPU, 0, lambda agent: TRPOUpdate(config), learned_rates=True, policy=policy
+    )
+    before = {name: value.detach().clone() for name, value in agent.meta_parameters().items()}
+    tasks = distribution.train.sample(3, numpy_stream(1, "tasks"))
+    agent.meta_update(run_trial(agent, Collector(distribution, 3, CPU), tasks, 1, 0))
+    assert {"module.0.weight", "rule.module/0/weight"} < before.keys()
+    assert all((value - before[name]).abs().max() > 0 for name, value in agent.meta_parameters().items())
 
 
 def test_the_head_of_a_module_is_its_last_layer() -> None:

@@ -48,14 +48,14 @@ class Descent:
         rates: step sizes.
         steps: where each step began, and its gradient.
         second_order: whether Hessians are part of the derivatives; without, ``J`` is the identity.
-        learned: whether the rates are parameters of the rule, by the same names.
+        rate_names: names of the rates that are parameters of a rule, by those of the parameters that they scale.
     """
 
     adapted: Params
     rates: Rates
     steps: tuple[_Step, ...]
     second_order: bool
-    learned: bool
+    rate_names: Mapping[str, str]
 
     @property
     def state(self) -> None:
@@ -72,7 +72,8 @@ class Descent:
             if self.second_order:
                 tangent = _subtract(tangent, _scale(self.rates, step.hessian_product(tangent)))
             if rule_tangent:
-                tangent = _subtract(tangent, _scale(rule_tangent, step.gradient))
+                rate_tangent = {name: rule_tangent[self.rate_names[name]] for name in tangent}
+                tangent = _subtract(tangent, _scale(rate_tangent, step.gradient))
         return {name: value.detach() for name, value in tangent.items()}
 
     def pull(self, cotangent: Params, direct: Sequence[Params | None] = ()) -> Params:
@@ -81,7 +82,7 @@ class Descent:
 
     def pull_with_rule(self, cotangent: Params, direct: Sequence[Params | None] = ()) -> tuple[Params, Params]:
         """See :meth:`metarl.adaptation.InnerLoop.pull_with_rule`; the rule's parameters are the rates."""
-        of_rates = {name: torch.zeros_like(value) for name, value in cotangent.items() if self.learned}
+        of_rates = {name: torch.zeros_like(value) for name, value in cotangent.items() if name in self.rate_names}
         for index in reversed(range(len(self.steps))):
             step = self.steps[index]
             of_rates = {
@@ -92,13 +93,13 @@ class Descent:
             here = direct[index] if direct else None
             if here is not None:
                 cotangent = {name: value + here[name] for name, value in cotangent.items()}
-        return cotangent, {name: value.sum(0) for name, value in of_rates.items()}
+        return cotangent, {self.rate_names[name]: value.sum(0) for name, value in of_rates.items()}
 
 
 def descend(
-    params: Params, losses: Sequence[LossFn], rates: Rates, *, second_order: bool, learned: bool = False
+    params: Params, losses: Sequence[LossFn], rates: Rates, rate_names: Mapping[str, str], *, second_order: bool
 ) -> Descent:
-    """Take one gradient step per loss; see :func:`metarl.adaptation.inner_loop`."""
+    """Take one gradient step per loss; see :func:`metarl.adaptation.inner_loop` and :class:`Descent`."""
     steps: list[_Step] = []
     current = {name: value.detach() for name, value in params.items()}
     for loss_fn in losses:
@@ -107,7 +108,7 @@ def descend(
         steps.append(_Step(leaves, gradient))
         moves = _scale(rates, gradient)
         current = {name: value.detach() - moves[name].detach() for name, value in leaves.items()}
-    return Descent(current, rates, tuple(steps), second_order, learned)
+    return Descent(current, rates, tuple(steps), second_order, rate_names)
 
 
 def slopes(loss_fn: LossFn, params: Params, *, create_graph: bool) -> tuple[Params, Tensor]:

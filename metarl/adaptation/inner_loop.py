@@ -82,9 +82,9 @@ def inner_loop(
         ValueError: for a loss that is not one number per task.
     """
     if isinstance(rule, StepSizes):
-        return descend(params, losses, rule.values(factor, weights), second_order=second_order, learned=rule.learned)
+        return descend(params, losses, rule.values(factor, weights), rule.rate_names, second_order=second_order)
     if not isinstance(rule, UpdateRule):
-        return descend(params, losses, factor * rule, second_order=second_order)
+        return descend(params, losses, factor * rule, {}, second_order=second_order)
     return unroll(
         params,
         losses,

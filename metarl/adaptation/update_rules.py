@@ -82,22 +82,27 @@ class StepSizes(UpdateRule):
         inner_lr: initial step size.
         learned: whether meta-training moves them.
         adapted: names of the parameters that adapt; default: all.
+
+    Attributes:
+        rate_names: the learned step sizes' own names by those of the parameters; a module's name holds no dots.
     """
 
     def __init__(
         self, params: Mapping[str, Tensor], inner_lr: float, *, learned: bool, adapted: frozenset[str] | None = None
     ) -> None:
         super().__init__()
-        self.learned = learned
+        self.rate_names = {name: name.replace(".", "/") for name in params if learned}
         self._fixed = {name: inner_lr if adapted is None or name in adapted else 0.0 for name in params}
-        if learned:
-            for name, value in params.items():
-                self.register_parameter(name, nn.Parameter(torch.full_like(value, self._fixed[name])))
+        for name, rate_name in self.rate_names.items():
+            self.register_parameter(rate_name, nn.Parameter(torch.full_like(params[name], self._fixed[name])))
 
     def values(self, factor: float = 1.0, weights: Mapping[str, Tensor] | None = None) -> dict[str, Tensor | float]:
         """Step sizes by parameter name, times ``factor``, detached; ``weights`` in place of the learned ones."""
-        learned = {name: factor * value.detach() for name, value in (weights or dict(self.named_parameters())).items()}
-        return {name: learned.get(name, factor * size) for name, size in self._fixed.items()}
+        learned = weights or dict(self.named_parameters())
+        return {
+            name: factor * learned[self.rate_names[name]].detach() if name in self.rate_names else factor * size
+            for name, size in self._fixed.items()
+        }
 
     def init(self, params: Params) -> Params:
         """Nothing is remembered."""
@@ -106,5 +111,8 @@ class StepSizes(UpdateRule):
     def step(self, state: Params, params: Params, grads: Params, losses: Tensor) -> tuple[Params, Params]:
         """``theta - rate * gradient``."""
         learned = dict(self.named_parameters())
-        rates = {name: learned.get(name, size) for name, size in self._fixed.items()}
+        rates = {
+            name: learned[self.rate_names[name]] if name in self.rate_names else size
+            for name, size in self._fixed.items()
+        }
         return {name: value - rates[name] * grads[name] for name, value in params.items()}, {}
