@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.envs.metaworld import HORIZON, task_set_of, upstream_env
+from metarl.envs.metaworld import task_set_of, upstream_env
 from metarl.envs.metaworld_goals import by_name
 from metarl.official import EVALUATION_EPISODES, protocol_settings
 from metarl.official_scores import OfficialScores, TaskScores, read, save
@@ -64,7 +64,7 @@ def reference_scores(
         by_task[task_name] = TaskScores(
             tuple(success.reshape(-1, EVALUATION_EPISODES).mean(1).tolist()),
             tuple(returns.reshape(-1, EVALUATION_EPISODES).mean(1).tolist()),
-            len(chosen) * EVALUATION_EPISODES * HORIZON,
+            len(chosen) * EVALUATION_EPISODES * distribution.spec.horizon,
             int(invalid.sum()),
         )
     scores = OfficialScores(settings, by_task)
@@ -78,7 +78,7 @@ def _play(policy: Policy, distribution: TaskDistribution, tasks: Sequence[Task])
     success, invalid, returns = np.zeros(len(tasks), bool), np.zeros(len(tasks), bool), np.zeros(len(tasks))
     try:
         obs, _ = env.reset(options={"tasks": list(tasks)})
-        for _ in range(HORIZON):
+        for _ in range(distribution.spec.horizon):
             obs, rewards, _, _, info = env.step(policy(obs).astype(np.float32))
             invalid |= np.asarray(info["invalid"], bool)
             returns += np.where(invalid, 0.0, rewards)
