@@ -75,7 +75,7 @@ def measure(benchmark: str, settings: MetaWorldSpeed) -> dict[str, float]:
     rounds = rng.uniform(-1, 1, (settings.rounds + 1, settings.steps, len(tasks), 4)).astype(np.float32)
     sides = {name: _open(name, tasks) for name in SIDES}
     seconds = dict.fromkeys(SIDES, float("inf"))
-    clock = time.perf_counter if settings.clock == "wall" else _cpu_seconds
+    clock = time.perf_counter if settings.clock == "wall" else cpu_seconds
     try:
         for number, actions in enumerate(rounds):
             for name, (step, _) in sides.items():
@@ -102,7 +102,7 @@ def choose_tasks(benchmark: str, num_envs: int, seed: int) -> list[Task]:
 def _open(name: str, tasks: list[Task]) -> tuple[Callable[[Array], None], Callable[[], None]]:
     if name == "limit":
         return _open_limit(tasks)
-    env = _open_pool(tasks) if name == "pool" else _open_upstream(tasks, name)
+    env = open_pool(tasks) if name == "pool" else _open_upstream(tasks, name)
 
     def step(actions: Array) -> None:
         for action in actions:
@@ -111,7 +111,8 @@ def _open(name: str, tasks: list[Task]) -> tuple[Callable[[Array], None], Callab
     return step, env.close
 
 
-def _open_pool(tasks: list[Task]) -> VectorEnv[Any, Any, Any]:
+def open_pool(tasks: list[Task]) -> VectorEnv[Any, Any, Any]:
+    """The pool, reset to these tasks."""
     pool = MetaWorldVectorEnv(len(tasks))
     pool.reset(options={"tasks": tasks})
     return pool
@@ -174,7 +175,7 @@ def report_build(name: str, benchmark: str, num_envs: int, seed: int) -> None:
     tasks = choose_tasks(benchmark, num_envs, seed)
     before = _memory()
     start = time.perf_counter()
-    env = _open_pool(tasks) if name == "pool" else _open_upstream(tasks, name)
+    env = open_pool(tasks) if name == "pool" else _open_upstream(tasks, name)
     seconds = time.perf_counter() - start
     print(json.dumps({"seconds": seconds, "memory": _memory() - before}))
     env.close()
@@ -186,7 +187,7 @@ def _processes() -> tuple[str, ...]:
     return (str(here), *Path(f"/proc/{here}/task/{here}/children").read_text().split())
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
     """Time that all threads of these processes have computed."""
     threads = [thread for process in _processes() for thread in Path(f"/proc/{process}/task").iterdir()]
     return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
