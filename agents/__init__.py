@@ -13,7 +13,7 @@ from metarl.agents.meta_lstm import MetaLSTMConfig
 from metarl.agents.promp import MAMLPPOConfig, ProMPConfig
 from metarl.agents.references import OracleConfig, PretrainedConfig, RandomAgent, RandomConfig
 from metarl.agents.reptile import ReptileConfig
-from metarl.agents.rl2 import RL2, RL2Config
+from metarl.agents.rl2 import RL2, RL2Config, SNAILConfig
 from metarl.agents.varibad import VariBAD, VariBADConfig
 
 
@@ -49,6 +49,9 @@ AGENTS = {
     "rl2": AgentEntry(
         RL2Config, "tasks must be explored within an episode, and training data is plentiful", shot="episode"
     ),
+    "snail": AgentEntry(
+        SNAILConfig, "as rl2, where what matters was seen long ago; trials of up to some hundred steps", shot="episode"
+    ),
     "varibad": AgentEntry(
         VariBADConfig, "as rl2, where rewards or dynamics tell the task: it learns to predict them", shot="episode"
     ),
@@ -77,6 +80,7 @@ __all__ = [
     "RandomAgent",
     "RandomConfig",
     "ReptileConfig",
+    "SNAILConfig",
     "VariBAD",
     "VariBADConfig",
 ]

@@ -62,6 +62,16 @@ class RL2Config(TrialPPOConfig):
         return RL2(self, spec, device, seed)
 
 
+@dataclass(frozen=True)
+class SNAILConfig(RL2Config):
+    """SNAIL (Mishra et al., 2018, arXiv 1707.03141): RL² whose memory is convolutions and attention, trained by PPO."""
+
+    memory: Literal["gru", "lstm", "snail"] = "snail"
+    """What remembers the trial."""
+    hidden_size: int = 32
+    """Filters of each block, and sizes of keys and values."""
+
+
 class RL2(TrialPPO):
     """Its state is that of the memory.
 

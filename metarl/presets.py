@@ -99,6 +99,23 @@ _NAVIGATION_VARIBAD = Preset(
     },
 )
 
+_BANDIT = Preset(
+    "RL2 (arXiv 1611.02779): GAE lambda 0.3; batch and epochs scaled down to CPU minutes",
+    {"num_iterations": 300, "meta_batch_size": 1000, "eval_tasks": 1000, "eval_every": 50},
+    {
+        "episodes_per_trial": 1,
+        "gae_lambda": 0.3,
+        "learning_rate": 1e-3,
+        "normalise_obs": False,
+        "normalise_rewards": False,
+    },
+)
+_TABULAR_MDP = Preset(
+    "RL2 (arXiv 1611.02779): GAE lambda 0.3, 10 episodes; batch scaled down to the CPU",
+    {"num_iterations": 300, "meta_batch_size": 200, "eval_tasks": 200, "eval_every": 50},
+    {"episodes_per_trial": 10, "gae_lambda": 0.3, "learning_rate": 1e-3},
+)
+
 _META_WORLD = "Meta-World+ (arXiv 2505.11289) and its code: budget of 2 M steps per training task"
 
 
@@ -152,22 +169,11 @@ PRESETS: dict[str, Preset] = {
             "normalise_rewards": False,
         },
     ),
-    "rl2:bandit": Preset(
-        "RL2 (arXiv 1611.02779): GAE lambda 0.3; batch and epochs scaled down to CPU minutes",
-        {"num_iterations": 300, "meta_batch_size": 1000, "eval_tasks": 1000, "eval_every": 50},
-        {
-            "hidden_size": 64,
-            "episodes_per_trial": 1,
-            "gae_lambda": 0.3,
-            "learning_rate": 1e-3,
-            "normalise_obs": False,
-            "normalise_rewards": False,
-        },
-    ),
-    "rl2:tabular-mdp": Preset(
-        "RL2 (arXiv 1611.02779): GAE lambda 0.3, 10 episodes; batch scaled down to the CPU",
-        {"num_iterations": 300, "meta_batch_size": 200, "eval_tasks": 200, "eval_every": 50},
-        {"episodes_per_trial": 10, "gae_lambda": 0.3, "learning_rate": 1e-3},
+    "rl2:bandit": Preset(_BANDIT.source, _BANDIT.train, {"hidden_size": 64, **_BANDIT.agent}),
+    "snail:bandit": Preset(_BANDIT.source, _BANDIT.train, _BANDIT.agent),
+    **{f"{agent}:tabular-mdp": _TABULAR_MDP for agent in ("rl2", "snail")},
+    "rl2:navigation-2d": Preset(
+        "as rl2 on locomotion", {"meta_batch_size": 100}, {"hidden_size": 64, "learning_rate": 1e-3, "num_epochs": 5}
     ),
     **{
         name: preset
