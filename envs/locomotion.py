@@ -47,7 +47,7 @@ import numpy as np
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
-from metarl.opengl import choose_backend, importing_mujoco
+from metarl.opengl import choose_backend, import_mujoco
 from metarl.tasks import Sampler, TaskDistribution
 from metarl.types import Task
 
@@ -131,14 +131,16 @@ def _sample_disc(rng: np.random.Generator) -> Task:
 
 def _cheetah(render_mode: str | None = None) -> gym.Env[Observation, Action]:
     # MuJoCo loads a graphics library when it is imported: only who needs a body needs that library.
-    with importing_mujoco():
-        from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
+    import_mujoco()
+    from gymnasium.envs.mujoco.half_cheetah_v5 import HalfCheetahEnv
+
     return HalfCheetahEnv(ctrl_cost_weight=0.05, render_mode=render_mode)
 
 
 def _ant(render_mode: str | None = None, **settings: Any) -> gym.Env[Observation, Action]:
-    with importing_mujoco():
-        from gymnasium.envs.mujoco.ant_v5 import AntEnv
+    import_mujoco()
+    from gymnasium.envs.mujoco.ant_v5 import AntEnv
+
     return AntEnv(include_cfrc_ext_in_observation=False, contact_cost_weight=5e-4, render_mode=render_mode, **settings)
 
 

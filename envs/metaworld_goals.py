@@ -22,7 +22,7 @@ import numpy as np
 
 from metarl.digest import task_digest
 from metarl.errors import ConfigError, unknown_name
-from metarl.opengl import importing_mujoco
+from metarl.opengl import import_mujoco
 from metarl.types import Task
 
 _SHORT_NAMES = (
@@ -161,8 +161,8 @@ def cache_folder() -> Path:
 
 def upstream() -> Any:
     """Upstream, imported when it is needed: that takes 0.4 s."""
-    with importing_mujoco():
-        return importlib.import_module("metaworld")
+    import_mujoco()
+    return importlib.import_module("metaworld")
 
 
 def _draw(task_set: TaskSet) -> GoalTable:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
+import importlib
 import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 
 from metarl.errors import ConfigError, unknown_name
 
@@ -57,15 +56,16 @@ def choose_backend() -> str:
     raise ConfigError(f"MuJoCo cannot render without a working OpenGL library: {tried}. {_INSTALL}")
 
 
-@contextlib.contextmanager
-def importing_mujoco() -> Iterator[None]:
-    """MuJoCo loads the library that ``MUJOCO_GL`` names when it is imported: around such an import, explain a failure.
+def import_mujoco() -> None:
+    """Import MuJoCo, which loads the library that ``MUJOCO_GL`` names, and explain a failure.
+
+    Call it before the import of what imports MuJoCo itself and may hide the reason.
 
     Raises:
         ConfigError: if ``MUJOCO_GL`` is set and the import fails.
     """
     try:
-        yield
+        importlib.import_module("mujoco")
     except (ImportError, AttributeError, RuntimeError) as error:
         value = os.environ.get("MUJOCO_GL")
         if not value:

@@ -107,7 +107,7 @@ def replay(
             total += recorded
             if success_step is None and info.get("success", 0.0) > 0:
                 success_step = step + 1
-            if (step + 1) % every == 0 and step + 1 < length - invalid:
+            if (step + 1) % every == 0 and step + 1 < length:
                 yield Moment(rendered_frame(distribution, env), step + 1, total, success_step, False)
         if not invalid and bool(episode.success) != (success_step is not None):
             raise _different(distribution, length - 1, "success", success_step is not None, bool(episode.success))
