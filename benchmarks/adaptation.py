@@ -17,9 +17,19 @@ import tyro
 from metarl.agents import AGENTS
 from metarl.benchmarks.cells import Cell, console, run_cells
 from metarl.benchmarks.report import write_report
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, MetarlError
 from metarl.presets import settings
 from metarl.session import load_distribution
+
+PUBLISHED = {
+    "navigation-2d": "MAML (arXiv 1703.03400, Table 4) -40.4, -11.7, -3.3, -3.2 after 0 to 3 steps; one policy "
+    "for all tasks, fine-tuned: -40.8, -19.7, -11.7, -8.5; told the task: -2.3.",
+    "bandit": "total reward, k = 5, n = 10: RL2 6.7 (arXiv 1611.02779, Table 1), SNAIL 6.6 +- 0.1 (arXiv 1707.03141, "
+    "Table 3), Gittins 6.6, random 5.0.",
+    "tabular-mdp": "total reward of 10 episodes: RL2 156.2, PSRL 138.1, UCRL2 146.6, random 100.1 (arXiv 1611.02779, "
+    "Table 2); SNAIL 0.766 against RL2's 0.752 of value iteration (arXiv 1707.03141, Table 4).",
+}
+"""Results to read ours beside; hyper-parameters, budgets and tests differ."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +59,14 @@ class Options:
 def main() -> None:
     """Run the benchmark."""
     options = tyro.cli(Options)
-    cells = [
-        Cell(agent, options.tasks, seed, train=_train(options, agent))
-        for agent in options.agents
-        for seed in options.seeds
-    ]
+    try:
+        cells = [
+            Cell(agent, options.tasks, seed, train=_train(options, agent))
+            for agent in options.agents
+            for seed in options.seeds
+        ]
+    except MetarlError as error:
+        raise SystemExit(f"error: {error}") from error
     folder = options.results / options.tasks.replace("/", "-")
     scores = run_cells(cells, folder, options.runs, options.num_tasks)
     if len(scores) == len(cells):
@@ -67,6 +80,8 @@ def main() -> None:
             f"{' '.join(options.agents)} --seeds {' '.join(map(str, options.seeds))}{budget} "
             f"--num-tasks {options.num_tasks}`; the held-out tasks are the same for all."
         )
+        if options.tasks in PUBLISHED:
+            introduction += f"\n\nPublished: {PUBLISHED[options.tasks]}"
         text = write_report(scores, folder, f"Adaptation on {options.tasks}", introduction)
         console.print(text, soft_wrap=True, markup=False)
 

@@ -123,6 +123,7 @@ def describe(cell: Cell, session: Session) -> dict[str, Any]:
         "tasks": cell.tasks,
         "seed": cell.seed,
         "env_steps": read_metrics(session.run.metrics)[-1]["env_steps"],
+        "curve": _curve(session),
         "config": session.run.read_config(),
         "manifest": manifest,
     }
@@ -163,3 +164,11 @@ def _require_same_settings(cell: Cell, session: Session) -> None:
                     f"{session.run.path} was begun with {name} = {getattr(config, name)!r}, and now {value!r} is asked "
                     "for. Ask for the same, or give the new settings a variant's name of their own."
                 )
+
+
+def _curve(session: Session) -> dict[str, list[float]]:
+    """Training return and success of the last rollout of a trial, by iteration."""
+    last = session.build().num_adaptations
+    names = {"env_steps": "env_steps", "return": f"train/return_{last}", "success": f"train/success_{last}"}
+    metrics = read_metrics(session.run.metrics)
+    return {name: [round(float(line[key]), 4) for line in metrics] for name, key in names.items()}

@@ -22,10 +22,8 @@ from metarl.benchmarks.metaworld_report import Split, write_report
 from metarl.checkpoint import write_atomically
 from metarl.envs.metaworld import with_workers
 from metarl.errors import ConfigError, MetarlError
-from metarl.logger import read_metrics
 from metarl.official import evaluate_session
 from metarl.presets import settings
-from metarl.session import Session
 from metarl.trainer import train
 
 Settings = TypeVar("Settings", bound=AgentConfig)
@@ -161,17 +159,8 @@ def score_cells(cells: Sequence[Cell], options: Options[Any], results: Path, spl
                 "variant": cell.variant,
                 "changed": dict(cell.train) | dict(cell.settings),
                 "official": official,
-                "curve": _curve(session),
             }
             write_atomically(path, (json.dumps(content) + "\n").encode())
-
-
-def _curve(session: Session) -> dict[str, list[float]]:
-    """Training return and success of the last rollout of a trial, by iteration."""
-    last = session.build().num_adaptations
-    names = {"env_steps": "env_steps", "return": f"train/return_{last}", "success": f"train/success_{last}"}
-    metrics = read_metrics(session.run.metrics)
-    return {name: [round(float(line[key]), 4) for line in metrics] for name, key in names.items()}
 
 
 def run(words: Sequence[str], tasks: str, prog: str, command: str, splits: Sequence[Split]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,7 @@ def write_report(scores: Scores, folder: Path, title: str, introduction: str) ->
     panels[0].set_ylabel("return on held-out tasks")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
     figure.savefig(folder / "returns.png", dpi=130)
+    curves = _draw_curves(scores, families, folder / "learning.png")
     text = "\n".join(
         [
             f"# {title}",
@@ -87,6 +88,7 @@ def write_report(scores: Scores, folder: Path, title: str, introduction: str) ->
             "",
             "![returns](returns.png)",
             "",
+            *curves,
             *(f"- `{agent}`: {AGENTS[agent].when}." for agent in dict.fromkeys(cell.agent for cell in scores)),
             "",
             provenance(scores.values()),
@@ -95,6 +97,28 @@ def write_report(scores: Scores, folder: Path, title: str, introduction: str) ->
     )
     (folder / "README.md").write_text(text)
     return text
+
+
+def _draw_curves(scores: Scores, families: Sequence[str], path: Path) -> list[str]:
+    """Training return of a trial's last shot over environment steps, mean over seeds; returns its lines of the page."""
+    curves = {cell: score["curve"] for cell, score in scores.items() if "curve" in score}
+    if not curves:
+        return []
+    figure = Figure(figsize=(max(6.4, 3.2 * len(families)), 4.4), layout="constrained")
+    panels = figure.subplots(1, len(families), squeeze=False)[0]
+    for tasks, axes in zip(families, panels, strict=True):
+        for agent in dict.fromkeys(cell.agent for cell in curves if cell.tasks == tasks):
+            chosen = [curve for cell, curve in curves.items() if (cell.tasks, cell.agent) == (tasks, agent)]
+            shortest = min(len(curve["return"]) for curve in chosen)
+            # Where episodes end early, seeds differ in their steps.
+            steps = np.mean([curve["env_steps"][:shortest] for curve in chosen], axis=0)
+            axes.plot(steps, np.mean([curve["return"][:shortest] for curve in chosen], axis=0), label=agent)
+        axes.set(title=tasks, xlabel="environment steps, adaptation included")
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("training return, last shot of a trial")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
+    figure.savefig(path, dpi=130)
+    return ["![learning](learning.png)", ""]
 
 
 def provenance(scores: Iterable[Mapping[str, Any]]) -> str:
