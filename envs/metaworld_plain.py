@@ -14,7 +14,7 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.types import Task
 
 from metarl.buffers import Buffers
-from metarl.envs.metaworld_rows import INFO, INFO_KEYS, INVALID, OBS
+from metarl.envs.metaworld_rows import INFO, INFO_KEYS, INVALID, OBS, OUTCOME, REWARD
 
 
 class SimulationError(Exception):
@@ -57,14 +57,13 @@ class PlainSimulations:
                 raise SimulationError(f"instance {self._first + row} raised in reset with task {task}") from error
             self._rows[row] = 0.0
             self._rows[row, OBS] = observation
-            buffers.rewards[row] = buffers.success[row] = 0.0
             buffers.terminated[row] = buffers.truncated[row] = self._ended[row] = False
 
     def step(self) -> None:
         """Advance every running instance by the action in its row."""
         buffers = self._buffers
         actions = buffers.actions.copy()
-        buffers.rewards[:] = buffers.success[:] = 0.0
+        self._rows[:, OUTCOME] = 0.0
         for row in np.flatnonzero(~self._ended).tolist():
             self._enter(row)
             env = self._envs[row]
@@ -76,14 +75,12 @@ class PlainSimulations:
                     f"instance {self._first + row} raised in step with task {self._tasks[row]}"
                 ) from error
             if env.data.time <= before or not np.isfinite(observation).all():
-                self._rows[row, INFO] = 0.0
                 self._rows[row, INVALID] = 1.0
                 truncated = True
             else:
                 self._rows[row, OBS] = observation
                 self._rows[row, INFO] = [info[key] for key in INFO_KEYS]
-                buffers.rewards[row] = reward
-                buffers.success[row] = info["success"]
+                self._rows[row, REWARD] = reward
             if truncated:
                 buffers.truncated[row] = self._ended[row] = True
 

@@ -20,7 +20,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from metarl.buffers import Buffers, Layout
-from metarl.envs.metaworld_rows import FLOAT32_COLUMNS, INFO, INFO_KEYS, INVALID, NUM_COLUMNS, OBS
+from metarl.envs.metaworld_rows import FLOAT32_COLUMNS, INFO, INFO_KEYS, INVALID, NUM_COLUMNS, OBS, REWARD
 from metarl.errors import ConfigError, WorkerError
 from metarl.tasks import Sampler
 from metarl.types import Task
@@ -157,15 +157,15 @@ class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
             share.actions[...] = actions[rows]
         self._call(self._started().step)
         table = self._gather()
-        rewards, truncated, success = np.empty(self.num_envs), np.empty(self.num_envs, bool), np.empty(self.num_envs)
+        truncated = np.empty(self.num_envs, bool)
         for rows, share in self._shares:
-            rewards[rows], truncated[rows], success[rows] = share.rewards, share.truncated, share.success
-        info: dict[str, Any] = dict(zip(INFO_KEYS, table[:, INFO].T, strict=True))
-        info["success"] = success
-        info["invalid"] = table[:, INVALID] > 0
-        self.num_invalid += int(np.sum(info["invalid"] & ~self._ended))
-        self._ended |= truncated
-        return table[:, OBS], rewards, np.zeros(self.num_envs, bool), truncated, info
+            truncated[rows] = share.truncated
+        info: dict[str, Any] = dict(zip(INFO_KEYS, table.T[INFO], strict=True))
+        info["invalid"] = invalid = table[:, INVALID] > 0
+        if truncated.any():
+            self.num_invalid += int(np.sum(invalid & ~self._ended))
+            self._ended |= truncated
+        return table[:, OBS], table[:, REWARD].copy(), np.zeros(self.num_envs, bool), truncated, info
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the worker processes."""

@@ -21,7 +21,11 @@ INFO_KEYS = (
 
 OBS = slice(0, OBS_DIM)
 INFO = slice(OBS_DIM, OBS_DIM + len(INFO_KEYS))
-INVALID = INFO.stop
+REWARD = INFO.stop
+OUTCOME = slice(INFO.start, REWARD + 1)
+"""Info and reward; zeros where no step was taken."""
+
+INVALID = OUTCOME.stop
 """1.0 where the simulation diverged."""
 
 NUM_COLUMNS = INVALID + 1

@@ -17,7 +17,7 @@ from metarl.envs import metaworld_fast
 from metarl.envs.metaworld_frames import FRAME_DIM, Frames
 from metarl.envs.metaworld_reward_terms import sums_plainly
 from metarl.envs.metaworld_rewards import REWARDS
-from metarl.envs.metaworld_rows import INFO, INFO_KEYS, INVALID, OBS, OBS_DIM
+from metarl.envs.metaworld_rows import INFO, INFO_KEYS, INVALID, OBS, OBS_DIM, OUTCOME, REWARD
 from metarl.envs.metaworld_simulation import Simulation, Snapshot
 
 Array = NDArray[Any]
@@ -95,7 +95,7 @@ class FastSimulations:
     def step(self) -> None:
         """Advance every running instance by the action in its row."""
         buffers = self._buffers
-        buffers.rewards[:] = buffers.success[:] = 0.0
+        self._rows[:, OUTCOME] = 0.0
         if not self._running:
             return
         # Upstream may keep views of actions and observations, so each step's are new.
@@ -108,7 +108,7 @@ class FastSimulations:
         for row, simulation in self._running:
             simulation.mocap_pos[:] = self._mocap[row]
             simulation.ctrl[:] = grip[row]
-        diverged = {row for row, simulation in self._running if not self._simulate(row, simulation)}
+        diverged = self._simulate()
         self._frames.write(observations)
         observations[:, FRAME_DIM : 2 * FRAME_DIM] = self._previous
         self._previous = observations[:, :FRAME_DIM].copy()
@@ -127,16 +127,20 @@ class FastSimulations:
     def close(self) -> None:
         """Nothing outlives the process."""
 
-    def _simulate(self, row: int, simulation: Simulation) -> bool:
-        """Physics of one step; False if MuJoCo found it unstable and reset it, which turns time back."""
-        self._enter(row)
-        self._place(simulation)
-        model, data = simulation.model, simulation.data
-        before: float = data.time
-        mujoco.mj_step(model, data, _SUBSTEPS)
-        mujoco.mj_forward(model, data)
-        simulation.steps += 1
-        return bool(data.time > before)
+    def _simulate(self) -> set[int]:
+        """Physics of one step; returns the rows which MuJoCo found unstable and reset, which turns their time back."""
+        step, forward, unstable = mujoco.mj_step, mujoco.mj_forward, set()
+        for row, simulation in self._running:
+            self._enter(row)
+            self._place(simulation)
+            model, data = simulation.model, simulation.data
+            before = data.time
+            step(model, data, _SUBSTEPS)
+            forward(model, data)
+            simulation.steps += 1
+            if not data.time > before:
+                unstable.add(row)
+        return unstable
 
     def _evaluate(self, valid: list[tuple[int, Simulation]], observations: Array, actions: Array) -> None:
         """Upstream's rewards and infos."""
@@ -154,8 +158,8 @@ class FastSimulations:
         table = np.array(infos, np.float64)
         self._rows[rows, OBS] = observations[rows]
         self._rows[rows, INFO] = table
-        self._buffers.rewards[rows] = table[:, -1]
-        self._buffers.success[rows] = table[:, 0]
+        # Upstream has no other scale than this one.
+        self._rows[rows, REWARD] = table[:, -1]
 
     def _evaluate_upstream(self, simulation: Simulation, observation: Array, action: Array) -> tuple[Any, ...]:
         self._place(simulation)
@@ -179,7 +183,6 @@ class FastSimulations:
 
     def _end_invalid(self, row: int) -> None:
         """The observation stays the last stable one."""
-        self._rows[row, INFO] = 0.0
         self._rows[row, INVALID] = 1.0
         self._buffers.truncated[row] = True
 
@@ -208,7 +211,6 @@ class FastSimulations:
         self._rows[row, OBS] = snapshot.observation
         self._previous[row] = env._prev_obs
         buffers = self._buffers
-        buffers.rewards[row] = buffers.success[row] = 0.0
         buffers.terminated[row] = buffers.truncated[row] = False
 
     def _reset_fully(self, simulation: Simulation, vector: Array) -> Snapshot:

@@ -13,6 +13,7 @@ import itertools
 import mmap
 import os
 import reprlib
+import select
 import signal
 import socket
 import struct
@@ -25,8 +26,8 @@ import traceback
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from typing import IO, Any, NoReturn, Protocol, cast
+from multiprocessing.connection import Connection
+from typing import IO, Any, NoReturn, Protocol
 
 import cloudpickle
 import gymnasium as gym
@@ -101,6 +102,10 @@ class WorkerPool:
             self._workers.append(_start(first, layout.rows(end - first)))
         for worker in self._workers:
             self._send(worker, payload)
+        # Registered once: a step waits without building a selector.
+        self._poll = select.poll()
+        for worker in self._workers:
+            self._poll.register(worker.connection, select.POLLIN)
         self._wait(_START_TIMEOUT)
 
     @property
@@ -150,11 +155,12 @@ class WorkerPool:
         """Receive one answer from every worker."""
         # The timeout bounds one instance's call, so it starts anew whenever a worker enters another one.
         entered = {worker.first: (-1, 0.0) for worker in self._workers}
-        pending = {worker.connection: worker for worker in self._workers}
+        wait_ms = 1000 * min(timeout, 1.0)
+        pending = {worker.connection.fileno(): worker for worker in self._workers}
         while pending:
-            ready = wait(list(pending), min(timeout, 1.0))
-            for connection in ready:
-                worker = pending.pop(cast(Connection, connection))
+            # A worker that has answered shows up again only if it died since; the next call finds that out.
+            ready = [pending.pop(descriptor) for descriptor, _ in self._poll.poll(wait_ms) if descriptor in pending]
+            for worker in ready:
                 try:
                     failure = worker.connection.recv_bytes()
                 except (EOFError, OSError):
