@@ -3,16 +3,17 @@
 Zintgraf et al., 2020 (arXiv 1910.08348). A recurrent encoder turns the trial so far into an approximate posterior
 ``q(m | tau_:t)`` over a latent task ``m``, trained as a variational auto-encoder: a sample of ``m`` at every ``t`` must
 let a decoder predict the rewards (and next states, if asked) of *all* steps of the trial, past and future, while the
-posterior stays near the one before it and the first near N(0, I) (eq. 4 to 8)::
+posterior stays near the one before it and the first near N(0, I) (section 3.1)::
 
     ELBO_t = E_{m ~ q(m | tau_:t)} [log p(tau_:H+ | m)] - KL(q(m | tau_:t) || q(m | tau_:t-1))
 
 The policy sees the observation with mean and log-variance of the belief, and is trained by PPO on the return of the
-trial; no gradient of PPO reaches the encoder (section 3.3).
+trial; no gradient of PPO reaches the encoder (section 3.2).
 
 Where this differs from the authors' code (``lmzintgraf/varibad``):
 
-* The encoder learns from the trials of the iteration, not from a buffer of 10,000 trials: a checkpoint stays small.
+* The encoder learns from the trials of the iteration, not from a buffer of 10,000 trials: a checkpoint stays small, but
+  what the policy no longer meets need not be predicted any more (an arm that is never pulled, for one).
 * The first belief has seen the first observation, as ``tau_:0`` has in the paper; the code's has seen nothing.
   Between two episodes the encoder sees the new episode's first observation with a done flag, not the old one's last.
 * Encoder and decoder see the normalised observations and rewards that the policy sees, not raw ones.

@@ -83,7 +83,7 @@ _VARIBAD_PPO = {
 _LOCOMOTION_VARIBAD = Preset(
     "VariBAD (arXiv 1910.08348) and its code: 1e8 steps, 3200 an update; 3 ELBO steps on them, not 1 on its buffer",
     {"num_iterations": 31_250, "meta_batch_size": 8, "eval_every": 250, "checkpoint_every": 25},
-    {**_VARIBAD_PPO, "discount": 0.97, "entropy_coef": 0.01, "vae_batch_size": 8, "num_decoded_steps": 100},
+    {**_VARIBAD_PPO, "discount": 0.97, "entropy_coef": 0.01, "vae_batch_size": 8, "num_decoded_steps": 50},
 )
 _NAVIGATION_VARIBAD = Preset(
     "VariBAD's code on its sparse point robot (3 episodes, 3 layers of 128); batch and iterations for CPU minutes",
