@@ -2,9 +2,10 @@
 
 The rule is a coordinate-wise LSTM over policy gradients: that of Ravi, Larochelle, 2017 ("Optimization as a model for
 few-shot learning", ICLR), whose cell state is the parameter vector, or that of Andrychowicz et al., 2016
-(arXiv 1606.04474), whose output is the step (:mod:`metarl.adaptation.learned_rules`). Both papers are supervised; here
-the loss after adaptation is PPO's clipped surrogate on the last rollout, as in MAML-PPO. As in both, Adam moves initial
-and rule parameters alike, and inner gradients are constants (``first_order``).
+(arXiv 1606.04474), whose output is the step (:mod:`metarl.adaptation.learned_rules`). As in both papers, inner
+gradients are constants (``first_order``). Both are supervised and descend with Adam. Here the loss after adaptation is
+MAML's, and initial and rule parameters move together by TRPO: a small change of a rule can change every adapted policy
+a lot, which the trust region sees and Adam does not. For Adam, take ``maml-ppo`` with this ``inner_rule``.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from metarl.agents.promp import MAMLPPOConfig
+from metarl.agents.maml import MAMLTRPOConfig
 
 
 @dataclass(frozen=True)
-class MetaLSTMConfig(MAMLPPOConfig):
-    """A learned update rule with a PPO outer loop."""
+class MetaLSTMConfig(MAMLTRPOConfig):
+    """A learned update rule with a TRPO outer loop."""
 
     inner_rule: Literal["ravi-lstm", "andrychowicz-lstm"] = "ravi-lstm"
     """The LSTM of Ravi and Larochelle (gates on parameters and gradient), or of Andrychowicz et al. (its output is the
