@@ -72,6 +72,8 @@ class GradientConfig(AgentConfig):
     whose inputs are steep where gradients are small."""
     task_chunk: int = 0
     """Tasks computed together; 0 chooses by device. Changes speed and memory, not results."""
+    compile: bool = False
+    """Compile acting and the line search's last pass (torch.compile; needs a C++ compiler, some seconds, MLPs only)."""
 
     def __post_init__(self) -> None:
         require_positive(self, "init_std", "num_inner_steps", "inner_lr", "extra_step_factor", "rollouts_per_task")
@@ -210,6 +212,10 @@ class GradientAgent(Agent[FastWeights]):
         self.num_trained_steps = num_trained_steps or max(1, num_adaptations)
         with torch_stream(seed, "init"):
             mlp = MLPPolicy(spec, config.hidden_sizes, config.activation, config.init_std)
+        if config.compile:
+            if policy is not None:
+                raise ConfigError(f"compile is for the MLP of the config, got the policy {type(policy).__name__}.")
+            mlp.compile_inference()
         self.policy: Policy = (mlp if policy is None else policy).to(device)
         adapted = self.policy.head_names if head_only else None
         if learned_rates and config.inner_rule != "sgd":

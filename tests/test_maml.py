@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from metarl.agents.maml import MAMLTRPOConfig, TRPOUpdate
 from metarl.collector import Collector
 from metarl.errors import ConfigError, NonFiniteError
 from metarl.evaluator import evaluate
+from metarl.networks.mlp import stacked_mlp
 from metarl.trial import run_trial
 from metarl.types import Spec
 
@@ -144,6 +146,37 @@ def test_adapt_equals_the_reference_and_is_what_the_meta_update_differentiates(s
         expected = reference.adapt(reference.start, samples)
         for (name, value), want in zip(state.params.items(), expected, strict=True):
             assert (value[task] - want).abs().max() < 1e-10, name
+
+
+# Compiling ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiling_leaves_the_meta_gradient_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compiled inner loss would silently give first-order MAML, which is off by more than 1e-4 here."""
+    trial = random_trial(BOX, 1)
+    agent = build(MAMLTRPOConfig(**SETTINGS, compile=True), BOX, 1)
+    reference = Reference(agent, trial)
+    parameters, *_ = reference.step()
+    expected = reference.gradient()
+    state, timestep = agent.begin(NUM_TASKS), trial.rollouts[0].timesteps[:, :, 0]
+    action, _ = agent.act(state, timestep, deterministic=True)
+    plain = stacked_mlp(state.params, timestep.obs, 2, "tanh")
+    assert (action.value - plain).abs().max() < 1e-12
+    gradient, vector, image = capture(agent, trial, monkeypatch)
+    assert (gradient - expected).abs().max() < 1e-8
+    assert (image - reference.product(vector)).abs().max() < 1e-8
+    assert (flat(agent.policy.parameters()) - parameters).abs().max() < 1e-8
+    reference.config = dataclasses.replace(reference.config, first_order=True)
+    assert (reference.gradient() - expected).abs().max() > 1e-4
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0, "nothing was compiled"
+
+
+def test_compiling_without_a_compiler_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler.*no-such-compiler.*leave compile off"):
+        MAMLTRPOConfig(compile=True).build(BOX, CPU, 0)
 
 
 # The device -----------------------------------------------------------------------------------------------------------

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
+import shutil
 from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from metarl.errors import ConfigError
 from metarl.networks.policy import Params, Policy
 from metarl.types import Spec
 
@@ -65,7 +68,7 @@ def stacked_mlp_tangent(
     for layer, value in enumerate(hidden, start=1):
         moved = _before(moved, value, activation)
         own = torch.baddbmm(tangent[f"b{layer}"].unsqueeze(1), value, tangent[f"w{layer}"])
-        moved = own.baddbmm_(moved, params[f"w{layer}"])
+        moved = torch.baddbmm(own, moved, params[f"w{layer}"])
     return moved
 
 
@@ -185,6 +188,7 @@ class MLPPolicy(Policy):
             self.register_parameter(f"w{layer}", nn.Parameter(torch.empty(fan_in, fan_out).uniform_(-bound, bound)))
             self.register_parameter(f"b{layer}", nn.Parameter(torch.zeros(fan_out)))
         self.add_std(init_std)
+        self._compiled: Callable[..., Tensor] | None = None
 
     @property
     def head_names(self) -> frozenset[str]:
@@ -194,7 +198,23 @@ class MLPPolicy(Policy):
 
     def outputs(self, params: Params, obs: Tensor) -> Tensor:
         """See :meth:`Policy.outputs`."""
-        return stacked_mlp(params, obs, self.num_layers, self.activation)
+        # Never where a derivative may be taken: through a compiled inner loss, second derivatives vanish silently.
+        compiled = None if torch.is_grad_enabled() else self._compiled
+        return (compiled or stacked_mlp)(params, obs, self.num_layers, self.activation)
+
+    def compile_inference(self) -> None:
+        """Compile the passes without derivatives, at the first of each kind; those with derivatives stay as they are.
+
+        Raises:
+            ConfigError: on a machine without a C++ compiler, which ``torch.compile`` calls.
+        """
+        compiler = os.environ.get("CXX", "g++")
+        if shutil.which(compiler) is None:
+            raise ConfigError(
+                f"compile needs a C++ compiler at run time, and {compiler!r} was not found: install g++, point CXX to "
+                "a compiler, or leave compile off."
+            )
+        self._compiled = torch.compile(stacked_mlp)
 
     def linear_outputs(self, params: Params, obs: Tensor) -> tuple[Tensor, Callable[[Params], Tensor]]:
         """See :meth:`Policy.linear_outputs`; the hidden layers are not computed again."""
