@@ -7,8 +7,10 @@ cost is scaled to the batch's number of instances. Compiled passes are those of 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,8 +72,10 @@ def seconds_per_env_step(clock: Clock, num_steps: int) -> float:
         best = float("inf")
         for part in np.array_split(actions, 4):
             start = cpu_seconds() if clock == "cpu" else None
-            spent = measure(lambda part=part: [pool.step(action) for action in part], "wall", torch.device("cpu"))
-            seconds = spent.host if start is None else cpu_seconds() - start
+            begin = time.perf_counter()
+            for action in part:
+                pool.step(action)
+            seconds = time.perf_counter() - begin if start is None else cpu_seconds() - start
             best = min(best, seconds / (len(part) * NUM_ENVS))
     finally:
         pool.close()
@@ -127,7 +131,7 @@ def compare_compiled(console: Console, clock: Clock, device: torch.device, quick
                 console.print(str(missing))
                 return
             # Compiling waits for another process, so that its CPU time would say little.
-            compiling = measure(lambda p=policy, o=obs, w=params: p.outputs(w, o), "wall", device).host
+            compiling = measure(partial(policy.outputs, params, obs), "wall", device).host
             compiled = measure(passes, clock, device, repeats=3).device / calls
         table.add_row(
             f"{num_tasks} x {num_samples}, 2x{width}",

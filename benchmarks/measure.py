@@ -50,7 +50,7 @@ def measure(run: Callable[[], object], clock: Clock, device: torch.device, repea
             spent = now(clock) - start
             found.append(Seconds(spent, spent))
             continue
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin, end = cuda_event(), cuda_event()
         torch.cuda.synchronize(device)
         start = now(clock)
         begin.record()
@@ -60,6 +60,11 @@ def measure(run: Callable[[], object], clock: Clock, device: torch.device, repea
         end.synchronize()
         found.append(Seconds(host, begin.elapsed_time(end) / 1e3))
     return min(found, key=lambda seconds: seconds.device)
+
+
+def cuda_event() -> torch.cuda.Event:
+    """An event that knows its time."""
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
 def product_rate(clock: Clock, device: torch.device, size: int = _RATE_SIZE) -> float:
@@ -76,9 +81,9 @@ def peak_memory(device: torch.device) -> Iterator[list[float]]:
     found: list[float] = []
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+        allocated = torch.cuda.memory_allocated(device)
         yield found
-        found.append((torch.cuda.max_memory_allocated(device) - before) / 2**20)
+        found.append((torch.cuda.max_memory_allocated(device) - allocated) / 2**20)
         return
     # Linux forgets the peak so far; elsewhere the peak of the whole process counts.
     peak_file = Path("/proc/self/clear_refs")

@@ -6,6 +6,7 @@ The part ``rl2`` of :mod:`metarl.benchmarks.speed`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -118,8 +119,8 @@ def run(console: Console, clock: Clock, device: torch.device, quick: bool) -> No
         batch = agent._sequences(trial)
         minibatch = -(-len(batch.inputs) // min(agent.config.num_minibatches, len(batch.inputs)))
         shape = (minibatch, batch.inputs.shape[1])
-        bare = measure(lambda shape=shape: bare_products(size, device, *shape), clock, device, repeats).device
-        epoch = measure(lambda agent=agent, batch=batch: agent._improve(batch), clock, device, repeats)
+        bare = measure(partial(bare_products, size, device, *shape), clock, device, repeats).device
+        epoch = measure(partial(agent._improve, batch), clock, device, repeats)
         full = full or epoch.device
         own = gradients(size.agent(device, steps), trial)
         cosines = (torch.nn.functional.cosine_similarity(*pair, dim=0).item() for pair in zip(own, whole, strict=True))

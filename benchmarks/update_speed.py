@@ -7,12 +7,12 @@ synthetic rollouts, so that its peak memory is its own.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 from unittest import mock
 
@@ -21,10 +21,11 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from metarl.adaptation import inner_loop
 from metarl.agents import gradient
 from metarl.agents.gradient import GradientAgent
 from metarl.agents.maml import MAMLTRPOConfig
-from metarl.benchmarks.measure import Clock, measure, now, peak_memory, product_rate, synthetic_trial
+from metarl.benchmarks.measure import Clock, cuda_event, measure, now, peak_memory, product_rate, synthetic_trial
 from metarl.benchmarks.plain_maml import PlainMAML
 from metarl.errors import ConfigError
 from metarl.types import Spec, Trial
@@ -123,12 +124,11 @@ def report_side(side: str, size: dict[str, Any], clock: Clock, device_name: str,
     # Libraries load and allocate on first use.
     small = dataclasses.replace(chosen, num_tasks=2, num_rollouts=2, num_steps=5)
     _side(side, small, config, *_prepared(small, config, device, seed))()
-    found = {}
+    found: dict[str, float] = {}
     times = []
     with peak_memory(device) as peak:
         for _ in range(chosen.repeats):
-            run = _side(side, chosen, config, agent, trial)
-            times.append(measure(lambda run=run: found.update(run()), clock, device))
+            times.append(measure(partial(_keep, found, _side(side, chosen, config, agent, trial)), clock, device))
     best = min(times, key=lambda seconds: seconds.device)
     print(json.dumps({"host": best.host, "device": best.device, "memory": peak[0], **found}))
 
@@ -143,7 +143,7 @@ def _side(
 ) -> Callable[[], dict[str, float]]:
     """One meta-update from the agent's first parameters, which stay as they are."""
     if side == "plain":
-        return functools.partial(PlainMAML(config, agent.policy.params()).meta_update, trial)
+        return partial(PlainMAML(config, agent.policy.params()).meta_update, trial)
     fresh = size.build(config, agent.device)
 
     def run() -> dict[str, float]:
@@ -151,6 +151,10 @@ def _side(
         return {**metrics, "loss_after": metrics["loss"] - metrics["improvement"]}
 
     return run
+
+
+def _keep(found: dict[str, float], run: Callable[[], dict[str, float]]) -> None:
+    found.update(run())
 
 
 def compare(size: Size, clock: Clock, device: torch.device, seed: int) -> dict[str, dict[str, float]]:
@@ -211,7 +215,7 @@ class _Watch:
         self.marks: list[tuple[str, float, float, Any]] = []
 
     def mark(self) -> None:
-        event = torch.cuda.Event(enable_timing=True) if self.device.type == "cuda" else None
+        event = cuda_event() if self.device.type == "cuda" else None
         if event is not None:
             event.record()
         flops = self.counter.get_total_flops() if self.counter is not None else 0
@@ -233,7 +237,7 @@ class _Watch:
 
     def installed(self, agent: GradientAgent) -> Any:
         """A context in which the agent's methods are watched."""
-        stack = mock.patch.multiple(
+        return mock.patch.multiple(
             agent,
             batch=self.wrap("advantages", agent.batch),
             linearise=self.wrap("gradient", agent.linearise),
@@ -241,11 +245,11 @@ class _Watch:
             evaluate_at=self.wrap("line search", agent.evaluate_at),
             meta_update=self._whole(agent.meta_update),
         )
-        return stack
 
     def _whole(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any) -> Any:
-            with mock.patch.object(gradient, "inner_loop", self.wrap("inner steps", gradient.inner_loop, "gradient")):
+            watched = self.wrap("inner steps", inner_loop, "gradient")
+            with mock.patch.object(gradient, "inner_loop", watched):
                 self.mark()
                 found = function(*args)
                 self.mark()
@@ -335,7 +339,7 @@ def compare_metrics(size: Size, seed: int, console: Console, clock: Clock, devic
             config = size.config(inner_lr=inner_lr, metric=metric)
             agent, trial = _prepared(size, config, device, seed)
             found: dict[str, float] = {}
-            spent = measure(lambda a=agent, t=trial, f=found: f.update(a.meta_update(t)), clock, device)
+            spent = measure(partial(_keep, found, partial(agent.meta_update, trial)), clock, device)
             fraction = config.backtrack_ratio ** (found["line_search_trials"] - 1) if found["accepted"] else 0.0
             after = found["loss"] - found["improvement"]
             numbers = (f"{found['loss']:.5f}", f"{after:.5f}", f"{found['kl']:.5f}", f"{fraction:.2f}")
