@@ -7,7 +7,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -24,7 +24,7 @@ from metarl import session as sessions
 from metarl.agent import Agent, AgentConfig
 from metarl.agents import AGENTS
 from metarl.config import TrainConfig, choose_device
-from metarl.errors import ConfigError, MetarlError, unknown_name
+from metarl.errors import ConfigError, MetarlError, folded, unknown_name
 from metarl.official_scores import markdown, print_table
 from metarl.plotting import learning_figure
 from metarl.presets import PRESETS, settings
@@ -409,10 +409,21 @@ def _list(words: list[str]) -> int:
     what = tyro.cli(Options, args=words, prog="metarl list").what
     tables = {
         "agents": (("agent", "choose it when"), [(name, entry.when) for name, entry in AGENTS.items()]),
-        "tasks": (("tasks", "description"), [(name, d.description) for name, d in sorted(registered().items())]),
+        "tasks": (
+            ("tasks", "description"),
+            _by_text((name, d.description) for name, d in sorted(registered().items())),
+        ),
         "presets": (
-            ("preset", "what differs from the defaults"),
-            [(name, f"{json.dumps({**p.train, **p.agent})}  ({p.source})") for name, p in PRESETS.items()],
+            ("agent: tasks", "what differs from the defaults"),
+            [
+                (f"{agent}: {', '.join(folded(names.split(', ')))}", text)
+                for agent in AGENTS
+                for names, text in _by_text(
+                    (name.split(":")[1], f"{json.dumps({**p.train, **p.agent})}  ({p.source})")
+                    for name, p in PRESETS.items()
+                    if name.split(":")[0] == agent
+                )
+            ],
         ),
     }
     for name, (header, rows) in tables.items():
@@ -422,6 +433,14 @@ def _list(words: list[str]) -> int:
                 table.add_row(*map(escape, row))
             console.print(table)
     return 0
+
+
+def _by_text(rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Rows of a name and a text, one for each text, with its names joined."""
+    names: dict[str, list[str]] = {}
+    for name, text in rows:
+        names.setdefault(text, []).append(name)
+    return [(", ".join(found), text) for text, found in names.items()]
 
 
 def _check(words: list[str]) -> int:

@@ -66,13 +66,17 @@ class CheckpointError(MetarlError, RuntimeError):
 def unknown_name(kind: str, name: str, choices: Iterable[str]) -> ConfigError:
     """An error for an unknown ``name``, with the nearest match and every valid choice."""
     choices = sorted(choices)
-    groups = collections.Counter(choice.split("/")[0] for choice in choices if "/" in choice)
-    large = {group for group, count in groups.items() if count > _MOST_LISTED}
-    listed = [choice for choice in choices if choice.split("/")[0] not in large]
-    listed += [f"{group}/... ({groups[group]} of them)" for group in sorted(large)]
     nearest = difflib.get_close_matches(name, choices, n=1, cutoff=0.4)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return ConfigError(f"unknown {kind} {name!r}.{hint} Valid choices: {', '.join(listed)}.")
+    return ConfigError(f"unknown {kind} {name!r}.{hint} Valid choices: {', '.join(folded(choices))}.")
+
+
+def folded(names: Sequence[str]) -> list[str]:
+    """``names`` with large groups of the form ``group/name`` counted instead of listed."""
+    groups = collections.Counter(name.split("/")[0] for name in names if "/" in name)
+    large = {group for group, count in groups.items() if count > _MOST_LISTED}
+    listed = [name for name in names if name.split("/")[0] not in large]
+    return listed + [f"{group}/... ({groups[group]} of them)" for group in sorted(large)]
 
 
 def require_positive(owner: object, *names: str) -> None:
