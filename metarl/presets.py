@@ -44,7 +44,7 @@ _CARTPOLES = ("cartpole", "cartpole-random", "cartpole-extreme", "cartpole-goal"
 
 _LOCOMOTION = tuple(task.id for task in LOCOMOTION)
 
-_MAML_FAMILY = ("maml-trpo", "fomaml", "anil", "meta-sgd", "reptile", "pretrained", "oracle")
+_MAML_FAMILY = ("maml-trpo", "fomaml", "anil", "meta-sgd", "meta-lstm", "reptile", "pretrained", "oracle")
 """Agents whose policy and inner loop on these tasks are those of MAML's experiments, their papers having none there."""
 _PROMP_FAMILY = ("promp", "maml-ppo", "e-maml")
 """Agents of ProMP's comparison (arXiv 1810.06784, appendix)."""
@@ -96,6 +96,7 @@ _NAVIGATION_VARIBAD = Preset(
         "entropy_coef": 1e-3,
         "kl_weight": 1.0,
         "vae_batch_size": 15,
+        "num_decoded_steps": 50,
     },
 )
 
