@@ -159,11 +159,20 @@ def test_one_figure_can_show_several_runs(run: Path) -> None:
     _assert_is_png(Path("both.png"))
 
 
-def test_list_names_every_agent_task_and_preset(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_names_every_agent_task_and_preset(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "5000")
     assert _metarl("list") == 0
     printed = capsys.readouterr().out
-    for name in [*AGENTS, *registered(), *PRESETS]:
+    for name in [*AGENTS, *registered()]:
         assert name in printed
+    for agent in AGENTS:
+        of_agent = "".join(re.findall(rf"│ {agent}: ([^│]*)│", printed))
+        tasks = [name.split(":")[1] for name in PRESETS if name.split(":")[0] == agent]
+        missing = [name for name in tasks if name not in of_agent and not name.startswith("ml1/")]
+        assert not missing, (agent, missing)
+    assert "ml1/... (50 of them)" in printed
     assert _metarl("list agents") == 0
     assert "navigation-2d" not in capsys.readouterr().out
 
@@ -307,7 +316,7 @@ _TRAIN = "train maml-trpo bandit"
     [
         (
             "trian",
-            r"unknown command 'trian'\. Did you mean 'train'\? Valid choices: check, evaluate, list, plot, train",
+            r"unknown command 'trian'\. Did you mean 'train'\? Valid choices: check, evaluate, list, plot, render, train",
         ),
         ("train maml-trop bandit", r"unknown agent 'maml-trop'\. Did you mean 'maml-trpo'\? Valid choices: .*rl2"),
         (
