@@ -26,7 +26,7 @@ import gymnasium as gym
 import numpy as np
 
 from metarl.errors import ConfigError
-from metarl.opengl import choose_backend
+from metarl.opengl import OwnContext, choose_backend
 from metarl.tasks import Sampler, TaskDistribution
 from metarl.types import Task
 
@@ -166,9 +166,11 @@ def _make(env: str, horizon: int | None, task: Task) -> gym.Env[Any, Any]:
 
 
 def _make_rendering(env: str, horizon: int | None, task: Task) -> gym.Env[Any, Any]:
-    if "mujoco" in str(gym.spec(env).entry_point):
+    uses_mujoco = "mujoco" in str(gym.spec(env).entry_point)
+    if uses_mujoco:
         choose_backend()
-    return gym.make(env, max_episode_steps=horizon, render_mode="rgb_array", **task)
+    made = gym.make(env, max_episode_steps=horizon, render_mode="rgb_array", **task)
+    return OwnContext(made) if uses_mujoco else made
 
 
 def _make_set_task(make_env: Callable[[], gym.Env[Any, Any]], task: Task) -> gym.Env[Any, Any]:

@@ -47,7 +47,7 @@ import numpy as np
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
-from metarl.opengl import choose_backend, import_mujoco
+from metarl.opengl import OwnContext, choose_backend, import_mujoco
 from metarl.tasks import Sampler, TaskDistribution
 from metarl.types import Task
 
@@ -150,7 +150,8 @@ def _make(make_body: MakeBody, reward: Reward, horizon: int, task: Task) -> gym.
 
 def _make_rendering(make_body: MakeBody, reward: Reward, horizon: int, task: Task) -> gym.Env[Observation, Action]:
     choose_backend()
-    return TimeLimit(TaskReward(make_body(render_mode="rgb_array"), reward, task), max_episode_steps=horizon)
+    body = OwnContext(make_body(render_mode="rgb_array"))
+    return TimeLimit(TaskReward(body, reward, task), max_episode_steps=horizon)
 
 
 def _distribution(

@@ -31,6 +31,7 @@ from metarl.types import Task
 if TYPE_CHECKING:
     from metarl.envs.metaworld_official import OfficialAgent
     from metarl.envs.metaworld_pool import MetaWorldVectorEnv
+    from metarl.envs.metaworld_render import RenderedVectorEnv
 
 __all__ = [
     "BENCHMARKS",
@@ -122,7 +123,8 @@ def make_vec(
     split: Literal["train", "test"] = "train",
     reward_version: RewardVersion = "v2",
     num_workers: int | None = None,
-) -> MetaWorldVectorEnv:
+    render_mode: Literal["rgb_array"] | None = None,
+) -> MetaWorldVectorEnv | RenderedVectorEnv:
     """The pool alone, as a ``gymnasium.vector.VectorEnv`` that draws its own tasks.
 
     Every reset of an instance draws it a new task of the split, unless ``reset(options={"tasks": [...]})`` says which.
@@ -135,21 +137,29 @@ def make_vec(
         split: which tasks to draw from.
         reward_version: upstream's reward functions.
         num_workers: worker processes; default: one for each core that this process may use.
+        render_mode: ``"rgb_array"`` gives ``render()``, frames of all instances, and ``render_instance(index)``.
 
     Raises:
-        ConfigError: for an unknown name, split or reward version.
+        ConfigError: for an unknown name, split, reward version or render mode, or if nothing here can render.
     """
     from metarl.envs.metaworld_pool import MetaWorldVectorEnv
 
     if split not in ("train", "test"):
         raise unknown_name("split", split, ("train", "test"))
-    return MetaWorldVectorEnv(
+    if render_mode not in (None, "rgb_array"):
+        raise unknown_name("render mode", render_mode, ("rgb_array",))
+    pool = MetaWorldVectorEnv(
         num_envs,
         reward_version=_checked(reward_version),
         num_workers=num_workers,
         sample=SplitSampler(TaskSet(name, seed), split),
         seed=seed,
     )
+    if render_mode is None:
+        return pool
+    from metarl.envs.metaworld_render import RenderedVectorEnv
+
+    return RenderedVectorEnv(pool, _checked(reward_version))
 
 
 def task_set_of(distribution: TaskDistribution) -> TaskSet:

@@ -8,6 +8,9 @@ import os
 import subprocess
 import sys
 import textwrap
+from typing import Any
+
+import gymnasium as gym
 
 from metarl.errors import ConfigError, unknown_name
 
@@ -74,6 +77,34 @@ def import_mujoco() -> None:
             f"MuJoCo cannot be imported with MUJOCO_GL={value} ({type(error).__name__}: {error}). {_INSTALL} "
             "Without rendering, unset MUJOCO_GL."
         ) from error
+
+
+class OwnContext(gym.Wrapper[Any, Any, Any, Any]):
+    """Renders one of Gymnasium's MuJoCo environments in its own OpenGL context, and frees it there.
+
+    Gymnasium draws, and frees textures, in whichever context was used last: of two environments each would spoil the
+    other's frames.
+    """
+
+    def render(self) -> Any:
+        """A frame."""
+        self._enter()
+        return self.env.render()
+
+    def close(self) -> None:
+        """Free the environment and its graphics."""
+        viewer = self._enter()
+        if viewer is not None:
+            viewer.con.free()
+        self.env.close()
+
+    def _enter(self) -> Any:
+        """Make the viewer's context the current one; there is no viewer before the first frame and after the last."""
+        inner: Any = self.env.unwrapped
+        viewer = inner.mujoco_renderer.viewer
+        if viewer is not None:
+            viewer.make_context_current()
+        return viewer
 
 
 @functools.cache
