@@ -1,8 +1,10 @@
 """Many Meta-World simulations stepped as one batch: upstream's numbers, bit for bit, at the speed of their physics.
 
 One worker process for each core holds its share of the instances, shares memory with this process, and gets one message
-for each batch step. Inside, metaworld's slow helpers are replaced by value-identical ones
-(:mod:`metarl.envs.metaworld_fast`); metaworld in this process stays untouched, and is not even imported.
+for each batch step. Inside, models lose what can only be seen and slow helpers are replaced by value-identical ones
+(:mod:`metarl.envs.metaworld_fast`), all instances are observed at once (:mod:`metarl.envs.metaworld_frames`), and the
+v2 rewards of ML10's tasks run on floats (:mod:`metarl.envs.metaworld_rewards`). Metaworld in this process stays
+untouched, and is not even imported.
 """
 
 from __future__ import annotations
@@ -228,9 +230,12 @@ def _group_maker(reward_version: str, fast: bool) -> Any:
 
     def make_group(first: int, buffers: Buffers) -> Group:
         import importlib
+        import os
         import sys
         import types
 
+        # Workers draw nothing: a graphics library that is missing is no matter of theirs, nor the time to load one.
+        os.environ["MUJOCO_GL"] = "disable"
         import mujoco
 
         # A diverging simulation is reported in info; MuJoCo would also write a log into the working directory.

@@ -264,16 +264,17 @@ def basketball(env: Any) -> Evaluate:
     return evaluate
 
 
-def sweep(env: Any) -> Evaluate:
-    """Of sweep."""
-    target, tip = env._target_pos.tolist(), fingertips(env)
-    margin = float(_norm(env.obj_init_pos - env._target_pos))
-    grasp = caging_by_pads(env, env.OBJ_RADIUS, xz_thresh=0.005, grip_width=0.01)
+def sweep(env: Any, xz_thresh: float = 0.005, grip_width: float = 0.01, level: bool = False) -> Evaluate:
+    """Of sweep; with ``level`` the goal is as high as the object."""
+    target_x, target_y, target_z = env._target_pos.tolist()
+    init, tip = env.obj_init_pos.tolist(), fingertips(env)
+    grasp = caging_by_pads(env, env.OBJ_RADIUS, xz_thresh, grip_width)
 
     def evaluate(frame: list[float], grip: np.float32) -> Evaluation:
         obj, tcp = frame[4:7], tip()
+        target = target_x, target_y, obj[2] if level else target_z
         to_obj, to_target = distance(obj, tcp), distance(obj, target)
-        in_place = long_tail(to_target, 0, 0.05, margin)
+        in_place = long_tail(to_target, 0, 0.05, distance(init, target))
         grasped = grasp(obj, tcp, grip)
         reward = 10.0 if to_target < 0.05 else 2 * grasped + 6 * hamacher(grasped, in_place)
         touched = frame[3] > 0 and env.touching_main_object
@@ -283,22 +284,8 @@ def sweep(env: Any) -> Evaluate:
 
 
 def sweep_into(env: Any) -> Evaluate:
-    """Of sweep-into: the goal is as high as the object."""
-    target_x, target_y, tip = env._target_pos.item(0), env._target_pos.item(1), fingertips(env)
-    init = env.obj_init_pos.tolist()
-    grasp = caging_by_pads(env, env.OBJ_RADIUS, xz_thresh=0.01, grip_width=0.005)
-
-    def evaluate(frame: list[float], grip: np.float32) -> Evaluation:
-        obj, tcp = frame[4:7], tip()
-        target = target_x, target_y, obj[2]
-        to_obj, to_target = distance(obj, tcp), distance(obj, target)
-        in_place = long_tail(to_target, 0, 0.05, distance(init, target))
-        grasped = grasp(obj, tcp, grip)
-        reward = 10.0 if to_target < 0.05 else 2 * grasped + 6 * hamacher(grasped, in_place)
-        touched = frame[3] > 0 and env.touching_main_object
-        return to_target <= 0.05, to_obj <= 0.03, touched, grasped, in_place, to_target, reward
-
-    return evaluate
+    """Of sweep-into."""
+    return sweep(env, xz_thresh=0.01, grip_width=0.005, level=True)
 
 
 def shelf_place(env: Any) -> Evaluate:
