@@ -113,3 +113,19 @@ def test_an_import_that_fails_for_its_library_is_explained_and_stops_only_who_ne
     for line in printed[1:]:
         assert line.startswith("ConfigError MuJoCo cannot be imported with MUJOCO_GL=egl (")
         assert "apt-get install libegl1 libgl1" in line and "unset MUJOCO_GL" in line
+
+
+def test_the_pool_needs_no_graphics_library() -> None:
+    """Nor does it load one: its workers simulate where this process could not even import MuJoCo."""
+    code = "\n".join(
+        (
+            "import numpy as np",
+            "from metarl.envs.metaworld_pool import MetaWorldVectorEnv",
+            "pool = MetaWorldVectorEnv(1, num_workers=1)",
+            "task = {'env_name': 'reach-v3', 'rand_vec': np.array([0.0, 0.6, 0.02, 0.05, 0.85, 0.2])}",
+            "print(pool.reset(options={'tasks': [task]})[0].shape)",
+            "pool.close()",
+        )
+    )
+    result = _run(code, MUJOCO_GL="egl", PYOPENGL_PLATFORM="osmesa")
+    assert result.stdout == "(1, 39)\n", result.stderr
