@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast
 
+import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import SyncVectorEnv
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -68,9 +68,7 @@ class OfficialAgent(Generic[State]):
             raise ConfigError(f"Meta-World's actions are continuous, but the agent was built for {agent.spec}.")
         if num_envs < 1:
             raise ConfigError(f"OfficialAgent: num_envs must be 1 or more, got {num_envs!r}.")
-        self.agent = agent
-        self.num_envs = num_envs
-        self.shot = shot
+        self.agent, self.num_envs, self.shot = agent, num_envs, shot
         self._seed = seed
         self._num_trials = 0
         self.init()
@@ -144,9 +142,8 @@ class OfficialAgent(Generic[State]):
             self._before = dataclasses.replace(self._before, reward=reward)
         elif self.shot == "episode":
             raise ConfigError(
-                f"an agent that adapts by episodes must see its rewards while it is evaluated, but observations have "
-                f"{np.shape(observations)[-1]} numbers; build the environments with recurrent_info_in_obs=True and "
-                "normalize_reward_in_recurrent_info=False."
+                "an agent that adapts by episodes must see its rewards while it is evaluated: build the environments "
+                "with recurrent_info_in_obs=True and normalize_reward_in_recurrent_info=False."
             )
         action, self._state = self.agent.act(self._state, self._timestep(observations, self._before), True)
         self._before = _Before(action.value.clamp(-1.0, 1.0), self._before.reward, torch.zeros_like(self._before.done))
@@ -237,7 +234,7 @@ def upstream_envs(
     reward_version: str = "v2",
     recurrent: bool = False,
     **settings: Any,
-) -> tuple[SyncVectorEnv, int]:
+) -> tuple[gym.vector.SyncVectorEnv, int]:
     """Upstream's own environments of a split, and how many evaluations of them cover every goal once.
 
     Args:
@@ -249,10 +246,9 @@ def upstream_envs(
         settings: for upstream's environments, e.g. ``max_episode_steps``.
     """
     names = {task["env_name"] for task in getattr(task_set.goals, split)}
-    limit = max(1, _MOST_ENVS // len(names))
+    limit = _MOST_ENVS // len(names) or 1
     each = max(number for number in range(1, min(limit, goals_per_task) + 1) if goals_per_task % number == 0)
     family, _, task_name = task_set.name.partition("/")
-    metaworld = upstream()
     common = {
         "seed": task_set.seed,
         "meta_batch_size": each * len(names),
@@ -265,8 +261,6 @@ def upstream_envs(
         **settings,
     }
     if family == "custom":
-        import gymnasium as gym
-
         envs: Any = gym.make_vec(
             "Meta-World/custom-ml-envs",
             vector_strategy="sync",
@@ -276,7 +270,7 @@ def upstream_envs(
         )
     else:
         # Not gym.make_vec, whose ML1 environments hold the test goals whatever the split.
-        envs = metaworld.make_ml_envs(task_name or family.upper(), **common)
+        envs = upstream().make_ml_envs(task_name or family.upper(), **common)
     return envs, goals_per_task // each
 
 
@@ -337,9 +331,7 @@ def _join(episodes: list[Rollout]) -> Rollout:
         names = [field.name for field in dataclasses.fields(parts[0])]
         return type(parts[0])(**{name: join([getattr(part, name) for part in parts]) for name in names})
 
-    joined = join(episodes)
-    assert isinstance(joined, Rollout)
-    return joined
+    return cast(Rollout, join(episodes))
 
 
 def _where(mask: Tensor, new: Any, old: Any) -> Any:
