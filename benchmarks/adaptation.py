@@ -91,7 +91,7 @@ def _train(options: Options, agent: str) -> dict[str, Any]:
     by_gradient = AGENTS[agent].shot == "gradient step"
     size = options.meta_batch_size if by_gradient else None
     batch = {} if size is None else {"meta_batch_size": size}
-    train = dataclasses.replace(preset, **batch)
+    train = preset if size is None else dataclasses.replace(preset, meta_batch_size=size)
     if options.steps is None:
         iterations = options.num_iterations or train.num_iterations
         return {**batch, "num_iterations": 2 * iterations if agent == "pretrained" else iterations}

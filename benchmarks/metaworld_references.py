@@ -92,7 +92,8 @@ def _expert(tasks: Sequence[Task]) -> Policy:
     """Upstream's scripted policies, which are shown the goal that observations hide."""
     from metaworld.policies import ENV_POLICY_MAP
 
-    experts = [ENV_POLICY_MAP[task["env_name"]]() for task in tasks]
+    makers: dict[str, Any] = ENV_POLICY_MAP  # Its declared type is the abstract class.
+    experts = [makers[task["env_name"]]() for task in tasks]
     goals: dict[bytes, Array] = {}
     for task in tasks:
         key = task["rand_vec"].tobytes()
