@@ -110,7 +110,7 @@ def _expert(tasks: Sequence[Task]) -> Policy:
             # They ask for moves beyond the box, which the environment clips, and say so.
             warnings.filterwarnings("ignore", message="Constant")
             actions = [expert.get_action(row) for expert, row in zip(experts, complete, strict=True)]
-        return np.clip(np.stack(actions), -1.0, 1.0)
+        return np.asarray(np.clip(np.stack(actions), -1.0, 1.0))
 
     return act
 
