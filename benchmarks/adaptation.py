@@ -1,7 +1,8 @@
 """How agents adapt to one family of tasks: any agents, their presets, several seeds, on the same held-out tasks.
 
 ``python -m metarl.benchmarks.adaptation --tasks navigation-2d --agents maml-trpo promp`` trains what is missing and
-writes table and figure to ``benchmarks/results/<tasks>``. Interrupted, the same command goes on.
+writes table and figures to ``benchmarks/results/<tasks>``, from all scores in that folder. Interrupted, the same
+command goes on.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import torch
 import tyro
 
 from metarl.agents import AGENTS
-from metarl.benchmarks.cells import Cell, console, run_cells
-from metarl.benchmarks.report import write_report
+from metarl.benchmarks.cells import Cell, console, read_scores, run_cells
+from metarl.benchmarks.report import Scores, write_report
 from metarl.errors import ConfigError, MetarlError
 from metarl.presets import settings
 from metarl.session import load_distribution
@@ -70,20 +71,36 @@ def main() -> None:
     folder = options.results / options.tasks.replace("/", "-")
     scores = run_cells(cells, folder, options.runs, options.num_tasks)
     if len(scores) == len(cells):
-        budget = "".join(
-            f" --{name.replace('_', '-')} {value}"
-            for name in ("num_iterations", "steps", "meta_batch_size")
-            if (value := getattr(options, name)) is not None
+        known = read_scores(folder, options.tasks)
+        introduction = "\n".join(
+            [
+                "Commands; the held-out tasks are the same for all:",
+                "",
+                *(f"    python -m metarl.benchmarks.adaptation {words}" for words in _commands(known)),
+                *(["", f"Published: {PUBLISHED[options.tasks]}"] if options.tasks in PUBLISHED else []),
+            ]
         )
-        introduction = (
-            f"Command: `python -m metarl.benchmarks.adaptation --tasks {options.tasks} --agents "
-            f"{' '.join(options.agents)} --seeds {' '.join(map(str, options.seeds))}{budget} "
-            f"--num-tasks {options.num_tasks}`; the held-out tasks are the same for all."
-        )
-        if options.tasks in PUBLISHED:
-            introduction += f"\n\nPublished: {PUBLISHED[options.tasks]}"
-        text = write_report(scores, folder, f"Adaptation on {options.tasks}", introduction)
+        text = write_report(known, folder, f"Adaptation on {options.tasks}", introduction)
         console.print(text, soft_wrap=True, markup=False)
+
+
+def _commands(scores: Scores) -> list[str]:
+    """The options behind scores: agents that share seeds and budget in one line."""
+    agents: dict[tuple[str, ...], list[str]] = {}
+    for agent in dict.fromkeys(cell.agent for cell in scores):
+        chosen = {cell: score for cell, score in scores.items() if cell.agent == agent}
+        first, score = next(iter(chosen.items()))
+        preset, _ = settings(agent, first.tasks)
+        ran = score["config"]["train"]
+        iterations = ran["num_iterations"] // 2 if agent == "pretrained" else ran["num_iterations"]
+        rest = ["--seeds", *(str(cell.seed) for cell in chosen)]
+        if iterations != preset.num_iterations:
+            rest += ["--num-iterations", str(iterations)]
+        if ran["meta_batch_size"] != preset.meta_batch_size:
+            rest += ["--meta-batch-size", str(ran["meta_batch_size"])]
+        rest += ["--num-tasks", str(len(score["returns"]))]
+        agents.setdefault(("--tasks", first.tasks, "--agents", " ".join(rest)), []).append(agent)
+    return [" ".join([*first, *names, last]) for (*first, last), names in agents.items()]
 
 
 def _train(options: Options, agent: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from metarl import session as sessions
+from metarl.agents import AGENTS
 from metarl.checkpoint import write_atomically
 from metarl.config import choose_device
 from metarl.errors import ConfigError
@@ -112,6 +113,14 @@ def _run_cell(cell: Cell, path: Path, runs: Path, num_tasks: int, num_adaptation
         write_atomically(path, (json.dumps(content) + "\n").encode())
     bar.remove_task(task)
     return finished
+
+
+def read_scores(results: Path, tasks: str) -> dict[Cell, dict[str, Any]]:
+    """All scores of a family of tasks in a folder, by cell, in the order of agents and seeds."""
+    found = [json.loads(path.read_text()) for path in results.glob("*-seed*.json")]
+    cells = {Cell(score["agent"], tasks, score["seed"]): score for score in found if score["tasks"] == tasks}
+    agents = list(AGENTS)
+    return dict(sorted(cells.items(), key=lambda pair: (agents.index(pair[0].agent), pair[0].seed)))
 
 
 def describe(cell: Cell, session: Session) -> dict[str, Any]:

@@ -31,7 +31,8 @@ def test_cells_are_trained_once_and_shown_together(tmp_path: Path, monkeypatch: 
         assert score["curve"]["env_steps"][-1] == score["env_steps"]
         assert len(score["curve"]["return"]) == max(1, round(200 / episodes))
     page = (results / "README.md").read_text()
-    assert "| bandit | reptile |" in page and "| bandit | rl2 |" in page and "--steps 2000" in page
+    assert "| bandit | reptile |" in page and "| bandit | rl2 |" in page
+    assert "--tasks bandit --agents rl2 --seeds 1 2 --num-iterations 1 --num-tasks 3" in page
     assert str(tmp_path) not in page
     assert (results / "learning.png").stat().st_size > 5000
     monkeypatch.setattr(Session, "train", lambda *_: pytest.fail("a finished cell was trained again"))
