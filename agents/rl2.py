@@ -48,9 +48,11 @@ class RL2Config(TrialPPOConfig):
         if self.precision not in ("float32", "bfloat16"):
             raise unknown_name("precision", self.precision, ("float32", "bfloat16"))
         if isinstance(self.bptt_steps, bool) or not isinstance(self.bptt_steps, int) or self.bptt_steps < 0:
-            raise ConfigError(f"RL2Config.bptt_steps must be a whole number of 0 or more, got {self.bptt_steps!r}.")
+            raise ConfigError(
+                f"{type(self).__name__}.bptt_steps must be a whole number of 0 or more, got {self.bptt_steps!r}."
+            )
         if any(width < 1 for width in self.encoder_sizes):
-            raise ConfigError(f"RL2Config.encoder_sizes must be above 0, got {self.encoder_sizes!r}.")
+            raise ConfigError(f"{type(self).__name__}.encoder_sizes must be above 0, got {self.encoder_sizes!r}.")
         if self.memory == "snail" and (self.bptt_steps or self.encoder_sizes):
             raise ConfigError(
                 f"bptt_steps={self.bptt_steps} and encoder_sizes={self.encoder_sizes} are for memory gru or lstm; "

@@ -24,10 +24,12 @@ def _hints(kind: type[Any]) -> dict[str, Any]:
 
 
 _NUMBERS = [(kind, name) for kind in _KINDS for name in _hints(kind)]
+_ALL_IF_ZERO = ("num_elbo_terms", "num_decoded_steps")
 _COUNTS_AND_RATES = [
     (kind, name)
     for kind, name in _NUMBERS
-    if re.search(r"^(num|max|keep)_|_(lr|rate|size|every|per_task|per_trial|tasks|iterations|backtracks|std)$", name)
+    if name not in _ALL_IF_ZERO
+    and re.search(r"^(num|max|keep)_|_(lr|rate|size|every|per_task|per_trial|tasks|iterations|backtracks|std)$", name)
 ]
 
 
@@ -93,8 +95,8 @@ def test_missing_fields_keep_their_defaults() -> None:
 
 
 def test_an_unknown_field_is_named_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"unknown field of MAMLTRPOConfig 'inner_rl'\. Did you mean 'inner_lr'\?"):
-        from_dict(MAMLTRPOConfig, {"inner_rl": 1.0})
+    with pytest.raises(ConfigError, match=r"unknown field of MAMLTRPOConfig 'iner_lr'\. Did you mean 'inner_lr'\?"):
+        from_dict(MAMLTRPOConfig, {"iner_lr": 1.0})
 
 
 def test_a_value_of_another_kind_is_refused() -> None:
