@@ -74,12 +74,12 @@ def test_parts_count_every_product_once() -> None:
 
 
 def test_peak_memory_is_what_the_body_held_at_once() -> None:
-    """Also what it gave back; not what came before."""
-    before = torch.ones(64 * 2**18)
+    """Also what it gave back; not what came before. Above 32 MB the allocator keeps nothing for itself."""
+    before = torch.ones(160 * 2**18)
     with peak_memory(CPU) as peak:
-        torch.ones(16 * 2**18).sum()
-        torch.ones(32 * 2**18).sum()
-    assert 30 < peak[0] < 40, before.sum()
+        torch.ones(40 * 2**18).sum()
+        torch.ones(80 * 2**18).sum()
+    assert 78 < peak[0] < 90, before.sum()
 
 
 def test_product_rate_is_that_of_a_machine() -> None:
