@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_origin, get_type_hints
 
 import torch
+from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
 from metarl.errors import ConfigError, require_positive, unknown_name
 
@@ -73,8 +74,15 @@ def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
     for name, value in values.items():
         if name not in names:
             raise unknown_name(f"field of {kind.__name__}", name, names)
-        arguments[name] = tuple(value) if isinstance(value, list) and get_origin(hints[name]) is tuple else value
-    try:
-        return kind(**arguments)
-    except TypeError as error:
-        raise ConfigError(f"{kind.__name__} cannot take {json.dumps(dict(values))}: {error}.") from error
+        if isinstance(value, list) and get_origin(hints[name]) is tuple:
+            value = tuple(value)
+        try:
+            arguments[name] = check_type(
+                value, hints[name], collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS
+            )
+        except TypeCheckError:
+            expected = str(hints[name]).removeprefix("typing.") if get_origin(hints[name]) else hints[name].__name__
+            raise ConfigError(
+                f"{kind.__name__}.{name} must be of the type {expected}, got {json.dumps(value)}."
+            ) from None
+    return kind(**arguments)

@@ -220,9 +220,15 @@ def from_json(content: Mapping[str, Any]) -> tuple[str, str, TrainConfig, AgentC
     Raises:
         ConfigError: if something is missing, unknown or of another kind.
     """
+    for name in ("agent", "tasks"):
+        if not isinstance(content.get(name, ""), str):
+            raise ConfigError(f"{name} in config.json must be a name, got {content[name]!r}.")
     if content.get("agent", "rl2") not in AGENTS:
-        raise unknown_name("agent", str(content["agent"]), AGENTS)
+        raise unknown_name("agent", content["agent"], AGENTS)
     if missing := {"agent", "tasks", "train", content.get("agent", "agent")} - content.keys():
         raise ConfigError(f"config.json lacks {', '.join(sorted(missing))}; it is not that of a run.")
+    for name in ("train", content["agent"]):
+        if not isinstance(content[name], Mapping):
+            raise ConfigError(f"{name} in config.json must be an object of settings, got {content[name]!r}.")
     agent, tasks = content["agent"], content["tasks"]
     return agent, tasks, from_dict(TrainConfig, content["train"]), from_dict(AGENTS[agent].config, content[agent])

@@ -99,9 +99,23 @@ def test_an_unknown_field_is_named_with_the_nearest() -> None:
         from_dict(MAMLTRPOConfig, {"iner_lr": 1.0})
 
 
-def test_a_value_of_another_kind_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r'MAMLTRPOConfig cannot take \{"hidden_sizes": 5\}'):
-        from_dict(MAMLTRPOConfig, {"hidden_sizes": 5})
+@pytest.mark.parametrize(
+    ("kind", "name", "value", "expected"),
+    [
+        (MAMLTRPOConfig, "hidden_sizes", 5, "tuple[int, ...], got 5."),
+        (MAMLTRPOConfig, "hidden_sizes", [64, "64"], 'tuple[int, ...], got [64, "64"].'),
+        (MAMLTRPOConfig, "inner_lr", "0.1", 'float, got "0.1".'),
+        (MAMLTRPOConfig, "inner_lr", None, "float, got null."),
+        (RL2Config, "memory", "gruu", "Literal['gru', 'lstm', 'snail'], got \"gruu\"."),
+        (RL2Config, "num_epochs", 2.5, "int, got 2.5."),
+        (TrainConfig, "seed", {}, "int, got {}."),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(
+    kind: type[TrainConfig | AgentConfig], name: str, value: object, expected: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{kind.__name__}.{name} must be of the type {expected}")):
+        from_dict(kind, {name: value})
 
 
 def test_large_groups_of_names_are_not_listed_one_by_one() -> None:

@@ -127,3 +127,19 @@ def test_a_config_that_lacks_a_part_is_refused() -> None:
             from_json({name: value for name, value in whole.items() if name != part})
     with pytest.raises(ConfigError, match="unknown agent 'rl3'"):
         from_json({**whole, "agent": "rl3", "rl3": {}})
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "expected"),
+    [
+        ("agent", ["rl2"], r"agent in config\.json must be a name, got \['rl2'\]"),
+        ("tasks", None, r"tasks in config\.json must be a name, got None"),
+        ("train", 5, r"train in config\.json must be an object of settings, got 5"),
+        ("rl2", "fast", r"rl2 in config\.json must be an object of settings, got 'fast'"),
+        ("rl2", {"discount": "high"}, r'RL2Config\.discount must be of the type float, got "high"'),
+    ],
+)
+def test_a_config_with_a_part_of_another_kind_is_refused(part: str, value: object, expected: str) -> None:
+    whole = to_json("rl2", "bandit", TrainConfig(), AGENTS["rl2"].config())
+    with pytest.raises(ConfigError, match=expected):
+        from_json({**whole, part: value})
