@@ -1,42 +1,29 @@
-"""From names to runs: build an agent for its tasks, train it in a run folder, and report how it adapts."""
+"""From names to runs: build an agent for its tasks, and train it in a run folder."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
-import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from metarl import envs, tasks
 from metarl.agent import Agent, AgentConfig
-from metarl.agents import AGENTS, PretrainedConfig, RandomConfig
-from metarl.checkpoint import write_atomically
+from metarl.agents import AGENTS, PretrainedConfig
 from metarl.config import TrainConfig, choose_device
 from metarl.errors import ConfigError
-from metarl.evaluator import Evaluation, evaluate
-from metarl.plotting import Interval, adaptation_figure
 from metarl.presets import from_json, to_json
 from metarl.reveal import reveal_task
 from metarl.run_folder import RunFolder
 from metarl.tasks import TaskDistribution
 from metarl.trainer import Progress, restore, train
 
-__all__ = [
-    "Progress",
-    "Row",
-    "Session",
-    "evaluation_rows",
-    "load_distribution",
-    "pretrained_reference",
-    "reference_config",
-    "write_report",
-]
+__all__ = ["Progress", "Session", "load_distribution", "pretrained_reference", "reference_config"]
 
 assert envs  # Imported for its registrations.
 
@@ -208,102 +195,3 @@ def pretrained_reference(session: Session) -> Session:
         return dataclasses.replace(Session.open(path), train_config=train_config)
     path.mkdir(exist_ok=True)
     return Session.create("pretrained", session.task_name, train_config, reference, RunFolder(path))
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the final table.
-
-    Attributes:
-        label: the agent.
-        evaluation: its scores.
-    """
-
-    label: str
-    evaluation: Evaluation
-
-    @property
-    def intervals(self) -> list[Interval]:
-        """Mean return and its 95 % interval at every shot."""
-        return [self.evaluation.interval(shot) for shot in range(self.evaluation.returns.shape[1])]
-
-
-def evaluation_rows(
-    session: Session,
-    agent: Agent[Any],
-    distribution: TaskDistribution,
-    *,
-    num_tasks: int,
-    seed: int,
-    num_adaptations: int | None = None,
-    pretrained: Session | None = None,
-) -> list[Row]:
-    """Evaluate ``agent`` and its references on the same held-out tasks.
-
-    Args:
-        session: of the agent.
-        agent: trained.
-        distribution: the tasks.
-        num_tasks: held-out tasks.
-        seed: of the evaluation; best another one than any training's.
-        num_adaptations: default: what each agent asks for.
-        pretrained: the session of the policy that was trained over all tasks, if any.
-    """
-
-    def score(label: str, who: Agent[Any], adaptations: int | None = num_adaptations) -> Row:
-        return Row(
-            label,
-            evaluate(
-                who,
-                distribution,
-                num_tasks=num_tasks,
-                seed=seed,
-                num_adaptations=adaptations,
-                rollouts_per_task=agent.rollouts_per_task,
-            ),
-        )
-
-    rows = [score(session.name, agent)]
-    if pretrained is not None:
-        single = pretrained.load()[0]
-        rows.append(score("single policy, not adapted", single, 0))
-        rows.append(score("single policy, fine-tuned", single))
-    if session.name != "random":
-        rows.append(score(f"{session.name}, untrained", session.build()))
-        rows.append(score("random policy", RandomConfig().build(distribution.spec, agent.device, seed), 0))
-    return rows
-
-
-def write_report(
-    rows: Sequence[Row], distribution: TaskDistribution, path: Path, xlabel: str, details: dict[str, Any]
-) -> Path:
-    """Write scores as ``PATH.json`` and the adaptation curve as ``PATH.png``; returns the figure's path.
-
-    Raises:
-        ConfigError: if they cannot be written.
-    """
-    content = {
-        "tasks": distribution.id,
-        **details,
-        "rows": [
-            {
-                "label": row.label,
-                "intervals": row.intervals,
-                "returns": row.evaluation.returns.tolist(),
-                "success": row.evaluation.success.mean(0).tolist(),
-                "episodes_per_shot": row.evaluation.episodes_per_shot,
-                "num_env_steps": row.evaluation.num_env_steps,
-                "invalid_episodes": row.evaluation.num_invalid,
-            }
-            for row in rows
-        ],
-    }
-    scores = path.with_suffix(".json")
-    try:
-        write_atomically(scores, (json.dumps(content, indent=1) + "\n").encode())
-    except OSError as error:
-        raise ConfigError(f"cannot write the scores {scores}: {error.strerror or error}.") from error
-    figure = path.with_suffix(".png")
-    title = f"{rows[0].label} on held-out {distribution.id}"
-    adaptation_figure({row.label: row.intervals for row in rows}, figure, title, xlabel)
-    return figure

@@ -25,6 +25,7 @@ from metarl.logger import read_metrics
 from metarl.presets import PRESETS
 from metarl.run_folder import RunFolder
 from metarl.tasks import registered
+from metarl.train_command import TrainOptions
 
 _SMALL_TRAIN = [
     *("--num-iterations", "2", "--meta-batch-size", "3", "--eval-tasks", "3"),
@@ -183,7 +184,7 @@ def test_help_describes_every_setting(agent: str, capsys: pytest.CaptureFixture[
         cli.main(["train", agent, "bandit", "--help"])
     assert stop.value.code == 0
     printed = capsys.readouterr().out
-    for kind in (TrainConfig, AGENTS[agent].config, cli.TrainOptions):
+    for kind in (TrainConfig, AGENTS[agent].config, TrainOptions):
         flags = [field.name.replace("_", "-") for field in dataclasses.fields(kind)]
         for flag in set(flags) - {"train", "agent"}:
             assert re.search(rf"--{flag}[ ,]", printed), flag

@@ -32,7 +32,11 @@ ROOMS = {
     ),
     "envs": (5, "envs"),
     "agents": (5, "agents"),
-    "top": (6, "__init__ __main__ benchmarks cli official official_scores presets render_command session"),
+    "top": (
+        6,
+        "__init__ __main__ benchmarks cli evaluate_command official official_scores presets render_command report "
+        "session train_command",
+    ),
 }
 """Floor and members (modules or packages of metarl) by room. A module sees its own room and all lower floors."""
 

@@ -12,15 +12,9 @@ import torch
 from metarl.agents import MAMLTRPOConfig, RandomConfig, RL2Config
 from metarl.config import TrainConfig
 from metarl.errors import CheckpointError, ConfigError
+from metarl.report import evaluation_rows, write_report
 from metarl.run_folder import RunFolder
-from metarl.session import (
-    Session,
-    evaluation_rows,
-    load_distribution,
-    pretrained_reference,
-    reference_config,
-    write_report,
-)
+from metarl.session import Session, load_distribution, pretrained_reference, reference_config
 
 _TRAIN = TrainConfig(seed=3, device="cpu", num_iterations=2, meta_batch_size=3, eval_tasks=2, checkpoint_every=1)
 _MAML = MAMLTRPOConfig(hidden_sizes=(4,), rollouts_per_task=2, cg_iterations=2, num_inner_steps=2)
