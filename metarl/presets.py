@@ -151,6 +151,10 @@ PRESETS: dict[str, Preset] = {
     **{f"rl2:{task}": _CARTPOLE_RL2 for task in _CARTPOLES},
     **{f"{agent}:navigation-2d": _NAVIGATION_MAML for agent in _MAML_FAMILY},
     **{f"{agent}:navigation-2d": _NAVIGATION_PROMP for agent in _PROMP_FAMILY},
+    "reptile:navigation-2d": Preset(
+        "as maml-trpo; its own steps: at 0.1 adaptation hardly moves, as nothing trains for large gradients",
+        agent={"activation": "relu", "inner_lr": 0.5, "meta_step_size": 1.0},
+    ),
     **{f"{agent}:{tasks}": _LOCOMOTION_MAML for agent in _MAML_FAMILY for tasks in _LOCOMOTION},
     **{f"{agent}:{tasks}": _LOCOMOTION_PROMP for agent in _PROMP_FAMILY for tasks in _LOCOMOTION},
     **{f"rl2:{tasks}": _LOCOMOTION_RL2 for tasks in _LOCOMOTION},
