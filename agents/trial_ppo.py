@@ -140,8 +140,9 @@ class TrialPPO(Agent[Tensor]):
     def act(self, state: Tensor, timestep: Timestep, deterministic: bool = False) -> tuple[Action, Tensor]:
         """One step of the memory, then a sample; where an episode has ended the memory stands still."""
         num_tasks, slots = timestep.valid.shape
-        # Slot k goes on from slot k modulo the number of slots before, as the collector shows it.
-        state = state[:, torch.arange(slots, device=self.device) % state.shape[1]]
+        if slots != state.shape[1]:
+            # Slot k goes on from slot k modulo the number of slots before, as the collector shows it.
+            state = state[:, torch.arange(slots, device=self.device) % state.shape[1]]
         inputs = self._inputs(timestep).view(num_tasks * slots, 1, -1)
         policy, _, memory = self._forward(inputs, state.reshape(num_tasks * slots, -1))
         value = policy.mode() if deterministic else policy.sample(self.generator)

@@ -27,22 +27,20 @@ class DenseBlock(nn.Module):
 
     def __init__(self, size: int, num_filters: int, dilation: int) -> None:
         super().__init__()
-        self.size = size
         self.dilation = dilation
         self.past = nn.Linear(size, 2 * num_filters, bias=False)
         self.present = nn.Linear(size, 2 * num_filters)
 
     @property
     def state_size(self) -> int:
-        """Numbers in the last ``dilation`` inputs."""
-        return self.dilation * self.size
+        """Numbers in what the kernel's earlier tap gives for the last ``dilation`` inputs; fewer than in these."""
+        return self.dilation * self.past.out_features
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Block output ``[sequence, time, size + num_filters]``, and the last inputs for the next call."""
-        padded = torch.cat([state.view(len(x), self.dilation, self.size), x], dim=1)
-        taps = self.past(padded[:, : x.shape[1]]) + self.present(x)
-        content, gate = taps.chunk(2, dim=-1)
-        return torch.cat([x, content.tanh() * gate.sigmoid()], dim=-1), padded[:, -self.dilation :].flatten(1)
+        """Block output ``[sequence, time, size + num_filters]``, and the last earlier taps for the next call."""
+        past = torch.cat([state.view(len(x), self.dilation, -1), self.past(x)], dim=1)
+        content, gate = (past[:, : x.shape[1]] + self.present(x)).chunk(2, dim=-1)
+        return torch.cat([x, content.tanh() * gate.sigmoid()], dim=-1), past[:, -self.dilation :].flatten(1)
 
 
 class AttentionBlock(nn.Module):
@@ -107,7 +105,7 @@ class SNAILMemory(Memory):
         self.attention = attention
 
     def remember(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The state holds the last inputs of every convolution, keys and values, and the number of steps so far."""
+        """The state holds the last earlier taps of every convolution, keys and values, and the number of steps so far."""
         *histories, stored, count = torch.split(state, self.state_sizes, dim=-1)
         x = self.encoder(inputs)
         following: list[Tensor] = []
