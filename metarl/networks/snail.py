@@ -105,7 +105,7 @@ class SNAILMemory(Memory):
         self.attention = attention
 
     def remember(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """The state holds the last earlier taps of every convolution, keys and values, and the number of steps so far."""
+        """The state holds the last earlier taps of all convolutions, keys and values, and the number of steps."""
         *histories, stored, count = torch.split(state, self.state_sizes, dim=-1)
         x = self.encoder(inputs)
         following: list[Tensor] = []
