@@ -11,19 +11,15 @@ from typing import Any, Literal
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from metarl.agents import AGENTS
-from metarl.benchmarks.report import provenance
+from metarl.benchmarks.report import notes, provenance, smooth
 from metarl.evaluator import mean_of_intervals
 from metarl.official_scores import OfficialScores, footnotes, percent
 from metarl.presets import settings
 
 Split = Literal["train", "test"]
 Scores = Mapping[str, Any]
-
-_SMOOTHED = 40
-"""Curves of more iterations than these are drawn as running means over a tenth of them."""
 
 
 def write_report(
@@ -63,6 +59,7 @@ def write_report(
             "",
             "![curves](curves.png)",
             "",
+            *notes(folder),
             *(
                 f"- `{label}` differs from its preset by {json.dumps(differing)}."
                 for label, scores in groups.items()
@@ -183,7 +180,7 @@ def _draw_curves(groups: Mapping[str, Sequence[Scores]], path: Path, tasks: str)
         shortest = min(len(score["curve"]["env_steps"]) for score in scores)
         steps = np.array(scores[0]["curve"]["env_steps"][:shortest])
         for axes, name in zip(panels, ("return", "success"), strict=True):
-            curves = np.array([_smooth(score["curve"][name][:shortest]) for score in scores])
+            curves = np.array([smooth(score["curve"][name][:shortest]) for score in scores])
             if len(curves) > 1:
                 axes.plot(steps, curves.T, color=color, alpha=0.35, linewidth=0.8)
             axes.plot(steps, curves.mean(0), color=color, linewidth=2.0, label=f"{label}, {len(curves)} seed(s)")
@@ -194,14 +191,3 @@ def _draw_curves(groups: Mapping[str, Sequence[Scores]], path: Path, tasks: str)
     figure.suptitle(f"Meta-World {tasks}")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     figure.savefig(path, dpi=130)
-
-
-def _smooth(values: Sequence[float]) -> NDArray[np.float64]:
-    """Running mean over the last tenth, for long curves."""
-    curve = np.array(values, np.float64)
-    if len(curve) <= _SMOOTHED:
-        return curve
-    width = len(curve) // 10
-    sums = np.cumsum(np.concatenate([np.zeros(1), curve]))
-    first = np.maximum(np.arange(len(curve)) + 1 - width, 0)
-    return np.asarray((sums[1:] - sums[first]) / (np.arange(len(curve)) + 1 - first), np.float64)

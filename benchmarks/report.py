@@ -16,6 +16,9 @@ from metarl.benchmarks.cells import Cell
 
 Scores = Mapping[Cell, Mapping[str, Any]]
 
+_SMOOTHED = 40
+"""Curves of more iterations than these are drawn as running means over a tenth of them."""
+
 
 def stratified_interval(scores: NDArray[np.float64], num_resamples: int = 5000) -> tuple[float, float, float]:
     """Mean over seeds and tasks with a 95 % interval, resampling tasks within each seed.
@@ -89,6 +92,7 @@ def write_report(scores: Scores, folder: Path, title: str, introduction: str) ->
             "![returns](returns.png)",
             "",
             *curves,
+            *notes(folder),
             *(f"- `{agent}`: {AGENTS[agent].when}." for agent in dict.fromkeys(cell.agent for cell in scores)),
             "",
             provenance(scores.values()),
@@ -112,13 +116,37 @@ def _draw_curves(scores: Scores, families: Sequence[str], path: Path) -> list[st
             shortest = min(len(curve["return"]) for curve in chosen)
             # Where episodes end early, seeds differ in their steps.
             steps = np.mean([curve["env_steps"][:shortest] for curve in chosen], axis=0)
-            axes.plot(steps, np.mean([curve["return"][:shortest] for curve in chosen], axis=0), label=agent)
+            returns = np.mean([smooth(curve["return"][:shortest]) for curve in chosen], axis=0)
+            axes.plot(steps, returns, label=agent)
         axes.set(title=tasks, xlabel="environment steps, adaptation included")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("training return, last shot of a trial")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
     figure.savefig(path, dpi=130)
-    return ["![learning](learning.png)", ""]
+    return [
+        "![learning](learning.png)",
+        "",
+        f"Curves of more than {_SMOOTHED} iterations are running means over the last tenth of them.",
+        "",
+    ]
+
+
+def smooth(values: Sequence[float]) -> NDArray[np.float64]:
+    """Running mean over the last tenth, for long curves."""
+    curve = np.array(values, np.float64)
+    if len(curve) <= _SMOOTHED:
+        return curve
+    width = len(curve) // 10
+    sums = np.cumsum(np.concatenate([np.zeros(1), curve]))
+    first = np.maximum(np.arange(len(curve)) + 1 - width, 0)
+    return np.asarray((sums[1:] - sums[first]) / (np.arange(len(curve)) + 1 - first), np.float64)
+
+
+def notes(folder: Path) -> list[str]:
+    """Lines of Markdown that lead to what people wrote about the results in ``folder``, if they did."""
+    return (
+        ["What was seen in these runs, and tried: [NOTES.md](NOTES.md).", ""] if (folder / "NOTES.md").exists() else []
+    )
 
 
 def provenance(scores: Iterable[Mapping[str, Any]]) -> str:

@@ -34,9 +34,12 @@ def test_cells_are_trained_once_and_shown_together(tmp_path: Path, monkeypatch: 
     assert "| bandit | reptile |" in page and "| bandit | rl2 |" in page
     assert "--tasks bandit --agents rl2 --seeds 1 2 --num-iterations 1 --num-tasks 3" in page
     assert str(tmp_path) not in page
+    assert "NOTES.md" not in page
     assert (results / "learning.png").stat().st_size > 5000
     monkeypatch.setattr(Session, "train", lambda *_: pytest.fail("a finished cell was trained again"))
+    (results / "NOTES.md").write_text("- RL2 pulled every arm.\n")
     run(tmp_path, monkeypatch)
+    assert "[NOTES.md](NOTES.md)" in (results / "README.md").read_text()
 
 
 def test_two_budgets_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from metarl.benchmarks import metaworld_runs, ml1, ml10
 from metarl.benchmarks.cells import Cell, open_session
-from metarl.benchmarks.metaworld_report import _smooth, write_report
+from metarl.benchmarks.metaworld_report import write_report
+from metarl.benchmarks.report import smooth
 from metarl.cli import main as metarl
 from metarl.errors import ConfigError
 from metarl.official_scores import OfficialScores, TaskScores
@@ -195,8 +196,8 @@ def test_the_page_of_several_seeds_and_splits_holds_seeds_tasks_references_and_f
 
 
 def test_long_curves_are_running_means_of_the_past() -> None:
-    assert _smooth([3.0, 1.0]).tolist() == [3.0, 1.0]
+    assert smooth([3.0, 1.0]).tolist() == [3.0, 1.0]
     ramp = [float(value) for value in range(100)]
-    smooth = _smooth(ramp)
-    assert smooth[0] == 0.0 and smooth[4] == 2.0
-    assert smooth[99] == pytest.approx(sum(ramp[90:]) / 10)
+    curve = smooth(ramp)
+    assert curve[0] == 0.0 and curve[4] == 2.0
+    assert curve[99] == pytest.approx(sum(ramp[90:]) / 10)
