@@ -317,7 +317,8 @@ _TRAIN = "train maml-trpo bandit"
     [
         (
             "trian",
-            r"unknown command 'trian'\. Did you mean 'train'\? Valid choices: check, eval.*, plot, render, train",
+            r"unknown command 'trian'\. Did you mean 'train'\? "
+            r"Valid choices: check, evaluate, list, plot, render, train",
         ),
         ("train maml-trop bandit", r"unknown agent 'maml-trop'\. Did you mean 'maml-trpo'\? Valid choices: .*rl2"),
         (

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from metarl.agent import AgentConfig
-from metarl.agents import AGENTS, MAMLTRPOConfig, PretrainedConfig, RandomConfig, RL2Config
+from metarl.agents import AGENTS, MAMLTRPOConfig, PretrainedConfig, RandomConfig, RL2Config, VariBADConfig
 from metarl.config import TrainConfig, choose_device, from_dict
 from metarl.errors import ConfigError, unknown_name
 
@@ -47,6 +47,14 @@ def test_a_count_or_rate_of_zero_is_refused_by_name(kind: type[Any], name: str) 
             ConfigError, match=rf"{kind.__name__}\.{name} must be a (finite|whole) number above 0, got {value!r}"
         ):
             kind(**{name: value})
+
+
+@pytest.mark.parametrize("name", _ALL_IF_ZERO)
+def test_a_count_whose_zero_means_all_is_refused_otherwise(name: str) -> None:
+    assert getattr(VariBADConfig(**{name: 0}), name) == 0
+    for value in (True, 0.5, math.inf, math.nan, None, "1"):
+        with pytest.raises(ConfigError, match=rf"VariBADConfig\.{name} must be a whole number .*, got {value!r}"):
+            VariBADConfig(**{name: value})  # type: ignore[arg-type]
 
 
 def test_a_count_must_be_whole() -> None:
