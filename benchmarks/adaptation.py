@@ -51,6 +51,8 @@ class Options:
     """Tasks in one meta-update of agents that adapt by gradient steps; default, and for the others: the preset's."""
     num_tasks: int = 100
     """Held-out tasks to score on."""
+    rollouts_per_task: int | None = None
+    """Episodes per task and shot when scoring, which adaptation learns from; default: as in the agent's training."""
     results: Path = Path("benchmarks/results")
     """Scores, table and figure go to a folder in here."""
     runs: Path = Path("runs/benchmark-adaptation")
@@ -66,10 +68,15 @@ def main() -> None:
             for agent in options.agents
             for seed in options.seeds
         ]
+        if options.num_tasks < 1 or (options.rollouts_per_task is not None and options.rollouts_per_task < 1):
+            raise ConfigError(
+                f"--num-tasks and --rollouts-per-task must be above 0, got {options.num_tasks} and "
+                f"{options.rollouts_per_task}."
+            )
+        folder = options.results / options.tasks.replace("/", "-")
+        scores = run_cells(cells, folder, options.runs, options.num_tasks, options.rollouts_per_task)
     except MetarlError as error:
         raise SystemExit(f"error: {error}") from error
-    folder = options.results / options.tasks.replace("/", "-")
-    scores = run_cells(cells, folder, options.runs, options.num_tasks)
     if len(scores) == len(cells):
         known = read_scores(folder, options.tasks)
         introduction = "\n".join(
@@ -99,6 +106,8 @@ def _commands(scores: Scores) -> list[str]:
         if ran["meta_batch_size"] != preset.meta_batch_size:
             rest += ["--meta-batch-size", str(ran["meta_batch_size"])]
         rest += ["--num-tasks", str(len(score["returns"]))]
+        if score.get("rollouts_per_task") is not None:
+            rest += ["--rollouts-per-task", str(score["rollouts_per_task"])]
         agents.setdefault(("--tasks", first.tasks, "--agents", " ".join(rest)), []).append(agent)
     return [" ".join([*first, *names, last]) for (*first, last), names in agents.items()]
 

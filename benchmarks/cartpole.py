@@ -13,7 +13,7 @@ import tyro
 
 from metarl.benchmarks.cells import Cell, console, run_cells
 from metarl.benchmarks.report import write_report
-from metarl.errors import unknown_name
+from metarl.errors import MetarlError, unknown_name
 
 VARIANTS = ("cartpole", "cartpole-random", "cartpole-extreme", "cartpole-goal", "cartpole-mirrored")
 BUDGETS = {
@@ -54,7 +54,10 @@ def main() -> None:
         for agent in options.agents
         for seed in options.seeds
     ]
-    scores = run_cells(cells, options.results, options.runs, options.num_tasks)
+    try:
+        scores = run_cells(cells, options.results, options.runs, options.num_tasks)
+    except MetarlError as error:
+        raise SystemExit(f"error: {error}") from error
     if len(scores) == len(cells):
         text = write_report(
             scores,

@@ -61,7 +61,7 @@ class Cell:
 
 
 def run_cells(
-    cells: Sequence[Cell], results: Path, runs: Path, num_tasks: int, num_adaptations: int | None = None
+    cells: Sequence[Cell], results: Path, runs: Path, num_tasks: int, rollouts_per_task: int | None = None
 ) -> dict[Cell, dict[str, Any]]:
     """Train and score every cell that has no score yet, one after the other.
 
@@ -72,11 +72,14 @@ def run_cells(
         results: folder of the scores, ``<cell>.json``.
         runs: folder of the run folders, resumable.
         num_tasks: held-out tasks to score on.
-        num_adaptations: shots to score; default: what each agent asks for.
+        rollouts_per_task: episodes per task and shot in the score; default: as each agent has in training.
 
     Returns:
-        The scores by cell: ``returns`` ``[task][shot]``, ``env_steps``, ``seconds`` and provenance. Cells that were
-        interrupted are missing.
+        The scores by cell: ``returns`` ``[task][shot]``, ``rollouts_per_task``, ``env_steps``, ``curve`` and
+        provenance. Cells that were interrupted are missing.
+
+    Raises:
+        ConfigError: if a cell was scored on another number of tasks or episodes before, or trained with other settings.
     """
     results.mkdir(parents=True, exist_ok=True)
     scores: dict[Cell, dict[str, Any]] = {}
@@ -85,7 +88,9 @@ def run_cells(
         overall = bar.add_task("cells", total=len(cells))
         for cell in cells:
             path = results / f"{cell.name}.json"
-            if not path.exists() and not _run_cell(cell, path, runs, num_tasks, num_adaptations, bar):
+            if path.exists():
+                _require_same_scoring(path, num_tasks, rollouts_per_task)
+            elif not _run_cell(cell, path, runs, num_tasks, rollouts_per_task, bar):
                 console.print("Stopped; everything is saved. The same command goes on from here.")
                 break
             scores[cell] = json.loads(path.read_text())
@@ -93,7 +98,21 @@ def run_cells(
     return scores
 
 
-def _run_cell(cell: Cell, path: Path, runs: Path, num_tasks: int, num_adaptations: int | None, bar: Progress) -> bool:
+def _require_same_scoring(path: Path, num_tasks: int, rollouts_per_task: int | None) -> None:
+    score = json.loads(path.read_text())
+    for what, scored, asked in (
+        ("held-out tasks", len(score["returns"]), num_tasks),
+        ("episodes per task and shot", score.get("rollouts_per_task"), rollouts_per_task),
+    ):
+        if scored != asked:
+            scored, asked = ("as many as in training" if number is None else number for number in (scored, asked))
+            raise ConfigError(
+                f"{path} was scored with another number of {what}: {scored}, and now {asked} is asked for. Ask for the "
+                "same, name another folder with --results, or remove the file to score its run anew."
+            )
+
+
+def _run_cell(cell: Cell, path: Path, runs: Path, num_tasks: int, rollouts_per_task: int | None, bar: Progress) -> bool:
     session = open_session(cell, runs)
     task = bar.add_task(cell.name, total=session.train_config.num_iterations)
     finished = session.train(lambda progress: _show(bar, task, progress.iteration))
@@ -104,9 +123,10 @@ def _run_cell(cell: Cell, path: Path, runs: Path, num_tasks: int, num_adaptation
             session.distribution,
             num_tasks=num_tasks,
             seed=EVALUATION_SEED,
-            num_adaptations=num_adaptations,
+            rollouts_per_task=rollouts_per_task,
         )
         content = describe(cell, session) | {
+            "rollouts_per_task": rollouts_per_task,
             "returns": np.round(evaluation.returns, 4).tolist(),
             "success": evaluation.success.mean(0).tolist(),
         }

@@ -32,6 +32,8 @@ class EvaluateOptions:
     """Held-out tasks."""
     num_adaptations: int | None = None
     """Gradient steps, or episodes - 1 for memory agents; default: what the agent asks for."""
+    rollouts_per_task: int | None = None
+    """Episodes per task and shot, which adaptation learns from; default: as in training."""
     seed: int = EVALUATION_SEED
     """Of tasks, environments and actions."""
     checkpoint: Path | None = None
@@ -58,6 +60,8 @@ def evaluate(words: list[str], console: Console) -> int:
             f"--num-tasks must be above 0 and --num-adaptations 0 or more, got {options.num_tasks} and "
             f"{options.num_adaptations}."
         )
+    if options.rollouts_per_task is not None and options.rollouts_per_task < 1:
+        raise ConfigError(f"--rollouts-per-task must be above 0, got {options.rollouts_per_task}.")
     if options.seed < 0:
         raise ConfigError(f"--seed must be 0 or more, got {options.seed}.")
     if options.best and options.checkpoint is not None:
@@ -79,6 +83,7 @@ def evaluate(words: list[str], console: Console) -> int:
         num_tasks=options.num_tasks,
         seed=options.seed,
         num_adaptations=options.num_adaptations,
+        rollouts_per_task=options.rollouts_per_task,
         pretrained=reference,
     )
     name = f"evaluation-{distribution.id.replace('/', '-')}-iteration{iteration}-seed{options.seed}"
@@ -91,7 +96,9 @@ def evaluate(words: list[str], console: Console) -> int:
 def _check_official(options: EvaluateOptions) -> None:
     """Refuse options that would do nothing."""
     default = EvaluateOptions(options.run)
-    names = ("num_tasks", "num_adaptations") if options.official else ("goals", "split", "upstream")
+    names = (
+        ("num_tasks", "num_adaptations", "rollouts_per_task") if options.official else ("goals", "split", "upstream")
+    )
     for name in names:
         if getattr(options, name) != getattr(default, name):
             flag = f"--{name.replace('_', '-')}"

@@ -51,6 +51,7 @@ def evaluation_rows(
     num_tasks: int,
     seed: int,
     num_adaptations: int | None = None,
+    rollouts_per_task: int | None = None,
     pretrained: Session | None = None,
 ) -> list[Row]:
     """Evaluate ``agent`` and its references on the same held-out tasks.
@@ -62,6 +63,7 @@ def evaluation_rows(
         num_tasks: held-out tasks.
         seed: of the evaluation; best another one than any training's.
         num_adaptations: default: what each agent asks for.
+        rollouts_per_task: episodes per task and shot, for all of them; default: as ``agent`` has in training.
         pretrained: the session of the policy that was trained over all tasks, if any.
     """
 
@@ -74,7 +76,7 @@ def evaluation_rows(
                 num_tasks=num_tasks,
                 seed=seed,
                 num_adaptations=adaptations,
-                rollouts_per_task=agent.rollouts_per_task,
+                rollouts_per_task=rollouts_per_task or agent.rollouts_per_task,
             ),
         )
 

@@ -45,3 +45,25 @@ def test_cells_are_trained_once_and_shown_together(tmp_path: Path, monkeypatch: 
 def test_two_budgets_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit, match="--steps 2000 and --num-iterations 3"):
         run(tmp_path, monkeypatch, OPTIONS + " --num-iterations 3")
+
+
+def test_a_score_says_how_many_episodes_it_adapted_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = "--tasks bandit --agents reptile --seeds 1 --num-iterations 1 --meta-batch-size 2 --num-tasks 3"
+    results = run(tmp_path, monkeypatch, one + " --rollouts-per-task 5")
+    path = results / "bandit-reptile-seed1.json"
+    assert json.loads(path.read_text())["rollouts_per_task"] == 5
+    assert "--num-tasks 3 --rollouts-per-task 5\n" in (results / "README.md").read_text()
+    before = path.read_bytes()
+    for options, message in (
+        (one, "episodes per task and shot: 5, and now as many as in training is asked for"),
+        (one + " --rollouts-per-task 5 --num-tasks 4", "held-out tasks: 3, and now 4 is asked for"),
+        (one + " --rollouts-per-task 0", "--rollouts-per-task must be above 0, got 3 and 0"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            run(tmp_path, monkeypatch, options)
+    assert path.read_bytes() == before
+    # Without its score, a trained cell is scored anew.
+    path.unlink()
+    monkeypatch.setattr("metarl.trainer._iterate", lambda *_: pytest.fail("a trained cell was trained again"))
+    run(tmp_path, monkeypatch, one)
+    assert json.loads(path.read_text())["rollouts_per_task"] is None

@@ -130,6 +130,9 @@ def test_an_evaluation_is_the_same_each_time_and_takes_what_it_is_told(
     assert "4 held-out tasks" in tables[0]
     assert _metarl(f"evaluate {run} --tasks bandit-gaussian --num-tasks 2") == 0
     assert "of bandit-gaussian" in " ".join(capsys.readouterr().out.split())
+    assert _metarl(f"evaluate {run} --num-tasks 2 --rollouts-per-task 3 --seed 4") == 0
+    rows = json.loads(next(run.glob("evaluation-bandit-*-seed4.json")).read_text())["rows"]
+    assert len(rows) > 1 and all(row["episodes_per_shot"] == 3 for row in rows)
 
 
 def test_the_main_job_s_reference_is_trained_beside_it_and_resumed_with_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -377,6 +380,7 @@ def test_cuda_where_there_is_none_leaves_no_run(
     [
         ("--num-tasks 0", "--num-tasks must be above 0"),
         ("--num-adaptations -1", "--num-adaptations 0 or more"),
+        ("--rollouts-per-task 0", "--rollouts-per-task must be above 0, got 0"),
         ("--seed -1", "--seed must be 0 or more, got -1"),
         ("--tasks cartpole", r"the agent was built for Spec\(obs_dim=1.*but cartpole has Spec\(obs_dim=4"),
         ("--tasks absent", "unknown task distribution 'absent'"),

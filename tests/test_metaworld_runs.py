@@ -104,6 +104,7 @@ def test_metarl_evaluate_prints_the_table_and_upstreams_figure_on_request(
         ("--goals 2", "--goals is for Meta-World's protocol; add --official"),
         ("--upstream", "--upstream is for Meta-World's protocol"),
         ("--official --num-tasks 3", "leave --num-tasks out, or use --goals"),
+        ("--official --rollouts-per-task 3", "leave --rollouts-per-task out, or use --goals"),
         ("--official --goals 51", "goals must be 1 to 50"),
         ("--official --tasks bandit", "bandit is no task set of Meta-World"),
     ],
