@@ -105,9 +105,9 @@ def _require_same_scoring(path: Path, num_tasks: int, rollouts_per_task: int | N
         ("episodes per task and shot", score.get("rollouts_per_task"), rollouts_per_task),
     ):
         if scored != asked:
-            scored, asked = ("as many as in training" if number is None else number for number in (scored, asked))
+            before, now = ("as many as in training" if number is None else number for number in (scored, asked))
             raise ConfigError(
-                f"{path} was scored with another number of {what}: {scored}, and now {asked} is asked for. Ask for the "
+                f"{path} was scored with another number of {what}: {before}, and now {now} is asked for. Ask for the "
                 "same, name another folder with --results, or remove the file to score its run anew."
             )
 
