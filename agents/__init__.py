@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from metarl.agent import AgentConfig
+from metarl.agents.anil import ANILConfig
 from metarl.agents.emaml import EMAMLConfig
+from metarl.agents.fomaml import FOMAMLConfig
 from metarl.agents.gradient import GradientAgent, GradientConfig
-from metarl.agents.maml import ANILConfig, FOMAMLConfig, MAMLTRPOConfig, MetaSGDConfig
+from metarl.agents.maml import MAMLTRPOConfig
+from metarl.agents.maml_ppo import MAMLPPOConfig
 from metarl.agents.meta_lstm import MetaLSTMConfig
-from metarl.agents.promp import MAMLPPOConfig, ProMPConfig
+from metarl.agents.meta_sgd import MetaSGDConfig
+from metarl.agents.promp import ProMPConfig
 from metarl.agents.references import OracleConfig, PretrainedConfig, RandomAgent, RandomConfig
 from metarl.agents.reptile import ReptileConfig
 from metarl.agents.rl2 import RL2, RL2Config, SNAILConfig

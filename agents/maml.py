@@ -1,13 +1,11 @@
-"""MAML with a TRPO outer loop, and its close kin: first-order MAML, ANIL and Meta-SGD.
+"""MAML with a TRPO outer loop.
 
 Finn, Abbeel, Levine, 2017 (arXiv 1703.03400), Algorithm 3 and section 5.3; TRPO is Schulman et al., 2015
-(arXiv 1502.05477). ANIL adapts the last layer alone (Raghu et al., 2020, arXiv 1909.09157); Meta-SGD learns a step
-size for every parameter (Li et al., 2017, arXiv 1707.09835).
+(arXiv 1502.05477).
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,36 +50,6 @@ class MAMLTRPOConfig(GradientConfig):
     def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
         """A fresh agent."""
         return GradientAgent(self, spec, device, seed, lambda agent: TRPOUpdate(self))
-
-
-@dataclass(frozen=True)
-class FOMAMLConfig(MAMLTRPOConfig):
-    """First-order MAML: the Hessians of the inner loop are left out."""
-
-    def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
-        """A fresh agent; ``first_order`` is always on."""
-        return MAMLTRPOConfig.build(dataclasses.replace(self, first_order=True), spec, device, seed)
-
-
-@dataclass(frozen=True)
-class ANILConfig(MAMLTRPOConfig):
-    """Almost no inner loop: the last layer alone adapts."""
-
-    def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
-        """A fresh agent."""
-        return GradientAgent(self, spec, device, seed, lambda agent: TRPOUpdate(self), head_only=True)
-
-
-@dataclass(frozen=True)
-class MetaSGDConfig(MAMLTRPOConfig):
-    """A step size for every parameter is learned along with the policy; ``inner_lr`` is where they begin."""
-
-    inner_rule: Literal["sgd"] = "sgd"
-    """Gradient descent alone: the step sizes are what is learned of it."""
-
-    def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
-        """A fresh agent."""
-        return GradientAgent(self, spec, device, seed, lambda agent: TRPOUpdate(self), learned_rates=True)
 
 
 class TRPOUpdate:

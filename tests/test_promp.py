@@ -12,8 +12,8 @@ from reference_maml import BOX, CPU, DISCRETE, Reference, flat, meta_vector, ran
 from torch import Tensor
 from torch.distributions import kl_divergence
 
+from metarl.agents import MAMLPPOConfig, ProMPConfig
 from metarl.agents.gradient import GradientAgent
-from metarl.agents.promp import MAMLPPOConfig, ProMPConfig
 from metarl.checkpoint import load, save
 from metarl.errors import ConfigError, NonFiniteError
 from metarl.types import Spec, Trial

@@ -21,8 +21,8 @@ from reference_maml import (
 from torch import Tensor
 
 from metarl.adaptation import StepSizes
+from metarl.agents import ANILConfig, FOMAMLConfig, MAMLTRPOConfig, MetaSGDConfig
 from metarl.agents.gradient import FastWeights, GradientAgent
-from metarl.agents.maml import ANILConfig, FOMAMLConfig, MAMLTRPOConfig, MetaSGDConfig
 from metarl.checkpoint import load, save
 from metarl.types import Spec
 
