@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import math
@@ -232,23 +233,29 @@ def test_a_full_disk_is_named_and_the_checkpoint_before_is_intact(
     assert [row["iteration"] for row in read_metrics(run.metrics)] == [0, 1, 2, 3]
 
 
-@pytest.fixture
-def small_files() -> Iterator[Callable[[int], None]]:
-    """Lets no file of this process grow beyond some bytes: the kernel itself refuses the write."""
+@contextlib.contextmanager
+def sizes_of_files_restored() -> Iterator[None]:
+    """Ends a limit on the size of files before pytest writes its own output, which may be a longer file."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 def test_a_write_that_the_kernel_cuts_short_leaves_the_checkpoint_before(
-    run: RunFolder, bandit: TaskDistribution, small_files: Callable[[int], None]
+    run: RunFolder, bandit: TaskDistribution
 ) -> None:
     def shrink(progress: Progress) -> None:
         if progress.iteration == 3:
-            small_files(run.checkpoints.latest().stat().st_size // 2)
+            half, (_, hard) = run.checkpoints.latest().stat().st_size // 2, resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (half, hard))
 
     config = dataclasses.replace(_CONFIG, num_iterations=9)
-    with pytest.raises(CheckpointError, match=r"(?s)could not write .*File too large.*intact"):
+    with (
+        sizes_of_files_restored(),
+        pytest.raises(CheckpointError, match=r"(?s)could not write .*File too large.*intact"),
+    ):
         train(_agent(bandit), bandit, config, run, listener=shrink)
     assert run.checkpoints.load_latest()[0] == 2
     assert list(run.checkpoints.folder.glob(".*")) == []
