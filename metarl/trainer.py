@@ -145,8 +145,15 @@ def restore(agent: Agent[Any], content: Mapping[str, Any]) -> None:
     """Give ``agent`` the state that :func:`train` saved.
 
     Raises:
-        CheckpointError: if another agent, one with other settings, or one for other tasks was saved.
+        CheckpointError: if another agent, one with other settings, or one for other tasks was saved, or if something
+            else than :func:`train` saved it.
     """
+    missing = [name for name in ("agent", "spec", "env_steps", "scores") if name not in content]
+    if missing:
+        raise CheckpointError(
+            f"the checkpoint lacks {', '.join(missing)} and holds {', '.join(sorted(content)) or 'nothing'}: another "
+            "version of metarl, or another program, saved it. The run's manifest.json names the version."
+        )
     if content["spec"] != dataclasses.asdict(agent.spec):
         raise CheckpointError(
             f"the checkpoint was trained on tasks with {content['spec']}, but they have "

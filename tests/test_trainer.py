@@ -285,6 +285,14 @@ def test_a_checkpoint_of_another_agent_is_refused_in_words(run: RunFolder, bandi
     assert run.checkpoints.load_latest()[0] == 1
 
 
+def test_a_checkpoint_of_another_version_is_refused_in_words(run: RunFolder, bandit: TaskDistribution) -> None:
+    train(_agent(bandit), bandit, _CONFIG, run)
+    iteration, content = run.checkpoints.load_latest()
+    run.checkpoints.save(iteration, {name: value for name, value in content.items() if name != "spec"})
+    with pytest.raises(CheckpointError, match=r"lacks spec and holds agent, env_steps, scores: another version"):
+        train(_agent(bandit), bandit, _CONFIG, run)
+
+
 def test_metrics_count_every_step_and_shot(run: RunFolder, bandit: TaskDistribution) -> None:
     config = dataclasses.replace(_CONFIG, eval_every=2)
     agent = _agent(bandit)
