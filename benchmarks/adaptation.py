@@ -1,8 +1,8 @@
 """How agents adapt to one family of tasks: any agents, their presets, several seeds, on the same held-out tasks.
 
-``python -m metarl.benchmarks.adaptation --tasks navigation-2d --agents maml-trpo promp`` trains what is missing and
-writes table and figures to ``benchmarks/results/<tasks>``, from all scores in that folder. Interrupted, the same
-command goes on.
+``python -m metarl.benchmarks.adaptation --tasks navigation-2d --agents maml-trpo promp --rollouts-per-task 40`` trains
+what is missing and writes table and figures to ``benchmarks/results/<tasks>``, from all scores in that folder, which
+must have been made alike. Interrupted, the same command goes on.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from metarl.presets import settings
 from metarl.session import load_distribution
 
 PUBLISHED = {
-    "navigation-2d": "MAML (arXiv 1703.03400, Table 4) -40.4, -11.7, -3.3, -3.2 after 0 to 3 steps; one policy "
-    "for all tasks, fine-tuned: -40.8, -19.7, -11.7, -8.5; told the task: -2.3.",
+    "navigation-2d": "MAML (arXiv 1703.03400, Table 4) -40.4, -11.7, -3.3, -3.2 after 0 to 3 steps of "
+    "40 episodes; one policy for all tasks, fine-tuned: -40.8, -19.7, -11.7, -8.5; told the task: -2.3.",
     "bandit": "total reward, k = 5, n = 10: RL2 6.7 (arXiv 1611.02779, Table 1), SNAIL 6.6 +- 0.1 (arXiv 1707.03141, "
     "Table 3), Gittins 6.6, random 5.0.",
     "tabular-mdp": "total reward of 10 episodes: RL2 156.2, PSRL 138.1, UCRL2 146.6, random 100.1 (arXiv 1611.02779, "

@@ -82,15 +82,17 @@ def run_cells(
         ConfigError: if a cell was scored on another number of tasks or episodes before, or trained with other settings.
     """
     results.mkdir(parents=True, exist_ok=True)
+    # Before anything is trained, which may take hours.
+    for path in (results / f"{cell.name}.json" for cell in cells):
+        if path.exists():
+            _require_same_scoring(path, num_tasks, rollouts_per_task)
     scores: dict[Cell, dict[str, Any]] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bar:
         overall = bar.add_task("cells", total=len(cells))
         for cell in cells:
             path = results / f"{cell.name}.json"
-            if path.exists():
-                _require_same_scoring(path, num_tasks, rollouts_per_task)
-            elif not _run_cell(cell, path, runs, num_tasks, rollouts_per_task, bar):
+            if not path.exists() and not _run_cell(cell, path, runs, num_tasks, rollouts_per_task, bar):
                 console.print("Stopped; everything is saved. The same command goes on from here.")
                 break
             scores[cell] = json.loads(path.read_text())

@@ -76,7 +76,7 @@ def evaluation_rows(
                 num_tasks=num_tasks,
                 seed=seed,
                 num_adaptations=adaptations,
-                rollouts_per_task=rollouts_per_task or agent.rollouts_per_task,
+                rollouts_per_task=agent.rollouts_per_task if rollouts_per_task is None else rollouts_per_task,
             ),
         )
 

@@ -56,12 +56,15 @@ def test_a_score_says_how_many_episodes_it_adapted_on(tmp_path: Path, monkeypatc
     before = path.read_bytes()
     for options, message in (
         (one, "episodes per task and shot: 5, and now as many as in training is asked for"),
+        (one.replace("--seeds 1", "--seeds 2 1"), "episodes per task and shot: 5"),
         (one + " --rollouts-per-task 5 --num-tasks 4", "held-out tasks: 3, and now 4 is asked for"),
         (one + " --rollouts-per-task 0", "--rollouts-per-task must be above 0, got 3 and 0"),
     ):
         with pytest.raises(SystemExit, match=message):
             run(tmp_path, monkeypatch, options)
     assert path.read_bytes() == before
+    # A score that does not fit is found before a cell that has none is trained.
+    assert not (tmp_path / "runs" / "bandit-reptile-seed2").exists()
     # Without its score, a trained cell is scored anew.
     path.unlink()
     monkeypatch.setattr("metarl.trainer._iterate", lambda *_: pytest.fail("a trained cell was trained again"))

@@ -52,9 +52,10 @@ def test_a_count_or_rate_of_zero_is_refused_by_name(kind: type[Any], name: str) 
 @pytest.mark.parametrize("name", _ALL_IF_ZERO)
 def test_a_count_whose_zero_means_all_is_refused_otherwise(name: str) -> None:
     assert getattr(VariBADConfig(**{name: 0}), name) == 0
-    for value in (True, 0.5, math.inf, math.nan, None, "1"):
+    values: tuple[Any, ...] = (True, 0.5, math.inf, math.nan, None, "1")
+    for value in values:
         with pytest.raises(ConfigError, match=rf"VariBADConfig\.{name} must be a whole number .*, got {value!r}"):
-            VariBADConfig(**{name: value})  # type: ignore[arg-type]
+            VariBADConfig(**{name: value})
 
 
 def test_a_count_must_be_whole() -> None:
