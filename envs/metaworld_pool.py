@@ -2,9 +2,9 @@
 
 One worker process for each core holds its share of the instances, shares memory with this process, and gets one message
 for each batch step. Inside, models lose what can only be seen and slow helpers are replaced by value-identical ones
-(:mod:`metarl.envs.metaworld_fast`), all instances are observed at once (:mod:`metarl.envs.metaworld_frames`), and the
-v2 rewards of ML10's tasks run on floats (:mod:`metarl.envs.metaworld_rewards`). Metaworld in this process stays
-untouched, and is not even imported.
+(:mod:`metarl.envs.metaworld_fast`), all instances are observed at once (:mod:`metarl.envs.metaworld_frames`), and v2
+rewards run on floats (:mod:`metarl.envs.metaworld_rewards`). Metaworld in this process stays untouched, and is not even
+imported.
 """
 
 from __future__ import annotations

@@ -15,13 +15,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from metaworld.utils import reward_utils
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
 
 Number = Any
 """A Python float, or the ``float32`` or ``float64`` scalar that upstream has in its place."""
+
+Evaluation = tuple[Number, ...]
+"""Upstream's ``info`` in the order of ``INFO_KEYS``; its last number is the reward."""
+
+Evaluate = Callable[[list[float], np.float32], Evaluation]
+"""From the frame (``FRAME_DIM`` numbers, clipped as upstream's observation) and the action's grip."""
 
 Point = Sequence[float]
 """Three coordinates, metres."""
@@ -37,20 +46,26 @@ _sqrt = math.sqrt
 
 
 def sums_plainly(num_vectors: int = 2000) -> bool:
-    """Whether NumPy's dot products of two and three numbers are on this machine what the functions here compute.
+    """Whether NumPy's dot products of two to four numbers are on this machine what the functions here compute.
 
     They come from the BLAS library's kernel for the machine's processor, which may fuse multiplying and adding.
     """
-    vectors = np.random.default_rng(0).normal(size=(num_vectors, 3))
+    vectors = np.random.default_rng(0).normal(size=(num_vectors, 4))
     return all(
-        float(vector.dot(vector)) == x * x + y * y + z * z and float(vector[:2].dot(vector[:2])) == x * x + y * y
-        for vector, (x, y, z) in zip(vectors, vectors.tolist(), strict=True)
+        [float(vector[:n].dot(vector[:n])) for n in (2, 3, 4)]
+        == [x * x + y * y, x * x + y * y + z * z, x * x + y * y + z * z + w * w]
+        for vector, (x, y, z, w) in zip(vectors, vectors.tolist(), strict=True)
     )
 
 
-def length(x: float, y: float, z: float) -> float:
+def norm(vector: Array) -> float:
+    """``np.linalg.norm``, for what is computed once in an episode."""
+    return float(np.linalg.norm(vector))
+
+
+def length(x: float, y: float, z: float = 0.0, w: float = 0.0) -> float:
     """``np.linalg.norm`` of a vector."""
-    return _sqrt(x * x + y * y + z * z)
+    return _sqrt(x * x + y * y + z * z + w * w)
 
 
 def distance(a: Point, b: Point) -> float:
@@ -102,6 +117,28 @@ def hamacher(a: Number, b: Number) -> Number:
     return product / denominator if denominator > 0 else 0
 
 
+def effort(grip: np.float32) -> float:
+    """The action's grip, from 0 (open) to 1 (closed)."""
+    return float((np.float32(min(max(float(grip), -1.0), 1.0)) + 1.0) / 2.0)
+
+
+def funnel(radius: float, threshold: float, slope: float, top: float) -> float:
+    """How high the hand must be at this distance from an object's axis, metres."""
+    return 0.0 if radius <= threshold else float(slope * np.log(radius - threshold) + top)
+
+
+def above(height: float, floor: float, margin: float) -> float:
+    """1 at and above the floor, less below it."""
+    return 1.0 if height >= floor else long_tail(floor - height, 0.0, 0.01, margin)
+
+
+def upright(frame: list[float], margin: float, ideal: Sequence[float] = (0.707, 0.0, 0.0, 0.707)) -> float:
+    """1 where the first object has the ideal orientation, 0 from an error of ``margin`` on."""
+    w, x, y, z = frame[7:11]
+    error = length(w - ideal[0], x - ideal[1], y - ideal[2], z - ideal[3])
+    return max(1.0 - error / margin, 0.0)
+
+
 def prism(point: Point, zero: Point, one: Point) -> Number:
     """Upstream's ``rect_prism_tolerance``: inside the prism a ``float64`` that grows from 0 to 1, outside 1.0."""
     scale = 1.0
@@ -124,28 +161,43 @@ def fingertips(env: Any) -> Callable[[], Point]:
     return center
 
 
-def caging(env: Any, obj_radius: float, pad_thresh: float, xz_thresh: float, *, high_density: bool = True) -> Grasp:
-    """Upstream's general ``_gripper_caging_reward``."""
+def caging(
+    env: Any,
+    obj_radius: float,
+    pad_thresh: float,
+    xz_thresh: float,
+    *,
+    density: Literal["low", "medium", "high"] = "high",
+    reach_radius: float = 0.01,
+    full_effort: float = 1.0,
+    init: Array | None = None,
+) -> Grasp:
+    """Upstream's general ``_gripper_caging_reward``; ``init`` is where the object began, if not ``obj_init_pos``."""
     left_pad, right_pad = env.data.body("leftpad").xpos, env.data.body("rightpad").xpos
-    _, init_y, _ = env.obj_init_pos.tolist()
-    xz_margin = float(np.linalg.norm(env.obj_init_pos[[0, 2]] - env.init_tcp[[0, 2]]) - xz_thresh)
+    init = env.obj_init_pos if init is None else init
+    init_y = init.item(1)
+    xz_margin = norm(init[[0, 2]] - env.init_tcp[[0, 2]]) - xz_thresh
+    reach_margin = abs(norm(init - env.init_tcp) - reach_radius)
 
     def pad_caging(pad_y: float, obj_y: float) -> float:
         return long_tail(abs(pad_y - obj_y), obj_radius, pad_thresh, abs(abs(pad_y - init_y) - pad_thresh))
 
     def grasp(obj: Point, tcp: Point, grip: Number) -> Number:
         y = hamacher(pad_caging(left_pad.item(1), obj[1]), pad_caging(right_pad.item(1), obj[1]))
-        dx, dz = tcp[0] - obj[0], tcp[2] - obj[2]
-        caged = hamacher(y, long_tail(_sqrt(dx * dx + dz * dz), 0, xz_thresh, xz_margin))
-        gripping = min(max(0, grip), 1.0) / 1.0 if caged > 0.97 else 0.0
+        caged = hamacher(y, long_tail(length(tcp[0] - obj[0], tcp[2] - obj[2]), 0, xz_thresh, xz_margin))
+        gripping = min(max(0, grip), full_effort) / full_effort if caged > 0.97 else 0.0
         both = hamacher(caged, gripping)
-        return (both + caged) / 2 if high_density else both
+        if density == "high":
+            return (both + caged) / 2
+        if density == "medium":
+            return (both + long_tail(distance(obj, tcp), 0, reach_radius, reach_margin)) / 2
+        return both
 
     return grasp
 
 
 def caging_by_pads(env: Any, obj_radius: float, xz_thresh: float, grip_width: float | None = None) -> Grasp:
-    """The ``_gripper_caging_reward`` that pick-place, sweep and sweep-into have of their own.
+    """The ``_gripper_caging_reward`` that pick-place, sweep, sweep-into, push-back and soccer have of their own.
 
     With ``grip_width`` the pads grip when they are that near the object, without it when the action closes them.
     """
@@ -153,7 +205,7 @@ def caging_by_pads(env: Any, obj_radius: float, xz_thresh: float, grip_width: fl
     # Live views in upstream: these are where the pads are now.
     left_init, right_init = env.init_left_pad, env.init_right_pad
     init, init_tcp = env.obj_init_pos, env.init_tcp
-    xz_margin = float(np.linalg.norm(init[[0, 2]] - init_tcp[[0, 2]]) - xz_thresh)
+    xz_margin = norm(init[[0, 2]] - init_tcp[[0, 2]]) - xz_thresh
 
     def grasp(obj: Point, tcp: Point, grip: Number) -> Number:
         obj_x, obj_y, obj_z = obj
@@ -161,8 +213,7 @@ def caging_by_pads(env: Any, obj_radius: float, xz_thresh: float, grip_width: fl
         right_margin = abs(abs(obj_y - right_init.item(1)) - 0.05)
         left_margin = abs(abs(obj_y - left_init.item(1)) - 0.05)
         y = hamacher(long_tail(right, obj_radius, 0.05, right_margin), long_tail(left, obj_radius, 0.05, left_margin))
-        dx, dz = tcp[0] - obj_x, tcp[2] - obj_z
-        caged = hamacher(y, long_tail(_sqrt(dx * dx + dz * dz), 0, xz_thresh, xz_margin))
+        caged = hamacher(y, long_tail(length(tcp[0] - obj_x, tcp[2] - obj_z), 0, xz_thresh, xz_margin))
         if grip_width is None:
             return (hamacher(caged, min(max(0, grip), 1) if caged > 0.97 else 0.0) + caged) / 2
         gripping = 0.0

@@ -24,9 +24,6 @@ Array = NDArray[Any]
 Request = tuple[int, Any, int | None]
 
 _SUBSTEPS = 5
-_REWARDED = 7
-"""Rewards read the hand, the gripper and the first object's position."""
-
 _GRIP = np.array([1, -1], np.float32)
 """The two fingers move against each other."""
 
@@ -144,7 +141,7 @@ class FastSimulations:
 
     def _evaluate(self, valid: list[tuple[int, Simulation]], observations: Array, actions: Array) -> None:
         """Upstream's rewards and infos."""
-        frames, grips = observations[:, :_REWARDED].tolist(), list(actions[:, 3])
+        frames, grips = observations[:, :FRAME_DIM].tolist(), list(actions[:, 3])
         infos = []
         for row, simulation in valid:
             try:
