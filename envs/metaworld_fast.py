@@ -36,6 +36,7 @@ _LONG_TAIL = math.sqrt(1 / 0.1 - 1)
 _XZ = [0, 2]
 _APART = 1 << 30
 """A collision bit that no geom of upstream's has."""
+_POINT = "metarl_point_"
 
 _models: dict[str, tuple[mujoco.MjModel, Array, Array]] = {}
 """Compiled models by path, with ``body_pos`` and ``site_pos`` as compiled: all that upstream's resets change."""
@@ -138,11 +139,20 @@ def lean_model(path: str) -> mujoco.MjModel:
     """Compile a model without textures and without what can only be seen: 3 MB instead of 20, and faster kinematics.
 
     MuJoCo itself puts the inertia of what it discards into the bodies. Rewards read some of the visible geoms by name,
-    so these stay.
+    so these stay. And where a body would be left with one of its geoms, a point joins it: between two bodies of one
+    geom each MuJoCo does not test whether their boxes overlap, and its convex collider may then find a contact, deep
+    and wrong, where there is none.
     """
     spec = mujoco.MjSpec.from_file(path)
     spec.compiler.discardvisual = True
-    kept = [geom for geom in spec.geoms if geom.name and not geom.contype and not geom.conaffinity]
+    kept = [geom for geom in spec.geoms if geom.name and not _collides(geom)]
+    for body in spec.bodies:
+        left = [geom for geom in body.geoms if geom.name or _collides(geom)]
+        if len(left) == 1 < len(body.geoms) and _collides(left[0]):
+            # Its place keeps the body's box as it is.
+            point = {"type": mujoco.mjtGeom.mjGEOM_SPHERE, "size": [1e-9, 0, 0], "mass": 0.0, "margin": 0.0, "gap": 0.0}
+            name = f"{_POINT}{len(kept)}"
+            kept.append(body.add_geom(name=name, pos=left[0].pos, contype=0, conaffinity=0, **point))
     for geom in kept:
         # Never used by any other geom: for the compiler this one can collide, though with nothing.
         geom.contype = _APART
@@ -152,6 +162,10 @@ def lean_model(path: str) -> mujoco.MjModel:
         compiled.contype = 0
         model.body_contype[compiled.bodyid] &= ~_APART
     return model
+
+
+def _collides(geom: mujoco.MjsGeom) -> bool:
+    return bool(geom.contype or geom.conaffinity)
 
 
 def _return_free_memory() -> None:
