@@ -5,6 +5,7 @@ This module is imported by workers: it must not import torch, nor anything of me
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from metarl.envs.metaworld_reward_terms import (
     Evaluate,
     Evaluation,
+    Grasp,
     Number,
     above,
     caging,
@@ -50,77 +52,68 @@ def reach_wall(env: Any) -> Evaluate:
     return evaluate
 
 
-def push(env: Any) -> Evaluate:
-    """Of push."""
+_Score = Callable[[list[float], float, float, float, Number], Number]
+"""From the frame, the object's distances to the hand and to the target, and how well it is placed and grasped."""
+
+
+def _carry(env: Any, success_radius: float, grasp: Grasp, score: _Score) -> Evaluate:
+    """What the tasks have in common in which the hand brings an object to a place."""
     target, init_z, tip = env._target_pos.tolist(), env.obj_init_pos.item(2), fingertips(env)
     margin = norm(env.obj_init_pos - env._target_pos)
-    grasp = caging(env, obj_radius=0.015, pad_thresh=0.05, xz_thresh=0.005)
 
     def evaluate(frame: list[float], grip: np.float32) -> Evaluation:
-        opened, obj, tcp = frame[3], frame[4:7], tip()
+        obj, tcp = frame[4:7], tip()
         to_obj, to_target = distance(obj, tcp), distance(obj, target)
         in_place = long_tail(to_target, 0, 0.05, margin)
         grasped = grasp(obj, tcp, grip)
-        reward = 2 * grasped
-        if to_obj < 0.02 and opened > 0:
-            reward += 1.0 + reward + 5.0 * in_place
-        if to_target < 0.05:
-            reward = 10.0
-        lifted = opened > 0 and obj[2] - 0.02 > init_z and env.touching_main_object
-        return to_target <= 0.05, to_obj <= 0.03, lifted, grasped, in_place, to_target, reward
+        reward = 10.0 if to_target < 0.05 else score(frame, to_obj, to_target, in_place, grasped)
+        lifted = frame[3] > 0 and obj[2] - 0.02 > init_z and env.touching_main_object
+        return to_target <= success_radius, to_obj <= 0.03, lifted, grasped, in_place, to_target, reward
 
     return evaluate
+
+
+def push(env: Any) -> Evaluate:
+    """Of push."""
+
+    def score(frame: list[float], to_obj: float, to_target: float, in_place: float, grasped: Number) -> Number:
+        reward = 2 * grasped
+        if to_obj < 0.02 and frame[3] > 0:
+            reward += 1.0 + reward + 5.0 * in_place
+        return reward
+
+    return _carry(env, 0.05, caging(env, obj_radius=0.015, pad_thresh=0.05, xz_thresh=0.005), score)
 
 
 def push_wall(env: Any) -> Evaluate:
     """Of push-wall."""
-    target, init_z, tip = env._target_pos.tolist(), env.obj_init_pos.item(2), fingertips(env)
-    init_x, init_y, _ = env.obj_init_pos.tolist()
-    margin = norm(env.obj_init_pos - env._target_pos)
-    grasp = caging(env, obj_radius=0.015, pad_thresh=0.05, xz_thresh=0.005)
+    init_x, init_y, init_z = env.obj_init_pos.tolist()
 
-    def evaluate(frame: list[float], grip: np.float32) -> Evaluation:
-        opened, obj, tcp = frame[3], frame[4:7], tip()
-        to_obj, to_target = distance(obj, tcp), distance(obj, target)
-        in_place = long_tail(to_target, 0, 0.05, margin)
-        grasped = grasp(obj, tcp, grip)
-        reward = 2 * grasped
-        if to_obj < 0.02 and opened > 0:
-            if obj[1] > 0.75:
-                reward = 2 * grasped + 1.0 + 4.0 + 3.0 * in_place
-            else:
-                # The place beside the wall is as high as the object now.
-                to_midpoint = length((obj[0] - -0.05) * 3.0, obj[1] - 0.77)
-                midpoint_margin = length((init_x - -0.05) * 3.0, init_y - 0.77, init_z - obj[2])
-                reward = 2.0 * grasped + 1.0 + 4.0 * long_tail(to_midpoint, 0, 0.05, midpoint_margin)
-        if to_target < 0.05:
-            reward = 10.0
-        lifted = opened > 0 and obj[2] - 0.02 > init_z and env.touching_main_object
-        return to_target <= 0.07, to_obj <= 0.03, lifted, grasped, in_place, to_target, reward
+    def score(frame: list[float], to_obj: float, to_target: float, in_place: float, grasped: Number) -> Number:
+        x, y, z = frame[4:7]
+        if not (to_obj < 0.02 and frame[3] > 0):
+            return 2 * grasped
+        if y > 0.75:
+            return 2 * grasped + 1.0 + 4.0 + 3.0 * in_place
+        # The place beside the wall is as high as the object now.
+        to_midpoint = length((x - -0.05) * 3.0, y - 0.77)
+        margin = length((init_x - -0.05) * 3.0, init_y - 0.77, init_z - z)
+        return 2.0 * grasped + 1.0 + 4.0 * long_tail(to_midpoint, 0, 0.05, margin)
 
-    return evaluate
+    return _carry(env, 0.07, caging(env, obj_radius=0.015, pad_thresh=0.05, xz_thresh=0.005), score)
 
 
 def push_back(env: Any) -> Evaluate:
     """Of push-back."""
-    target, init_z, tip = env._target_pos.tolist(), env.obj_init_pos.item(2), fingertips(env)
     margin = norm(env.obj_init_pos - env._target_pos)
-    grasp = caging_by_pads(env, env.OBJ_RADIUS, xz_thresh=0.01, grip_width=0.003)
 
-    def evaluate(frame: list[float], grip: np.float32) -> Evaluation:
-        opened, obj, tcp = frame[3], frame[4:7], tip()
-        to_obj, to_target = distance(obj, tcp), distance(obj, target)
-        in_place = long_tail(to_target, 0, 0.05, margin)
-        grasped = grasp(obj, tcp, grip)
+    def score(frame: list[float], to_obj: float, to_target: float, in_place: float, grasped: Number) -> Number:
         reward = hamacher(grasped, in_place)
-        if to_obj < 0.01 and 0 < opened < 0.55 and margin - to_target > 0.01:
+        if to_obj < 0.01 and 0 < frame[3] < 0.55 and margin - to_target > 0.01:
             reward += 1.0 + 5.0 * in_place
-        if to_target < 0.05:
-            reward = 10.0
-        lifted = opened > 0 and obj[2] - 0.02 > init_z and env.touching_main_object
-        return to_target <= 0.07, to_obj <= 0.03, lifted, grasped, in_place, to_target, reward
+        return reward
 
-    return evaluate
+    return _carry(env, 0.07, caging_by_pads(env, env.OBJ_RADIUS, xz_thresh=0.01, grip_width=0.003), score)
 
 
 def coffee_push(env: Any) -> Evaluate:
@@ -210,50 +203,32 @@ def soccer(env: Any) -> Evaluate:
 
 def pick_place(env: Any) -> Evaluate:
     """Of pick-place."""
-    target, init_z, tip = env._target_pos.tolist(), env.obj_init_pos.item(2), fingertips(env)
-    margin = norm(env.obj_init_pos - env._target_pos)
-    grasp = caging_by_pads(env, obj_radius=0.015, xz_thresh=0.005)
+    init_z = env.obj_init_pos.item(2)
 
-    def evaluate(frame: list[float], grip: np.float32) -> Evaluation:
-        opened, obj, tcp = frame[3], frame[4:7], tip()
-        to_obj, to_target = distance(obj, tcp), distance(obj, target)
-        in_place = long_tail(to_target, 0, 0.05, margin)
-        grasped = grasp(obj, tcp, grip)
+    def score(frame: list[float], to_obj: float, to_target: float, in_place: float, grasped: Number) -> Number:
         reward = hamacher(grasped, in_place)
-        if to_obj < 0.02 and opened > 0 and obj[2] - 0.01 > init_z:
+        if to_obj < 0.02 and frame[3] > 0 and frame[6] - 0.01 > init_z:
             reward += 1.0 + 5.0 * in_place
-        if to_target < 0.05:
-            reward = 10.0
-        lifted = opened > 0 and obj[2] - 0.02 > init_z and env.touching_main_object
-        return to_target <= 0.07, to_obj <= 0.03, lifted, grasped, in_place, to_target, reward
+        return reward
 
-    return evaluate
+    return _carry(env, 0.07, caging_by_pads(env, obj_radius=0.015, xz_thresh=0.005), score)
 
 
 def pick_place_wall(env: Any) -> Evaluate:
     """Of pick-place-wall."""
-    target, init_z, tip = env._target_pos.tolist(), env.obj_init_pos.item(2), fingertips(env)
-    margin = norm(env.obj_init_pos - env._target_pos)
-    midpoint = np.array([target[0], 0.77, 0.25])
+    target_x, init_z = env._target_pos.item(0), env.obj_init_pos.item(2)
+    midpoint = np.array([target_x, 0.77, 0.25])
     midpoint_margin = norm((env.obj_init_pos - midpoint) * np.array([1.0, 1.0, 3.0]))
-    grasp = caging(env, obj_radius=0.015, pad_thresh=0.05, xz_thresh=0.005, density="low")
 
-    def evaluate(frame: list[float], grip: np.float32) -> Evaluation:
-        opened, obj, tcp = frame[3], frame[4:7], tip()
-        to_obj, to_target = distance(obj, tcp), distance(obj, target)
-        to_midpoint = length(obj[0] - target[0], obj[1] - 0.77, (obj[2] - 0.25) * 3.0)
-        over_wall = long_tail(to_midpoint, 0, 0.05, midpoint_margin)
-        in_place = long_tail(to_target, 0, 0.05, margin)
-        grasped = grasp(obj, tcp, grip)
+    def score(frame: list[float], to_obj: float, to_target: float, in_place: float, grasped: Number) -> Number:
+        x, y, z = frame[4:7]
+        over_wall = long_tail(length(x - target_x, y - 0.77, (z - 0.25) * 3.0), 0, 0.05, midpoint_margin)
         reward = hamacher(grasped, over_wall)
-        if to_obj < 0.02 and opened > 0 and obj[2] - 0.015 > init_z:
-            reward = reward + 1.0 + 4.0 + 3.0 * in_place if obj[1] > 0.75 else reward + 1.0 + 4.0 * over_wall
-        if to_target < 0.05:
-            reward = 10.0
-        lifted = opened > 0 and obj[2] - 0.02 > init_z and env.touching_main_object
-        return to_target <= 0.07, to_obj <= 0.03, lifted, grasped, in_place, to_target, reward
+        if to_obj < 0.02 and frame[3] > 0 and z - 0.015 > init_z:
+            reward = reward + 1.0 + 4.0 + 3.0 * in_place if y > 0.75 else reward + 1.0 + 4.0 * over_wall
+        return reward
 
-    return evaluate
+    return _carry(env, 0.07, caging(env, obj_radius=0.015, pad_thresh=0.05, xz_thresh=0.005, density="low"), score)
 
 
 def bin_picking(env: Any) -> Evaluate:
@@ -315,24 +290,14 @@ def pick_out_of_hole(env: Any) -> Evaluate:
 
 def hand_insert(env: Any) -> Evaluate:
     """Of hand-insert."""
-    target, init_z, tip = env._target_pos.tolist(), env.obj_init_pos.item(2), fingertips(env)
-    margin = norm(env.obj_init_pos - env._target_pos)
-    grasp = caging(env, obj_radius=0.015, pad_thresh=0.05, xz_thresh=0.005)
 
-    def evaluate(frame: list[float], grip: np.float32) -> Evaluation:
-        opened, obj, tcp = frame[3], frame[4:7], tip()
-        to_obj, to_target = distance(obj, tcp), distance(obj, target)
-        in_place = long_tail(to_target, 0, 0.05, margin)
-        grasped = grasp(obj, tcp, grip)
+    def score(frame: list[float], to_obj: float, to_target: float, in_place: float, grasped: Number) -> Number:
         reward = hamacher(grasped, in_place)
-        if to_obj < 0.02 and opened > 0:
+        if to_obj < 0.02 and frame[3] > 0:
             reward += 1.0 + 7.0 * in_place
-        if to_target < 0.05:
-            reward = 10.0
-        lifted = opened > 0 and obj[2] - 0.02 > init_z and env.touching_main_object
-        return to_target <= 0.05, to_obj <= 0.03, lifted, grasped, in_place, to_target, reward
+        return reward
 
-    return evaluate
+    return _carry(env, 0.05, caging(env, obj_radius=0.015, pad_thresh=0.05, xz_thresh=0.005), score)
 
 
 def basketball(env: Any) -> Evaluate:
