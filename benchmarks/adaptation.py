@@ -18,7 +18,7 @@ import tyro
 from metarl.agents import AGENTS
 from metarl.benchmarks.cells import Cell, console, read_scores, run_cells
 from metarl.benchmarks.report import Scores, write_report
-from metarl.errors import ConfigError, MetarlError
+from metarl.errors import ConfigError, told_errors
 from metarl.presets import settings
 from metarl.session import load_distribution
 
@@ -59,24 +59,22 @@ class Options:
     """Where the run folders go."""
 
 
+@told_errors()
 def main() -> None:
     """Run the benchmark."""
     options = tyro.cli(Options)
-    try:
-        cells = [
-            Cell(agent, options.tasks, seed, train=_train(options, agent))
-            for agent in options.agents
-            for seed in options.seeds
-        ]
-        if options.num_tasks < 1 or (options.rollouts_per_task is not None and options.rollouts_per_task < 1):
-            raise ConfigError(
-                f"--num-tasks and --rollouts-per-task must be above 0, got {options.num_tasks} and "
-                f"{options.rollouts_per_task}."
-            )
-        folder = options.results / options.tasks.replace("/", "-")
-        scores = run_cells(cells, folder, options.runs, options.num_tasks, options.rollouts_per_task)
-    except MetarlError as error:
-        raise SystemExit(f"error: {error}") from error
+    cells = [
+        Cell(agent, options.tasks, seed, train=_train(options, agent))
+        for agent in options.agents
+        for seed in options.seeds
+    ]
+    if options.num_tasks < 1 or (options.rollouts_per_task is not None and options.rollouts_per_task < 1):
+        raise ConfigError(
+            f"--num-tasks and --rollouts-per-task must be above 0, got {options.num_tasks} and "
+            f"{options.rollouts_per_task}."
+        )
+    folder = options.results / options.tasks.replace("/", "-")
+    scores = run_cells(cells, folder, options.runs, options.num_tasks, options.rollouts_per_task)
     if len(scores) == len(cells):
         known = read_scores(folder, options.tasks)
         introduction = "\n".join(

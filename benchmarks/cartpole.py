@@ -13,7 +13,7 @@ import tyro
 
 from metarl.benchmarks.cells import Cell, console, run_cells
 from metarl.benchmarks.report import write_report
-from metarl.errors import MetarlError, unknown_name
+from metarl.errors import told_errors, unknown_name
 
 VARIANTS = ("cartpole", "cartpole-random", "cartpole-extreme", "cartpole-goal", "cartpole-mirrored")
 BUDGETS = {
@@ -41,23 +41,21 @@ class Options:
     """Where the run folders go."""
 
 
+@told_errors()
 def main() -> None:
     """Run the benchmark."""
     options = tyro.cli(Options)
     for kind, names, choices in (("agent", options.agents, BUDGETS), ("variant", options.variants, VARIANTS)):
         for name in names:
             if name not in choices:
-                raise SystemExit(str(unknown_name(kind, name, choices)))
+                raise unknown_name(kind, name, choices)
     cells = [
         Cell(agent, variant, seed, train=BUDGETS[agent])
         for variant in options.variants
         for agent in options.agents
         for seed in options.seeds
     ]
-    try:
-        scores = run_cells(cells, options.results, options.runs, options.num_tasks)
-    except MetarlError as error:
-        raise SystemExit(f"error: {error}") from error
+    scores = run_cells(cells, options.results, options.runs, options.num_tasks)
     if len(scores) == len(cells):
         text = write_report(
             scores,

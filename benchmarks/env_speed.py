@@ -21,7 +21,7 @@ from rich.table import Table
 
 import metarl.envs  # noqa: F401  registers the families
 from metarl.array_env import Array
-from metarl.errors import require_positive
+from metarl.errors import require_positive, told_errors
 from metarl.tasks import make
 
 GYMNASIUM_IDS = {
@@ -125,6 +125,7 @@ def _seconds(run: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
+@told_errors()
 def main() -> None:
     """Print the table."""
     settings = tyro.cli(EnvSpeed, description=__doc__)

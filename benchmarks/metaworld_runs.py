@@ -21,7 +21,7 @@ from metarl.benchmarks.metaworld_references import REFERENCES, reference_scores
 from metarl.benchmarks.metaworld_report import Split, write_report
 from metarl.checkpoint import write_atomically
 from metarl.envs.metaworld import with_workers
-from metarl.errors import ConfigError, MetarlError
+from metarl.errors import ConfigError, told_errors
 from metarl.official import evaluate_session
 from metarl.presets import settings
 from metarl.trainer import train
@@ -163,6 +163,7 @@ def score_cells(cells: Sequence[Cell], options: Options[Any], results: Path, spl
             write_atomically(path, (json.dumps(content) + "\n").encode())
 
 
+@told_errors()
 def run(words: Sequence[str], tasks: str, prog: str, command: str, splits: Sequence[Split]) -> None:
     """Train, score and report the cells of a command.
 
@@ -173,25 +174,22 @@ def run(words: Sequence[str], tasks: str, prog: str, command: str, splits: Seque
         command: what the page says to have been called, before the options.
         splits: to score on.
     """
-    try:
-        options, cells = parse(words, tasks, prog)
-        results = options.results / tasks.replace("/", "-")
-        if not train_cells(cells, options, results) or options.train_only:
-            return
-        results.mkdir(parents=True, exist_ok=True)
-        score_cells(cells, options, results, splits)
-        references = {
-            (name, split): reference_scores(
-                name,
-                with_workers(sessions.load_distribution(tasks), options.num_workers),
-                split,
-                results / f"reference-{name.replace(' ', '-')}-{split}.json",
-                goals=options.goals,
-                seed=EVALUATION_SEED,
-            )
-            for name in REFERENCES
-            for split in splits
-        }
-        console.print(write_report(results, tasks, command, splits, references), soft_wrap=True, markup=False)
-    except MetarlError as error:
-        raise SystemExit(f"error: {error}") from error
+    options, cells = parse(words, tasks, prog)
+    results = options.results / tasks.replace("/", "-")
+    if not train_cells(cells, options, results) or options.train_only:
+        return
+    results.mkdir(parents=True, exist_ok=True)
+    score_cells(cells, options, results, splits)
+    references = {
+        (name, split): reference_scores(
+            name,
+            with_workers(sessions.load_distribution(tasks), options.num_workers),
+            split,
+            results / f"reference-{name.replace(' ', '-')}-{split}.json",
+            goals=options.goals,
+            seed=EVALUATION_SEED,
+        )
+        for name in REFERENCES
+        for split in splits
+    }
+    console.print(write_report(results, tasks, command, splits, references), soft_wrap=True, markup=False)

@@ -33,7 +33,7 @@ from rich.table import Table
 
 from metarl.envs.metaworld import TASK_NAMES, TaskSet, upstream_env, upstream_task
 from metarl.envs.metaworld_pool import MetaWorldVectorEnv
-from metarl.errors import ConfigError, require_positive
+from metarl.errors import ConfigError, require_positive, told_errors
 from metarl.types import Task
 
 Array = NDArray[Any]
@@ -220,6 +220,8 @@ def run(settings: MetaWorldSpeed, console: Console) -> None:
         f"{os.cpu_count()} cores"
     )
     names = [name for given in settings.benchmarks for name in (_EACH if given == "ml1" else (given,))]
+    for name in names:
+        TaskSet(name)  # Refuses an unknown one before anything is measured.
     table = Table("tasks", "cores", *(f"{name}, steps/s" for name in SIDES), "x sync", "x async", "of the limit")
     for benchmark in names:
         for cores in settings.cores:
@@ -241,6 +243,7 @@ def run(settings: MetaWorldSpeed, console: Console) -> None:
         console.print(built)
 
 
+@told_errors()
 def main() -> None:
     """Measure and print, with settings from the command line."""
     run(tyro.cli(MetaWorldSpeed, description=__doc__), Console(width=120))

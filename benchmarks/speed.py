@@ -20,7 +20,7 @@ from metarl.benchmarks import acting_speed, metaworld_speed, rl2_speed, update_s
 from metarl.benchmarks.measure import Clock
 from metarl.benchmarks.metaworld_speed import MetaWorldSpeed
 from metarl.benchmarks.update_speed import UpdateSpeed
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, told_errors
 
 QUICK_METAWORLD = MetaWorldSpeed(num_envs=10, cores=(1,), steps=2, rounds=1, build=False)
 
@@ -66,6 +66,7 @@ def run(settings: Speed, console: Console) -> None:
         metaworld_speed.run(QUICK_METAWORLD if quick else settings.metaworld, console)
 
 
+@told_errors()
 def main() -> None:
     """Run with settings from the command line."""
     run(tyro.cli(Speed, description=__doc__), Console(width=150))

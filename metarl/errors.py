@@ -5,7 +5,8 @@ from __future__ import annotations
 import collections
 import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 _MOST_LISTED = 16
 """Choices of one group (what stands before a slash) that an error lists one by one."""
@@ -13,6 +14,19 @@ _MOST_LISTED = 16
 
 class MetarlError(Exception):
     """Base of every error that metarl raises on purpose; the command line prints it without a traceback."""
+
+
+@contextmanager
+def told_errors() -> Iterator[None]:
+    """End the program with one line instead of a traceback; also a decorator, for a benchmark's ``main``.
+
+    Raises:
+        SystemExit: in place of a :class:`MetarlError`.
+    """
+    try:
+        yield
+    except MetarlError as error:
+        raise SystemExit(f"error: {error}") from error
 
 
 class ConfigError(MetarlError, ValueError):

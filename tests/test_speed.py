@@ -101,6 +101,19 @@ def test_impossible_sizes_are_refused() -> None:
         UpdateSpeed(tasks=(20, 0))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--metaworld.benchmarks ml10 ml1/reac-v3", "error: unknown Meta-World benchmark 'ml1/reac-v3'. Did you mean"),
+        ("--metaworld.num-envs 7", "error: num_envs must be a multiple of ml10's 10 tasks, got 7"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_in_a_line(options: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["speed", "--only", "metaworld", *options.split()])
+    with pytest.raises(SystemExit, match=message):
+        speed.main()
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError, match="PyTorch sees no GPU"):
