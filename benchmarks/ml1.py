@@ -12,16 +12,17 @@ from collections.abc import Sequence
 
 from metarl.benchmarks.metaworld_runs import run
 from metarl.envs.metaworld import TASK_NAMES
-from metarl.errors import unknown_name
+from metarl.errors import told_errors, unknown_name
 
 
+@told_errors()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--task", default="reach-v3")
     known, words = first.parse_known_args(sys.argv[1:] if arguments is None else list(arguments))
     if known.task not in TASK_NAMES:
-        raise SystemExit(f"error: {unknown_name('Meta-World task', known.task, TASK_NAMES)}")
+        raise unknown_name("Meta-World task", known.task, TASK_NAMES)
     command = f"metarl.benchmarks.ml1 --task {known.task}"
     run(words, f"ml1/{known.task}", f"ml1 --task {known.task}", command, ("test",))
 

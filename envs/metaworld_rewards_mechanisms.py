@@ -16,6 +16,7 @@ from metarl.envs.metaworld_reward_terms import (
     Array,
     Evaluate,
     Evaluation,
+    Grasp,
     above,
     caging,
     distance,
@@ -241,50 +242,34 @@ def _slide(
 
 def handle_pull(env: Any) -> Evaluate:
     """Of handle-pull."""
-    target_z, init_z, radius, tip = (
-        env._target_pos.item(2),
-        env.obj_init_pos.item(2),
-        env.TARGET_RADIUS,
-        fingertips(env),
-    )
-    margin = abs(target_z - init_z)
     grasp = caging(env, obj_radius=0.022, pad_thresh=0.05, xz_thresh=0.01)
-
-    def evaluate(frame: list[float], grip: np.float32) -> Evaluation:
-        opened, obj, tcp = frame[3], frame[4:7], tip()
-        to_obj, to_target = distance(obj, tcp), abs(target_z - obj[2])
-        in_place = long_tail(to_target, 0, radius, margin)
-        grasped = grasp(obj, tcp, grip)
-        reward = hamacher(grasped, in_place)
-        # Upstream compares the second coordinate with a height.
-        if to_obj < 0.035 and opened > 0 and obj[1] - 0.01 > init_z:
-            reward += 1.0 + 5.0 * in_place
-        if to_target < radius:
-            reward = 10.0
-        lifted = opened > 0 and obj[2] - 0.03 > init_z
-        return to_target <= radius, to_obj <= 0.05, lifted, grasped, in_place, to_target, reward
-
-    return evaluate
+    # Upstream compares the second coordinate with a height.
+    return _pull(env, grasp, env.TARGET_RADIUS, upwards=True, raised_axis=1)
 
 
 def handle_pull_side(env: Any) -> Evaluate:
     """Of handle-pull-side."""
-    target, init_z, radius, tip = env._target_pos.tolist(), env.obj_init_pos.item(2), env.TARGET_RADIUS, fingertips(env)
-    margin = norm(env.obj_init_pos - env._target_pos)
     grasp = caging(env, obj_radius=0.032, pad_thresh=0.06, xz_thresh=0.01)
+    return _pull(env, grasp, 0.08, upwards=False, raised_axis=2)
+
+
+def _pull(env: Any, grasp: Grasp, success_radius: float, *, upwards: bool, raised_axis: int) -> Evaluate:
+    """A handle that is lifted; ``upwards``: its height alone tells how far it is from the target."""
+    target, init_z, radius, tip = env._target_pos.tolist(), env.obj_init_pos.item(2), env.TARGET_RADIUS, fingertips(env)
+    margin = abs(target[2] - init_z) if upwards else norm(env.obj_init_pos - env._target_pos)
 
     def evaluate(frame: list[float], grip: np.float32) -> Evaluation:
         opened, obj, tcp = frame[3], frame[4:7], tip()
-        to_obj, to_target = distance(obj, tcp), distance(obj, target)
+        to_obj, to_target = distance(obj, tcp), abs(target[2] - obj[2]) if upwards else distance(obj, target)
         in_place = long_tail(to_target, 0, radius, margin)
         grasped = grasp(obj, tcp, grip)
         reward = hamacher(grasped, in_place)
-        if to_obj < 0.035 and opened > 0 and obj[2] - 0.01 > init_z:
+        if to_obj < 0.035 and opened > 0 and obj[raised_axis] - 0.01 > init_z:
             reward += 1.0 + 5.0 * in_place
         if to_target < radius:
             reward = 10.0
         lifted = opened > 0 and obj[2] - 0.03 > init_z
-        return to_target <= 0.08, to_obj <= 0.05, lifted, grasped, in_place, to_target, reward
+        return to_target <= success_radius, to_obj <= 0.05, lifted, grasped, in_place, to_target, reward
 
     return evaluate
 

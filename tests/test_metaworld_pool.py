@@ -179,7 +179,7 @@ def test_for_every_task_the_physics_reads_the_same_model() -> None:
 
 
 def test_no_contact_is_found_between_boxes_that_do_not_overlap() -> None:
-    """With bodies of one geom each MuJoCo's convex collider once saw the peg 26 cm inside the table."""
+    """With bodies of one geom each MuJoCo's convex collider once saw the puck 26 cm inside the table."""
     task = _task("pick-out-of-hole-v3", 10)
     env, expert, rng = upstream_env(task), ENV_POLICY_MAP["pick-out-of-hole-v3"](), np.random.default_rng(5)
     observation, _ = env.reset()
