@@ -51,7 +51,7 @@ types: $(STAMP)
 	cd build/types && ../../$(BIN)/mypy --strict --config-file ../../setup.cfg --cache-dir ../../.mypy_cache -p metarl
 
 bench: $(STAMP)
-	$(BIN)/python -m metarl.benchmarks.env_speed
+	$(BIN)/python -m metarl.benchmarks.speed.arrays
 	OMP_NUM_THREADS=1 $(BIN)/python -m metarl.benchmarks.speed
 
 clean:

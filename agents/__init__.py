@@ -7,9 +7,9 @@ from typing import Literal
 
 from metarl.agent import AgentConfig
 from metarl.agents.anil import ANILConfig
+from metarl.agents.common.gradient_agent import GradientAgent, GradientConfig
 from metarl.agents.emaml import EMAMLConfig
 from metarl.agents.fomaml import FOMAMLConfig
-from metarl.agents.gradient import GradientAgent, GradientConfig
 from metarl.agents.maml import MAMLTRPOConfig
 from metarl.agents.maml_ppo import MAMLPPOConfig
 from metarl.agents.meta_lstm import MetaLSTMConfig

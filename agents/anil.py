@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from metarl.agents.gradient import GradientAgent
+from metarl.agents.common.gradient_agent import GradientAgent
 from metarl.agents.maml import MAMLTRPOConfig, TRPOUpdate
 from metarl.types import Spec
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metarl.agents.gradient import Batch, GradientAgent, PolicyAt, loss_after_adaptation
+from metarl.agents.common.gradient_agent import Batch, GradientAgent, PolicyAt, loss_after_adaptation
 from metarl.agents.maml import MAMLTRPOConfig, TRPOUpdate
 from metarl.functional.policy_losses import likelihood_ratio_loss
 from metarl.types import Spec

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from metarl.agents.gradient import GradientAgent
+from metarl.agents.common.gradient_agent import GradientAgent
 from metarl.agents.maml import MAMLTRPOConfig
 from metarl.types import Spec
 

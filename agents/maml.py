@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metarl.agents.gradient import Batch, GradientAgent, GradientConfig, Objective, loss_after_adaptation
+from metarl.agents.common.gradient_agent import Batch, GradientAgent, GradientConfig, Objective, loss_after_adaptation
 from metarl.errors import NonFiniteError, require_in_unit_interval, require_positive, unknown_name
 from metarl.functional.returns import masked_mean
 from metarl.functional.trust_region import backtrack, conjugate_gradient, step_to_radius

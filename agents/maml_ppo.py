@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from metarl.agents.gradient import Batch, GradientAgent, GradientConfig, Objective, PolicyAt
+from metarl.agents.common.gradient_agent import Batch, GradientAgent, GradientConfig, Objective, PolicyAt
 from metarl.errors import NonFiniteError, require_positive
 from metarl.functional.policy_losses import clipped_ratio_loss
 from metarl.functional.returns import masked_mean

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from metarl.agents.gradient import GradientAgent
+from metarl.agents.common.gradient_agent import GradientAgent
 from metarl.agents.maml import MAMLTRPOConfig, TRPOUpdate
 from metarl.types import Spec
 

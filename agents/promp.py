@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metarl.agents.gradient import Batch, GradientAgent, Objective, PolicyAt
+from metarl.agents.common.gradient_agent import Batch, GradientAgent, Objective, PolicyAt
 from metarl.agents.maml_ppo import ClippedUpdate, MAMLPPOConfig, pre_update_kl
 from metarl.errors import ConfigError, require_positive
 from metarl.networks.distributions import Distribution

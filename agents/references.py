@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from metarl.agent import Agent, AgentConfig
-from metarl.agents.gradient import GradientAgent
+from metarl.agents.common.gradient_agent import GradientAgent
 from metarl.agents.maml import MAMLTRPOConfig, TRPOUpdate
 from metarl.errors import require_positive
 from metarl.networks.distributions import Categorical, Distribution
@@ -89,5 +89,5 @@ class PretrainedConfig(MAMLTRPOConfig):
 class OracleConfig(PretrainedConfig):
     """One TRPO policy over all tasks that sees its task: an upper reference without any need to adapt.
 
-    The command line appends the task's numbers to its observations (:func:`metarl.reveal.reveal_task`).
+    The command line appends the task's numbers to its observations (:func:`metarl.tasks.oracle.reveal_task`).
     """

@@ -14,7 +14,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from metarl.adaptation import inner_loop
-from metarl.agents.gradient import Batch, GradientAgent, GradientConfig
+from metarl.agents.common.gradient_agent import Batch, GradientAgent, GradientConfig
 from metarl.errors import NonFiniteError, require_in_unit_interval, require_positive
 from metarl.types import Spec
 

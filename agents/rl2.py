@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metarl.agents.trial_ppo import Sequences, TrialPPO, TrialPPOConfig, Trials, end_to_end
+from metarl.agents.common.recurrent_ppo import RecurrentPPO, RecurrentPPOConfig, Sequences, Trials, end_to_end
 from metarl.errors import ConfigError, require_positive, unknown_name
 from metarl.networks.distributions import Distribution
 from metarl.networks.memory import GRUMemory, LSTMMemory, Memory
@@ -26,7 +26,7 @@ from metarl.types import Rollout, Spec, Trial
 
 
 @dataclass(frozen=True)
-class RL2Config(TrialPPOConfig):
+class RL2Config(RecurrentPPOConfig):
     """RL² with PPO."""
 
     memory: Literal["gru", "lstm", "snail"] = "gru"
@@ -74,7 +74,7 @@ class SNAILConfig(RL2Config):
     """Filters of each block, and sizes of keys and values."""
 
 
-class RL2(TrialPPO):
+class RL2(RecurrentPPO):
     """Its state is that of the memory.
 
     Args:

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torch.optim import Adam, Optimizer
 
-from metarl.agents.trial_ppo import Sequences, TrialPPO, TrialPPOConfig, Trials, end_to_end, take
+from metarl.agents.common.recurrent_ppo import RecurrentPPO, RecurrentPPOConfig, Sequences, Trials, end_to_end, take
 from metarl.errors import ConfigError, require_positive
 from metarl.networks.belief import BeliefEncoder, BeliefPolicy, Decoder
 from metarl.networks.distributions import DiagGaussian, Distribution
@@ -41,7 +41,7 @@ from metarl.types import Rollout, Spec, Timestep, Trial
 
 
 @dataclass(frozen=True)
-class VariBADConfig(TrialPPOConfig):
+class VariBADConfig(RecurrentPPOConfig):
     """VariBAD with PPO."""
 
     latent_size: int = 5
@@ -111,7 +111,7 @@ class Experience:
         return Experience(trials, self.seen[rows], self.steps[rows])
 
 
-class VariBAD(TrialPPO):
+class VariBAD(RecurrentPPO):
     """Its state is that of the encoder's GRU.
 
     Args:

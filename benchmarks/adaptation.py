@@ -19,8 +19,8 @@ from metarl.agents import AGENTS
 from metarl.benchmarks.cells import Cell, console, read_scores, run_cells
 from metarl.benchmarks.report import Scores, write_report
 from metarl.errors import ConfigError, told_errors
-from metarl.presets import settings
-from metarl.session import load_distribution
+from metarl.experiments.presets import settings
+from metarl.tasks.registry import load_distribution
 
 PUBLISHED = {
     "navigation-2d": "MAML (arXiv 1703.03400, Table 4) -40.4, -11.7, -3.3, -3.2 after 0 to 3 steps of "

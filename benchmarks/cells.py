@@ -16,16 +16,16 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from metarl import session as sessions
 from metarl.agents import AGENTS
-from metarl.checkpoint import write_atomically
 from metarl.config import choose_device
 from metarl.errors import ConfigError
-from metarl.evaluator import evaluate
-from metarl.logger import read_metrics
-from metarl.presets import settings
-from metarl.run_folder import RunFolder
-from metarl.session import Session
+from metarl.evaluation.evaluator import evaluate
+from metarl.experiments.experiment import Experiment
+from metarl.experiments.presets import settings
+from metarl.runs.files import write_atomically
+from metarl.runs.folder import RunFolder
+from metarl.runs.logger import read_metrics
+from metarl.tasks.registry import load_distribution
 
 EVALUATION_SEED = 3_000_017
 """Draws the held-out tasks of all benchmarks; no training and no choice of settings has used it."""
@@ -115,19 +115,19 @@ def _require_same_scoring(path: Path, num_tasks: int, rollouts_per_task: int | N
 
 
 def _run_cell(cell: Cell, path: Path, runs: Path, num_tasks: int, rollouts_per_task: int | None, bar: Progress) -> bool:
-    session = open_session(cell, runs)
-    task = bar.add_task(cell.name, total=session.train_config.num_iterations)
-    finished = session.train(lambda progress: _show(bar, task, progress.iteration))
+    experiment = open_experiment(cell, runs)
+    task = bar.add_task(cell.name, total=experiment.train_config.num_iterations)
+    finished = experiment.train(lambda progress: _show(bar, task, progress.iteration))
     if finished:
-        agent, _ = session.load()
+        agent, _ = experiment.load()
         evaluation = evaluate(
             agent,
-            session.distribution,
+            experiment.distribution,
             num_tasks=num_tasks,
             seed=EVALUATION_SEED,
             rollouts_per_task=rollouts_per_task,
         )
-        content = describe(cell, session) | {
+        content = describe(cell, experiment) | {
             "rollouts_per_task": rollouts_per_task,
             "returns": np.round(evaluation.returns, 4).tolist(),
             "success": evaluation.success.mean(0).tolist(),
@@ -145,17 +145,17 @@ def read_scores(results: Path, tasks: str) -> dict[Cell, dict[str, Any]]:
     return dict(sorted(cells.items(), key=lambda pair: (agents.index(pair[0].agent), pair[0].seed)))
 
 
-def describe(cell: Cell, session: Session) -> dict[str, Any]:
+def describe(cell: Cell, experiment: Experiment) -> dict[str, Any]:
     """What a score's file says of its cell: what was trained, for how long, and on what."""
     # Without the command line: it names folders of the machine, and the page names the benchmark's own command.
-    manifest = {name: value for name, value in session.run.read_manifest().items() if name != "command"}
+    manifest = {name: value for name, value in experiment.run.read_manifest().items() if name != "command"}
     return {
         "agent": cell.agent,
         "tasks": cell.tasks,
         "seed": cell.seed,
-        "env_steps": read_metrics(session.run.metrics)[-1]["env_steps"],
-        "curve": _curve(session),
-        "config": session.run.read_config(),
+        "env_steps": read_metrics(experiment.run.metrics)[-1]["env_steps"],
+        "curve": _curve(experiment),
+        "config": experiment.run.read_config(),
         "manifest": manifest,
     }
 
@@ -164,42 +164,42 @@ def _show(bar: Progress, task: TaskID, iteration: int) -> None:
     bar.update(task, completed=iteration)
 
 
-def open_session(cell: Cell, runs: Path) -> Session:
-    """The session of a cell, new or begun earlier; begun, it keeps the settings that its folder holds.
+def open_experiment(cell: Cell, runs: Path) -> Experiment:
+    """The experiment of a cell, new or begun earlier; begun, it keeps the settings that its folder holds.
 
     Raises:
         ConfigError: if it was begun with another value of a setting that ``cell`` names.
     """
     folder = runs / cell.name
     if (folder / "config.json").is_file():
-        session = Session.open(folder)
-        _require_same_settings(cell, session)
-        return session
+        experiment = Experiment.open(folder)
+        _require_same_settings(cell, experiment)
+        return experiment
     train_config, agent_config = settings(cell.agent, cell.tasks)
     train_config = dataclasses.replace(train_config, seed=cell.seed, **cell.train)
     agent_config = dataclasses.replace(agent_config, **cell.settings)
-    distribution = sessions.load_distribution(cell.tasks)
+    distribution = load_distribution(cell.tasks)
     # What cannot work must fail before there is a run folder.
     agent_config.build(distribution.spec, choose_device(train_config.device), cell.seed)
     distribution.sample_meta_batch(train_config.meta_batch_size, np.random.default_rng(0))
     folder.mkdir(parents=True, exist_ok=True)
-    return sessions.Session.create(cell.agent, cell.tasks, train_config, agent_config, RunFolder(folder))
+    return Experiment.create(cell.agent, cell.tasks, train_config, agent_config, RunFolder(folder))
 
 
-def _require_same_settings(cell: Cell, session: Session) -> None:
+def _require_same_settings(cell: Cell, experiment: Experiment) -> None:
     """Only what the cell names is compared: a preset may have gained a field since the run began."""
-    for config, wanted in ((session.train_config, cell.train), (session.agent_config, cell.settings)):
+    for config, wanted in ((experiment.train_config, cell.train), (experiment.agent_config, cell.settings)):
         for name, value in wanted.items():
             if getattr(config, name) != value:
                 raise ConfigError(
-                    f"{session.run.path} was begun with {name} = {getattr(config, name)!r}, and now {value!r} is asked "
-                    "for. Ask for the same, or give the new settings a variant's name of their own."
+                    f"{experiment.run.path} was begun with {name} = {getattr(config, name)!r}, and now {value!r} is "
+                    "asked for. Ask for the same, or give the new settings a variant's name of their own."
                 )
 
 
-def _curve(session: Session) -> dict[str, list[float]]:
+def _curve(experiment: Experiment) -> dict[str, list[float]]:
     """Training return and success of the last rollout of a trial, by iteration."""
-    last = session.build().num_adaptations
+    last = experiment.build().num_adaptations
     names = {"env_steps": "env_steps", "return": f"train/return_{last}", "success": f"train/success_{last}"}
-    metrics = read_metrics(session.run.metrics)
+    metrics = read_metrics(experiment.run.metrics)
     return {name: [round(float(line[key]), 4) for line in metrics] for name, key in names.items()}

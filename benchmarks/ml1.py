@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from metarl.benchmarks.metaworld_runs import run
+from metarl.benchmarks.metaworld.runs import run
 from metarl.envs.metaworld import TASK_NAMES
 from metarl.errors import told_errors, unknown_name
 

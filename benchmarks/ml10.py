@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from metarl.benchmarks.metaworld_runs import run
+from metarl.benchmarks.metaworld.runs import run
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,31 +13,12 @@ from numpy.typing import NDArray
 
 from metarl.agents import AGENTS
 from metarl.benchmarks.cells import Cell
+from metarl.statistics import stratified_interval
 
 Scores = Mapping[Cell, Mapping[str, Any]]
 
 _SMOOTHED = 40
 """Curves of more iterations than these are drawn as running means over a tenth of them."""
-
-
-def stratified_interval(scores: NDArray[np.float64], num_resamples: int = 5000) -> tuple[float, float, float]:
-    """Mean over seeds and tasks with a 95 % interval, resampling tasks within each seed.
-
-    The stratified bootstrap of Agarwal et al., 2021 (arXiv 2108.13264, section 4.1), with training seeds as strata.
-
-    Args:
-        scores: ``[seed, task]``.
-        num_resamples: bootstrap samples.
-
-    Returns:
-        Mean, low end, high end.
-    """
-    rng = np.random.default_rng(0)
-    num_seeds, num_tasks = scores.shape
-    chosen = rng.integers(num_tasks, size=(num_resamples, num_seeds, num_tasks))
-    means = np.take_along_axis(scores[None], chosen, axis=2).mean((1, 2))
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(scores.mean()), float(low), float(high)
 
 
 def write_report(scores: Scores, folder: Path, title: str, introduction: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from metarl.envs import bandits, classic_control, locomotion, metaworld, navigation, tabular_mdp
 from metarl.envs.metaworld import make_vec
-from metarl.tasks import register
+from metarl.tasks.registry import register
 
 for _family in (classic_control, navigation, bandits, tabular_mdp, locomotion, metaworld):
     for _distribution in _family.DISTRIBUTIONS:

@@ -19,8 +19,8 @@ from functools import partial
 import gymnasium as gym
 import numpy as np
 
-from metarl.array_env import Array, ArrayVectorEnv, Dynamics, Params
-from metarl.tasks import TaskDistribution
+from metarl.tasks.distribution import TaskDistribution
+from metarl.vector.array_env import Array, ArrayVectorEnv, Dynamics, Params
 
 Intervals = tuple[tuple[float, float], ...]
 """A union of disjoint intervals (low, high)."""

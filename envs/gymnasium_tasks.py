@@ -25,9 +25,9 @@ from typing import Any, Protocol, runtime_checkable
 import gymnasium as gym
 import numpy as np
 
+from metarl.envs.mujoco_graphics import OwnContext, choose_backend
 from metarl.errors import ConfigError
-from metarl.opengl import OwnContext, choose_backend
-from metarl.tasks import Sampler, TaskDistribution
+from metarl.tasks.distribution import Sampler, TaskDistribution
 from metarl.types import Task
 
 

@@ -47,8 +47,8 @@ import numpy as np
 from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
-from metarl.opengl import OwnContext, choose_backend, import_mujoco
-from metarl.tasks import Sampler, TaskDistribution
+from metarl.envs.mujoco_graphics import OwnContext, choose_backend, import_mujoco
+from metarl.tasks.distribution import Sampler, TaskDistribution
 from metarl.types import Task
 
 Observation = NDArray[np.float64]

@@ -28,9 +28,9 @@ from functools import partial
 import gymnasium as gym
 import numpy as np
 
-from metarl.array_env import Array, ArrayVectorEnv, Params
-from metarl.tasks import TaskDistribution
+from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Task
+from metarl.vector.array_env import Array, ArrayVectorEnv, Params
 
 _MAX_STEP = 0.1
 """Largest displacement per step and coordinate."""

@@ -17,10 +17,10 @@ from functools import partial
 import gymnasium as gym
 import numpy as np
 
-from metarl.array_env import Array, ArrayVectorEnv, Params
 from metarl.errors import ConfigError
-from metarl.tasks import TaskDistribution
+from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Task
+from metarl.vector.array_env import Array, ArrayVectorEnv, Params
 
 
 @dataclass(frozen=True)

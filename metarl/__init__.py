@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from metarl.agent import Agent as Agent
     from metarl.agent import AgentConfig as AgentConfig
-    from metarl.collector import Collector as Collector
     from metarl.config import TrainConfig as TrainConfig
-    from metarl.evaluator import Evaluation as Evaluation
-    from metarl.evaluator import evaluate as evaluate
-    from metarl.run_folder import RunFolder as RunFolder
+    from metarl.evaluation.evaluator import Evaluation as Evaluation
+    from metarl.evaluation.evaluator import evaluate as evaluate
+    from metarl.rollouts.collector import Collector as Collector
+    from metarl.rollouts.trial import run_trial as run_trial
+    from metarl.runs.folder import RunFolder as RunFolder
     from metarl.tasks import TaskDistribution as TaskDistribution
+    from metarl.tasks import make as make
     from metarl.tasks import register as register
     from metarl.trainer import train as train
-    from metarl.trial import run_trial as run_trial
     from metarl.types import Action as Action
     from metarl.types import Rollout as Rollout
     from metarl.types import Spec as Spec
@@ -30,34 +31,23 @@ _HOMES = {
     "Action": "metarl.types",
     "Agent": "metarl.agent",
     "AgentConfig": "metarl.agent",
-    "Collector": "metarl.collector",
-    "Evaluation": "metarl.evaluator",
+    "Collector": "metarl.rollouts.collector",
+    "Evaluation": "metarl.evaluation.evaluator",
     "Rollout": "metarl.types",
-    "RunFolder": "metarl.run_folder",
+    "RunFolder": "metarl.runs.folder",
     "Spec": "metarl.types",
     "TaskDistribution": "metarl.tasks",
     "Timestep": "metarl.types",
     "TrainConfig": "metarl.config",
     "Trial": "metarl.types",
-    "evaluate": "metarl.evaluator",
+    "evaluate": "metarl.evaluation.evaluator",
+    "make": "metarl.tasks",
     "register": "metarl.tasks",
-    "run_trial": "metarl.trial",
+    "run_trial": "metarl.rollouts.trial",
     "train": "metarl.trainer",
 }
 
-__all__ = [*_HOMES, "make"]
-
-
-def make(task_id: str) -> TaskDistribution:
-    """The task distribution called ``task_id``: one of metarl's families, or one that was registered.
-
-    Raises:
-        ConfigError: for an unknown id, with the nearest match and all valid ones.
-    """
-    importlib.import_module("metarl.envs")  # Registers the families.
-    from metarl import tasks
-
-    return tasks.make(task_id)
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

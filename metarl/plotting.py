@@ -10,10 +10,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from metarl.errors import ConfigError
-from metarl.logger import read_metrics
-
-Interval = tuple[float, float, float]
-"""Mean, low end and high end."""
+from metarl.runs.logger import read_metrics
+from metarl.statistics import Interval
 
 
 def adaptation_figure(rows: Mapping[str, Sequence[Interval]], path: Path, title: str, xlabel: str) -> None:

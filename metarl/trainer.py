@@ -18,15 +18,15 @@ from typing import Any
 import torch
 
 from metarl.agent import Agent
-from metarl.collector import Collector
 from metarl.config import TrainConfig
 from metarl.errors import CheckpointError, NonFiniteError
-from metarl.evaluator import evaluate, require_same_spaces
-from metarl.logger import Logger
-from metarl.run_folder import RunFolder
+from metarl.evaluation.evaluator import evaluate, require_same_spaces
+from metarl.rollouts.collector import Collector
+from metarl.rollouts.trial import run_trial
+from metarl.runs.folder import RunFolder
+from metarl.runs.logger import Logger
 from metarl.seeding import derive, numpy_stream
-from metarl.tasks import TaskDistribution
-from metarl.trial import run_trial
+from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Trial
 
 _SCORE_WINDOW = 10

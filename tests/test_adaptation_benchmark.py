@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from metarl.benchmarks import adaptation
-from metarl.session import Session
+from metarl.experiments.experiment import Experiment
 
 OPTIONS = "--tasks bandit --agents reptile rl2 --seeds 1 2 --steps 2000 --meta-batch-size 5 --num-tasks 3"
 
@@ -36,7 +36,7 @@ def test_cells_are_trained_once_and_shown_together(tmp_path: Path, monkeypatch: 
     assert str(tmp_path) not in page
     assert "NOTES.md" not in page
     assert (results / "learning.png").stat().st_size > 5000
-    monkeypatch.setattr(Session, "train", lambda *_: pytest.fail("a finished cell was trained again"))
+    monkeypatch.setattr(Experiment, "train", lambda *_: pytest.fail("a finished cell was trained again"))
     (results / "NOTES.md").write_text("- RL2 pulled every arm.\n")
     run(tmp_path, monkeypatch)
     assert "[NOTES.md](NOTES.md)" in (results / "README.md").read_text()

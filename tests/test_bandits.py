@@ -10,7 +10,7 @@ import pytest
 from metarl.digest import task_digest
 from metarl.envs.bandits import DISTRIBUTIONS, bandit
 from metarl.errors import ConfigError
-from metarl.tasks import TaskDistribution
+from metarl.tasks.distribution import TaskDistribution
 
 BY_ID = {distribution.id: distribution for distribution in DISTRIBUTIONS}
 

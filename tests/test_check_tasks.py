@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 import metarl.envs  # noqa: F401 - registers the families
-from metarl.array_env import ArrayVectorEnv
 from metarl.errors import ConfigError, TaskCheckError
-from metarl.tasks import TaskDistribution, registered
+from metarl.tasks.distribution import TaskDistribution
+from metarl.tasks.registry import registered
 from metarl.testing import check_tasks
+from metarl.vector.array_env import ArrayVectorEnv
 
 
 class Line(gym.Env[Any, Any]):

@@ -16,9 +16,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from metarl import checkpoint
-from metarl.checkpoint import CheckpointStore, load, save
 from metarl.errors import CheckpointError, NonFiniteError
+from metarl.runs import checkpoint
+from metarl.runs.checkpoint import CheckpointStore, load, save
 
 _DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8]
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from gymnasium.envs.classic_control import AcrobotEnv, CartPoleEnv, MountainCarEnv, PendulumEnv
 
-from metarl.array_env import Array
 from metarl.digest import task_digest
 from metarl.envs.classic_control import DISTRIBUTIONS, Acrobot, CartPole, MountainCar, Pendulum
-from metarl.tasks import TaskDistribution
+from metarl.tasks.distribution import TaskDistribution
+from metarl.vector.array_env import Array
 
 Task = Mapping[str, float]
 Reference = Callable[[Task], Any]

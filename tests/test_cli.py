@@ -18,14 +18,14 @@ from typing import Any
 import matplotlib.image
 import pytest
 
-from metarl import cli
 from metarl.agents import AGENTS
+from metarl.cli import entry as cli
+from metarl.cli.train import TrainOptions
 from metarl.config import TrainConfig
-from metarl.logger import read_metrics
-from metarl.presets import PRESETS
-from metarl.run_folder import RunFolder
-from metarl.tasks import registered
-from metarl.train_command import TrainOptions
+from metarl.experiments.presets import PRESETS
+from metarl.runs.folder import RunFolder
+from metarl.runs.logger import read_metrics
+from metarl.tasks.registry import registered
 
 _SMALL_TRAIN = [
     *("--num-iterations", "2", "--meta-batch-size", "3", "--eval-tasks", "3"),
@@ -276,7 +276,7 @@ def test_a_crafted_pickle_is_refused_and_not_run(run: Path, capsys: pytest.Captu
 
 def test_a_run_in_use_keeps_its_config(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     holder = (
-        "import sys; from pathlib import Path; from metarl.run_folder import RunFolder\n"
+        "import sys; from pathlib import Path; from metarl.runs.folder import RunFolder\n"
         "with RunFolder(Path(sys.argv[1])).lock(): print('held', flush=True); sys.stdin.read()"
     )
     config = (run / "config.json").read_bytes()
@@ -507,7 +507,7 @@ def test_fewer_iterations_than_done_are_refused_before_the_config_changes(
 def test_diverged_simulations_are_told_in_training_and_in_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
     Path("countdowns.py").write_text(
         "import dataclasses\n"
-        "from countdown import countdown, sample\n"
+        "from helpers.countdown import countdown, sample\n"
         "diverging = dataclasses.replace(\n"
         "    countdown(), sample=lambda rng: sample(rng) | {'length': 8.0, 'diverges_at': 2.0})\n"
     )

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from countdown import HORIZON, CountdownDynamics, Counter, countdown
+from helpers.countdown import HORIZON, CountdownDynamics, Counter, countdown
 
-from metarl.collector import Collector
 from metarl.errors import NonFiniteError
+from metarl.rollouts.collector import Collector
 from metarl.types import Rollout
 
 CPU = torch.device("cpu")

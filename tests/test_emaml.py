@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from reference_maml import BOX, CPU, DISCRETE, Reference, capture, meta_vector, random_trial, randomise
+from helpers.reference_maml import BOX, CPU, DISCRETE, Reference, capture, meta_vector, random_trial, randomise
 from torch import Tensor
 
+from metarl.agents.common.gradient_agent import GradientAgent
 from metarl.agents.emaml import EMAMLConfig
-from metarl.agents.gradient import GradientAgent
 from metarl.types import Spec
 
 SETTINGS: dict[str, Any] = {"hidden_sizes": (5,), "inner_lr": 0.3, "discount": 0.9, "gae_lambda": 0.8, "max_kl": 0.02}

@@ -7,15 +7,16 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from countdown import Counter, countdown
+from helpers.countdown import Counter, countdown
 from scipy.stats import binomtest
 
 from metarl.agent import AgentConfig
 from metarl.agents.maml import MAMLTRPOConfig
 from metarl.agents.rl2 import RL2Config
 from metarl.errors import ConfigError
-from metarl.evaluator import evaluate, mean_interval, mean_of_intervals, share_interval
+from metarl.evaluation.evaluator import evaluate
 from metarl.seeding import numpy_stream
+from metarl.statistics import mean_interval, mean_of_intervals, share_interval
 from metarl.types import Spec
 
 CPU = torch.device("cpu")

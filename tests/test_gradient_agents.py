@@ -6,12 +6,12 @@ import dataclasses
 from typing import Any
 
 import pytest
-from arms import arms, train
-from reference_maml import CPU
+from helpers.arms import arms, train
+from helpers.reference_maml import CPU
 
 from metarl.agent import AgentConfig
 from metarl.agents import AGENTS
-from metarl.evaluator import evaluate
+from metarl.evaluation.evaluator import evaluate
 from metarl.testing import check_agent
 
 SMALL: dict[str, Any] = {

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from metarl.errors import ConfigError, WorkerError
-from metarl.gym_env import GymVectorEnv, flat_spaces
+from metarl.vector.gym_env import GymVectorEnv, flat_spaces
 
 
 class Walk(gym.Env[Any, Any]):
@@ -109,7 +109,7 @@ def test_workers_give_the_same_bits_as_this_process(num_workers: int, task_on_re
 
 def test_instances_equal_single_environments_with_their_derived_seeds() -> None:
     """Rebuilding, shifting discrete actions and flattening change nothing in an episode."""
-    from metarl.gym_env import instance_seed
+    from metarl.vector.gym_env import instance_seed
 
     env = vector()
     observations, _ = env.reset(seed=11, options={"tasks": TASKS})
@@ -372,7 +372,7 @@ def test_processes_end_with_the_environment_without_warnings(close: bool) -> Non
 SCRIPT = """
 import os, sys, time
 import gymnasium as gym, numpy as np
-from metarl.gym_env import GymVectorEnv
+from metarl.vector.gym_env import GymVectorEnv
 
 class Own(gym.Env):
     observation_space = gym.spaces.Box(-1, 1, (1,))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from reference_rules import Memory, Step, andrychowicz, features, move, ravi, spread
+from helpers.reference_rules import Memory, Step, andrychowicz, features, move, ravi, spread
 from torch import Tensor, nn
 
 from metarl import adaptation

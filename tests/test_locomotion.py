@@ -11,7 +11,7 @@ import pytest
 
 from metarl.digest import task_digest
 from metarl.envs.locomotion import DISTRIBUTIONS
-from metarl.tasks import TaskDistribution
+from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Task
 
 BY_NAME = {distribution.id.removeprefix("locomotion/"): distribution for distribution in DISTRIBUTIONS}

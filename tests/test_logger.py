@@ -12,8 +12,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from metarl.errors import CheckpointError, ConfigError, NonFiniteError
-from metarl.logger import Logger, read_metrics
-from metarl.run_folder import RunFolder
+from metarl.runs.folder import RunFolder
+from metarl.runs.logger import Logger, read_metrics
 
 
 @pytest.fixture

@@ -9,19 +9,19 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from arms import arms, train
-from reference_maml import BOX, CPU, DISCRETE, NUM_TASKS, Reference, capture, flat, random_trial, randomise
+from helpers.arms import arms, train
+from helpers.reference_maml import BOX, CPU, DISCRETE, NUM_TASKS, Reference, capture, flat, random_trial, randomise
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import metarl.agents.maml as maml
-from metarl.agents.gradient import GradientAgent
+from metarl.agents.common.gradient_agent import GradientAgent
 from metarl.agents.maml import MAMLTRPOConfig, TRPOUpdate
-from metarl.collector import Collector
 from metarl.errors import ConfigError, NonFiniteError
-from metarl.evaluator import evaluate
+from metarl.evaluation.evaluator import evaluate
 from metarl.networks.mlp import stacked_mlp
-from metarl.trial import run_trial
+from metarl.rollouts.collector import Collector
+from metarl.rollouts.trial import run_trial
 from metarl.types import Spec
 
 

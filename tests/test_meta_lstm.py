@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from arms import arms, train
-from reference_maml import BOX, CPU, DISCRETE, NUM_TASKS, capture, flat, meta_vector, random_trial, randomise
-from reference_rules import RuleReference, Step, andrychowicz, ravi, spread
+from helpers.arms import arms, train
+from helpers.reference_maml import BOX, CPU, DISCRETE, NUM_TASKS, capture, flat, meta_vector, random_trial, randomise
+from helpers.reference_rules import RuleReference, Step, andrychowicz, ravi, spread
 from test_promp import ClippedReference
 from torch import Tensor
 
@@ -31,10 +31,10 @@ from metarl.agents import (
     ProMPConfig,
     ReptileConfig,
 )
-from metarl.agents.gradient import GradientAgent
-from metarl.checkpoint import load, save
+from metarl.agents.common.gradient_agent import GradientAgent
 from metarl.errors import ConfigError
-from metarl.evaluator import evaluate
+from metarl.evaluation.evaluator import evaluate
+from metarl.runs.checkpoint import load, save
 from metarl.testing import check_agent
 from metarl.types import Spec, Trial
 

@@ -27,13 +27,12 @@ from metarl.envs.metaworld import (
     TaskSet,
     custom,
     make_vec,
+    meta_world,
     task_distribution,
-    upstream_env,
-    upstream_task,
-    with_workers,
 )
+from metarl.envs.metaworld.upstream import upstream_env, upstream_task
 from metarl.errors import ConfigError
-from metarl.tasks import make
+from metarl.tasks.registry import make
 from metarl.types import Task
 
 
@@ -161,7 +160,7 @@ def test_sizes_are_known_without_starting_a_simulation() -> None:
             lambda: custom(["reach-v3", "push-v3"], ["door-close-v3"]).sample_meta_batch(5, np.random.default_rng(0)),
             "multiple of 2 above 0, got 5; valid choices: 2, 4",
         ),
-        (lambda: with_workers(make("bandit"), 1), "no task set of Meta-World"),
+        (lambda: meta_world(make("bandit")), "no task set of Meta-World"),
         (lambda: make_vec("ml10", 2, split="valid"), "unknown split 'valid'"),  # type: ignore[arg-type]
     ],
 )

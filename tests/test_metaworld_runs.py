@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from metarl.benchmarks import metaworld_runs, ml1, ml10
-from metarl.benchmarks.cells import Cell, open_session
-from metarl.benchmarks.metaworld_report import write_report
+from metarl.benchmarks import ml1, ml10
+from metarl.benchmarks.cells import Cell, open_experiment
+from metarl.benchmarks.metaworld import runs as metaworld_runs
+from metarl.benchmarks.metaworld.report import write_report
 from metarl.benchmarks.report import smooth
-from metarl.cli import main as metarl
+from metarl.cli.entry import main as metarl
 from metarl.errors import ConfigError
-from metarl.official_scores import OfficialScores, TaskScores
-from metarl.presets import settings, to_json
+from metarl.evaluation.metaworld_scores import OfficialScores, TaskScores
+from metarl.experiments.presets import settings, to_json
 
 TINY = """
 import dataclasses
@@ -78,7 +79,7 @@ def test_the_same_command_scores_what_was_trained_and_writes_the_page(
         assert str(folder).encode() not in path.read_bytes(), f"{path.name} names a folder of the machine"
 
     # A score stands for its cell, even where the run's folder is gone.
-    for name in ("open_session", "evaluate_session"):
+    for name in ("open_experiment", "evaluate_experiment"):
         monkeypatch.setattr(metaworld_runs, name, None)
     run()
     assert (results / "README.md").read_text() == page
@@ -88,8 +89,8 @@ def test_metarl_evaluate_prints_the_table_and_upstreams_figure_on_request(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = "runs/benchmark-metaworld/tiny_reach:reach-rl2-tiny-seed1"
-    # Upstream's episodes last 500 steps; that its function runs is tests/test_metaworld_official.py.
-    monkeypatch.setattr("metarl.official.upstream_evaluation", lambda *_, **__: (0.5, {"reach-v3": 0.5}))
+    # Upstream's episodes last 500 steps; that its function runs is tests/test_metaworld_upstream.py.
+    monkeypatch.setattr("metarl.experiments.official.upstream_evaluation", lambda *_, **__: (0.5, {"reach-v3": 0.5}))
     assert metarl(["evaluate", path, "--official", "--goals", "1", "--upstream"]) == 0
     printed = capsys.readouterr().out
     for part in ("NOT the official protocol: 1 of 50 goals", "upstream's", "50.0", "130 environment steps"):
@@ -140,7 +141,7 @@ def test_commands_that_cannot_work_say_why_and_leave_nothing(
 def test_a_cell_keeps_the_settings_that_it_was_begun_with(folder: Path) -> None:
     cell = Cell("rl2", "tiny_reach:reach", 1, {}, {"hidden_size": 8}, "tiny")
     with pytest.raises(ConfigError, match="was begun with hidden_size = 4, and now 8 is asked for"):
-        open_session(cell, folder / "runs/benchmark-metaworld")
+        open_experiment(cell, folder / "runs/benchmark-metaworld")
 
 
 def _scores(split: str, success: float, agent: str = "") -> OfficialScores:

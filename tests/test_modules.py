@@ -14,9 +14,9 @@ from metarl import adaptation, make, run_trial
 from metarl.adaptation import call, inner_loop, meta_gradient, modules, stack_module
 from metarl.agents import GradientAgent, MAMLTRPOConfig, MetaSGDConfig
 from metarl.agents.maml import TRPOUpdate
-from metarl.collector import Collector
 from metarl.errors import ConfigError
 from metarl.networks.policy import ModulePolicy, Policy
+from metarl.rollouts.collector import Collector
 from metarl.seeding import numpy_stream
 
 CPU = torch.device("cpu")

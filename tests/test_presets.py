@@ -15,11 +15,11 @@ from metarl.agent import AgentConfig
 from metarl.agents import AGENTS
 from metarl.config import TrainConfig
 from metarl.errors import ConfigError
-from metarl.logger import read_metrics
-from metarl.presets import PRESETS, from_json, settings, to_json
-from metarl.run_folder import RunFolder
-from metarl.session import Session
-from metarl.tasks import registered
+from metarl.experiments.experiment import Experiment
+from metarl.experiments.presets import PRESETS, from_json, settings, to_json
+from metarl.runs.folder import RunFolder
+from metarl.runs.logger import read_metrics
+from metarl.tasks.registry import registered
 from metarl.types import Spec
 
 _SMALL = {"rollouts_per_task": 2, "hidden_sizes": (4,), "hidden_size": 4, "cg_iterations": 2, "num_epochs": 1}
@@ -49,15 +49,15 @@ def test_every_preset_builds_as_it_is_and_trains_when_small(tmp_path: Path, name
     agent_config.build(spec, torch.device("cpu"), 1)
     if meta_world or tasks.startswith("locomotion/") or spec.horizon > _LONGEST:  # bodies are slow to step
         return
-    session = Session.create(
+    experiment = Experiment.create(
         agent,
         tasks,
         dataclasses.replace(train_config, device="cpu", num_iterations=1, meta_batch_size=2, eval_tasks=2),
         _small(agent_config),
         RunFolder.create(tmp_path, "run"),
     )
-    assert session.train(lambda _: None)
-    assert len(read_metrics(session.run.metrics)) == 1
+    assert experiment.train(lambda _: None)
+    assert len(read_metrics(experiment.run.metrics)) == 1
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import os
 import shutil
 import subprocess
 import sys
@@ -18,38 +19,36 @@ ROOT = Path(__file__).resolve().parents[1]
 TOP_FOLDERS = {"metarl": "metarl", "envs": "metarl.envs", "agents": "metarl.agents", "benchmarks": "metarl.benchmarks"}
 """Folders of the repository by the package they install as."""
 
-ROOMS = {
-    "base": (1, "types errors seeding"),
-    "functional": (2, "functional"),
-    "networks": (2, "networks"),
-    "adaptation": (3, "adaptation"),
-    "fewshot": (4, "fewshot"),
-    "tasks": (4, "agent array_env buffers digest gym_env opengl reveal tasks workers"),
-    "core": (
-        5,
-        "agent_check checkpoint collector config evaluator logger plotting replay run_folder testing trainer trial "
-        "video",
-    ),
-    "envs": (5, "envs"),
-    "agents": (5, "agents"),
-    "top": (
-        6,
-        "__init__ __main__ benchmarks cli evaluate_command official official_scores presets render_command report "
-        "session train_command",
-    ),
-}
-"""Floor and members (modules or packages of metarl) by room. A module sees its own room and all lower floors."""
+FLOORS = (
+    "types errors seeding statistics digest",
+    "functional networks runs config",
+    "adaptation agent vector plotting",
+    "tasks agents",
+    "rollouts envs",
+    "evaluation rendering",
+    "trainer",
+    "testing",
+    "experiments",
+    "cli benchmarks __init__ __main__",
+)
+"""Rooms of metarl, folders and the files beside them, from the ground up. A room sees all lower floors.
 
-FEWSHOT_SEES = {"base", "networks", "adaptation", "fewshot"}
+The rooms of the ground floor see each other too, and so do those of the top.
+"""
+
+ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms.split()}
 
 
 def _room(module: str) -> str:
     parts = module.split(".")
-    member = parts[1] if len(parts) > 1 else "__init__"
-    for room, (_, members) in ROOMS.items():
-        if member in members.split():
-            return room
-    raise AssertionError(f"{module} has no floor: add {member!r} to ROOMS in tests/test_project.py.")
+    room = parts[1] if len(parts) > 1 else "__init__"
+    assert room in ROOMS, f"{module} has no floor: add {room!r} to FLOORS in tests/test_project.py."
+    return room
+
+
+def _allowed(room: str, other: str) -> bool:
+    open_floor = ROOMS[room] == ROOMS[other] and ROOMS[room] in (0, len(FLOORS) - 1)
+    return other == room or open_floor or ROOMS[other] < ROOMS[room]
 
 
 def _modules() -> dict[str, Path]:
@@ -81,14 +80,11 @@ def _imports(source: str, modules: set[str]) -> Iterator[tuple[int, str]]:
 
 def _violations(module: str, source: str, modules: set[str]) -> list[str]:
     room = _room(module)
-    found = []
-    for line, target in _imports(source, modules):
-        other = _room(target)
-        lower = ROOMS[other][0] < ROOMS[room][0]
-        allowed = other in FEWSHOT_SEES if room == "fewshot" else lower or other == room
-        if not allowed:
-            found.append(f"{module}, line {line}: {room} must not import {target} ({other}).")
-    return found
+    return [
+        f"{module}, line {line}: {room} must not import {target} ({_room(target)})."
+        for line, target in _imports(source, modules)
+        if not _allowed(room, _room(target))
+    ]
 
 
 def test_every_module_imports_only_from_lower_floors() -> None:
@@ -105,15 +101,15 @@ def test_every_module_imports_only_from_lower_floors() -> None:
         ("metarl.adaptation.inner_loop", "from metarl import agent", "metarl.agent"),
         ("metarl.agents.maml", "def f():\n    from metarl.envs import bandits", "metarl.envs.bandits"),
         ("metarl.agents.maml", "from metarl import Agent", "metarl"),
-        ("metarl.envs", "from metarl.collector import Collector", "metarl.collector"),
-        ("metarl.trainer", "import metarl.agents.maml as maml", "metarl.agents.maml"),
-        ("metarl.evaluator", "from metarl.cli import main", "metarl.cli"),
-        ("metarl.fewshot.learner", "from metarl.functional.returns import gae", "metarl.functional.returns"),
-        ("metarl.fewshot.learner", "from metarl.tasks import make", "metarl.tasks"),
+        ("metarl.tasks.registry", "import metarl.envs", "metarl.envs"),
+        ("metarl.envs", "from metarl.rollouts.collector import Collector", "metarl.rollouts.collector"),
+        ("metarl.trainer", "from metarl.testing import check_agent", "metarl.testing"),
+        ("metarl.evaluation.evaluator", "from metarl.cli import main", "metarl.cli"),
+        ("metarl.experiments.experiment", "import metarl.benchmarks.cells as cells", "metarl.benchmarks.cells"),
     ],
 )
 def test_the_floor_checker_finds_a_forbidden_import(module: str, source: str, forbidden: str) -> None:
-    (message,) = _violations(module, source, {*_modules(), "metarl.agent", "metarl.envs.bandits"})
+    (message,) = _violations(module, source, set(_modules()))
     assert module in message
     assert f"must not import {forbidden} " in message
 
@@ -121,9 +117,9 @@ def test_the_floor_checker_finds_a_forbidden_import(module: str, source: str, fo
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("metarl.trainer", "import torch\nfrom metarl.trial import run_trial\nfrom metarl.agent import Agent"),
+        ("metarl.trainer", "import torch\nfrom metarl.rollouts.trial import run_trial\nfrom metarl.agent import Agent"),
         ("metarl.agents.maml", "from metarl.agents import rl2\nfrom metarl.functional.returns import gae"),
-        ("metarl.fewshot.learner", "from metarl.networks import MLP\nfrom metarl.errors import ConfigError"),
+        ("metarl.envs.metaworld.vector_env", "from metarl.vector.workers import WorkerPool"),
         ("metarl.benchmarks.speed", "from metarl import envs\nfrom metarl.agents import maml"),
     ],
 )
@@ -136,6 +132,35 @@ def test_the_floor_checker_refuses_relative_imports_and_unknown_modules() -> Non
         _violations("metarl.types", "from . import errors", set())
     with pytest.raises(AssertionError, match=r"metarl\.novelty has no floor"):
         _violations("metarl.novelty", "", set())
+
+
+def test_the_library_itself_is_rooms_and_few_files() -> None:
+    assert len(list((ROOT / "metarl").glob("*.py"))) <= 12
+
+
+TORCH_FREE = ("metarl.vector", "metarl.envs.metaworld.worker")
+"""What worker processes import: they need no torch, and would pay for loading it, each of them."""
+
+
+def test_what_workers_import_cannot_reach_torch() -> None:
+    modules = [name for name in _modules() if name.startswith(TORCH_FREE)]
+    assert len(modules) >= 12
+    # A module that is None in sys.modules cannot be imported, however deep below.
+    code = "import importlib, sys\nsys.modules['torch'] = None\nfor name in sys.argv[1:]: importlib.import_module(name)"
+    result = subprocess.run(
+        [sys.executable, "-c", code, *modules],
+        env={**os.environ, "MUJOCO_GL": "disable"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_test_of_torch_finds_it() -> None:
+    code = "import sys\nsys.modules['torch'] = None\nimport metarl.rollouts.collector"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "import of torch halted" in result.stderr
 
 
 def test_setup_cfg_lists_every_package_folder() -> None:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from reference_maml import BOX, CPU, DISCRETE, Reference, flat, meta_vector, random_trial, randomise
+from helpers.reference_maml import BOX, CPU, DISCRETE, Reference, flat, meta_vector, random_trial, randomise
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from metarl.agents import MAMLPPOConfig, ProMPConfig
-from metarl.agents.gradient import GradientAgent
-from metarl.checkpoint import load, save
+from metarl.agents.common.gradient_agent import GradientAgent
 from metarl.errors import ConfigError, NonFiniteError
+from metarl.runs.checkpoint import load, save
 from metarl.types import Spec, Trial
 
 SETTINGS: dict[str, Any] = {

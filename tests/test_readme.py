@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from metarl.errors import ConfigError
-from metarl.session import load_distribution
-from metarl.tasks import TaskDistribution
+from metarl.tasks.distribution import TaskDistribution
+from metarl.tasks.registry import load_distribution
 from metarl.testing import check_tasks
 
 README = (Path(__file__).parents[1] / "README.md").read_text()

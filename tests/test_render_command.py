@@ -10,13 +10,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from graphics import missing_library
+from helpers.graphics import missing_library
 
-from metarl import cli, render_command
+from metarl.cli import entry as cli
+from metarl.cli import render as render_command
+from metarl.cli.render import RenderOptions
 from metarl.envs import metaworld
-from metarl.envs.metaworld_goals import by_name
+from metarl.envs.metaworld.task_sets import by_name
 from metarl.errors import ConfigError
-from metarl.render_command import RenderOptions
 
 _TRAIN = "--num-iterations 1 --meta-batch-size 1 --eval-tasks 1 --device cpu --seed 1"
 _SMALL = {
@@ -69,7 +70,7 @@ def _frames(path: Path) -> list[np.ndarray]:
 @pytest.mark.parametrize(("agent", "after"), [("rl2", "after 2 episodes"), ("maml-trpo", "after 3 gradient steps")])
 def test_a_run_becomes_a_video_of_both_episodes(agent: str, after: str, capsys: pytest.CaptureFixture[str]) -> None:
     """60 steps a second, so that every second step is shown: of 7 these are 0, 2, 4, 6 and 7, held for a second."""
-    run = _run(agent, "painted:painted")
+    run = _run(agent, "helpers.painted:painted")
     capsys.readouterr()
     assert _metarl(f"render {run} --video both.mp4 --goal 1") == 0
     printed = capsys.readouterr().out
@@ -86,7 +87,7 @@ def test_a_run_becomes_a_video_of_both_episodes(agent: str, after: str, capsys: 
 
 
 def test_the_video_lies_in_the_run_folder_unless_told_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
-    run = _run("rl2", "painted:painted")
+    run = _run("rl2", "helpers.painted:painted")
     assert _metarl(f"render {run} --split train --num-adaptations 1 --sample --seed 3") == 0
     printed = capsys.readouterr().out
     assert "after 1 episode: return" in printed
@@ -96,7 +97,7 @@ def test_the_video_lies_in_the_run_folder_unless_told_otherwise(capsys: pytest.C
 def test_bad_requests_are_refused_before_anything_is_played(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = _run("rl2", "painted:painted")
+    run = _run("rl2", "helpers.painted:painted")
     monkeypatch.setattr(render_command, "run_trial", None)
     assert "ends in .mp4, got 'both.gif'" in _refused(f"render {run} --video both.gif", capsys)
     assert "there is no folder nowhere" in _refused(f"render {run} --video nowhere/both.mp4", capsys)
@@ -105,7 +106,7 @@ def test_bad_requests_are_refused_before_anything_is_played(
     assert "have no names, got --task 'reach-v3'" in _refused(f"render {run} --task reach-v3", capsys)
     assert "give one of them" in _refused(f"render {run} --best --checkpoint x", capsys)
     assert "runs/elsewhere does not exist" in _refused("render runs/elsewhere", capsys)
-    unpainted = _refused(f"render {run} --tasks painted:unpainted", capsys)
+    unpainted = _refused(f"render {run} --tasks helpers.painted:unpainted", capsys)
     assert "test/unpainted cannot be rendered" in unpainted and "make_render_env" in unpainted
     assert "ml1/..., ml10, ml25, ml45" in unpainted and "locomotion/..." in unpainted
 

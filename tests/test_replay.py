@@ -9,18 +9,18 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from graphics import missing_library
-from painted import HORIZON, Painted, make_render_env, painted
+from helpers.graphics import missing_library
+from helpers.painted import HORIZON, Painted, make_render_env, painted
 
 from metarl.agents import RandomConfig
-from metarl.collector import Collector, rollout_seed
 from metarl.envs.metaworld import task_distribution
 from metarl.errors import ConfigError, ReplayError
-from metarl.gym_env import instance_seed
-from metarl.replay import Moment, replay
-from metarl.session import load_distribution
-from metarl.tasks import TaskDistribution
+from metarl.rendering.replay import Moment, replay
+from metarl.rollouts.collector import Collector, rollout_seed
+from metarl.tasks.distribution import TaskDistribution
+from metarl.tasks.registry import load_distribution
 from metarl.types import Rollout, Task
+from metarl.vector.gym_env import instance_seed
 
 TASK = {"scale": 1.5, "length": 5.0}
 LONG = {"scale": 1.5, "length": 99.0}

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from reference_maml import BOX, CPU, DISCRETE, Reference, flat, meta_vector, random_trial, randomise
+from helpers.reference_maml import BOX, CPU, DISCRETE, Reference, flat, meta_vector, random_trial, randomise
 
-from metarl.agents.gradient import GradientAgent
+from metarl.agents.common.gradient_agent import GradientAgent
 from metarl.agents.reptile import ReptileConfig
 from metarl.errors import ConfigError, NonFiniteError
 from metarl.types import Spec

@@ -11,20 +11,20 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from countdown import HORIZON, countdown
-from reference_trial_ppo import CPU, TASKS, TrialReference, gru_cell, linear, off_policy, play, randomise
+from helpers.countdown import HORIZON, countdown
+from helpers.reference_recurrent_ppo import CPU, TASKS, TrialReference, gru_cell, linear, off_policy, play, randomise
 from torch import Tensor
 
 from metarl.agents.rl2 import RL2, RL2Config
-from metarl.array_env import ArrayVectorEnv
-from metarl.collector import Collector
 from metarl.envs.bandits import BanditDynamics
 from metarl.errors import ConfigError
-from metarl.evaluator import evaluate
+from metarl.evaluation.evaluator import evaluate
+from metarl.rollouts.collector import Collector
+from metarl.rollouts.trial import run_trial
 from metarl.seeding import numpy_stream
-from metarl.tasks import TaskDistribution
-from metarl.trial import run_trial
+from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Trial
+from metarl.vector.array_env import ArrayVectorEnv
 
 CONFIG = RL2Config(
     hidden_size=6, episodes_per_trial=3, rollouts_per_task=3, num_epochs=1, num_minibatches=1, value_coef=0.7

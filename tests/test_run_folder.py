@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarl import run_folder
 from metarl.errors import CheckpointError, ConfigError
-from metarl.run_folder import RunFolder
+from metarl.runs import folder as run_folder
+from metarl.runs.folder import RunFolder
 
 _HOLD_LOCK = """
 import sys
 from pathlib import Path
-from metarl.run_folder import RunFolder
+from metarl.runs.folder import RunFolder
 with RunFolder(Path(sys.argv[1])).lock():
     print("locked", flush=True)
     sys.stdin.read()

@@ -11,11 +11,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from metarl.benchmarks import speed, update_speed
-from metarl.benchmarks.measure import product_rate
-from metarl.benchmarks.plain_maml import PlainMAML
-from metarl.benchmarks.speed import Speed
-from metarl.benchmarks.update_speed import PARTS, QUICK, UpdateSpeed, compare, shares
+from metarl.benchmarks.speed import __main__ as speed
+from metarl.benchmarks.speed import meta_update as update_speed
+from metarl.benchmarks.speed.__main__ import Speed
+from metarl.benchmarks.speed.measure import product_rate
+from metarl.benchmarks.speed.meta_update import PARTS, QUICK, UpdateSpeed, compare, shares
+from metarl.benchmarks.speed.plain_maml import PlainMAML
 from metarl.errors import ConfigError
 
 CPU = torch.device("cpu")
@@ -81,7 +82,7 @@ def test_peak_memory_is_what_the_body_held_at_once() -> None:
     In a fresh process, as the benchmark measures: an allocator that has worked before keeps what was freed.
     """
     code = (
-        "import torch; from metarl.benchmarks.measure import peak_memory\n"
+        "import torch; from metarl.benchmarks.speed.measure import peak_memory\n"
         "before = torch.ones(64 * 2**18)\n"
         "with peak_memory(torch.device('cpu')) as peak:\n"
         "    torch.ones(16 * 2**18).sum()\n"

@@ -21,20 +21,20 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from countdown import countdown
-from countdown import sample as countdown_task
+from helpers.countdown import countdown
+from helpers.countdown import sample as countdown_task
 
 from metarl.agent import AgentConfig
 from metarl.agents import RL2, MAMLTRPOConfig, RL2Config
 from metarl.config import TrainConfig
-from metarl.envs.metaworld_pool import MetaWorldVectorEnv
+from metarl.envs.metaworld.vector_env import MetaWorldVectorEnv
 from metarl.errors import CheckpointError, ConfigError, NonFiniteError
-from metarl.evaluator import evaluate
-from metarl.logger import read_metrics
-from metarl.run_folder import RunFolder
+from metarl.evaluation.evaluator import evaluate
+from metarl.runs.folder import RunFolder
+from metarl.runs.logger import read_metrics
 from metarl.seeding import numpy_stream
-from metarl.session import load_distribution
-from metarl.tasks import TaskDistribution
+from metarl.tasks.distribution import TaskDistribution
+from metarl.tasks.registry import load_distribution
 from metarl.trainer import Progress, train
 from metarl.types import Trial
 
@@ -263,7 +263,7 @@ def test_a_write_that_the_kernel_cuts_short_leaves_the_checkpoint_before(
 
 def test_a_run_in_use_names_the_process_and_changes_nothing(run: RunFolder, bandit: TaskDistribution) -> None:
     holder = (
-        "import sys; from pathlib import Path; from metarl.run_folder import RunFolder\n"
+        "import sys; from pathlib import Path; from metarl.runs.folder import RunFolder\n"
         "with RunFolder(Path(sys.argv[1])).lock(): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(

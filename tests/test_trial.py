@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from countdown import Counter, countdown
+from helpers.countdown import Counter, countdown
 
-from metarl.collector import Collector
+from metarl.rollouts.collector import Collector
+from metarl.rollouts.trial import run_trial
 from metarl.seeding import numpy_stream
-from metarl.trial import run_trial
 from metarl.types import Trial
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from reference_maml import (
+from helpers.reference_maml import (
     BOX,
     CPU,
     DISCRETE,
@@ -22,8 +22,8 @@ from torch import Tensor
 
 from metarl.adaptation import StepSizes
 from metarl.agents import ANILConfig, FOMAMLConfig, MAMLTRPOConfig, MetaSGDConfig
-from metarl.agents.gradient import FastWeights, GradientAgent
-from metarl.checkpoint import load, save
+from metarl.agents.common.gradient_agent import FastWeights, GradientAgent
+from metarl.runs.checkpoint import load, save
 from metarl.types import Spec
 
 SETTINGS: dict[str, Any] = {"hidden_sizes": (5,), "inner_lr": 0.3, "discount": 0.9, "gae_lambda": 0.8, "max_kl": 0.02}

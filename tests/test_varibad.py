@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from arms import arms, train
-from countdown import HORIZON, countdown
-from reference_trial_ppo import (
+from helpers.arms import arms, train
+from helpers.countdown import HORIZON, countdown
+from helpers.reference_recurrent_ppo import (
     CPU,
     SLOTS,
     TASKS,
@@ -27,10 +27,10 @@ from reference_trial_ppo import (
 from torch import Tensor
 
 from metarl.agents.varibad import Experience, VariBAD, VariBADConfig
-from metarl.collector import Collector
 from metarl.errors import ConfigError
-from metarl.evaluator import evaluate
-from metarl.trial import run_trial
+from metarl.evaluation.evaluator import evaluate
+from metarl.rollouts.collector import Collector
+from metarl.rollouts.trial import run_trial
 from metarl.types import Trial
 
 CONFIG = VariBADConfig(

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from metarl.errors import ConfigError
-from metarl.replay import Moment
-from metarl.video import check_video_path, side_by_side, write_mp4
+from metarl.rendering.replay import Moment
+from metarl.rendering.video import check_video_path, side_by_side, write_mp4
 
 GREY = np.full((41, 61, 3), 128, np.uint8)
 

@@ -1,0 +1,1 @@
+"""What the Meta-World benchmarks ``ml1`` and ``ml10`` share."""

@@ -1,0 +1,140 @@
+"""What an agent's action costs beside the Meta-World step that follows it.
+
+The part ``acting`` of :mod:`metarl.benchmarks.speed`. One batched action for 20 tasks x 10 episodes, each task with its
+own fast weights, and one for 100 trials of a GRU. The pool is measured in the same run with 20 instances of ML10, whose
+cost is scaled to the batch's number of instances. Compiled passes are those of ``compile=True``: without derivatives.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from metarl.agent import Agent
+from metarl.agents.maml import MAMLTRPOConfig
+from metarl.agents.rl2 import RL2Config
+from metarl.benchmarks.speed.measure import Clock, measure, synthetic_timesteps, synthetic_trial
+from metarl.benchmarks.speed.metaworld import choose_tasks, cpu_seconds, open_pool
+from metarl.errors import ConfigError
+from metarl.networks.mlp import MLPPolicy, stack
+from metarl.networks.policy import Params
+from metarl.types import Spec
+
+SPEC = Spec(39, 4, False, 500)
+NUM_ENVS = 20
+LIMIT = 0.15
+"""Largest share of a Meta-World step that acting may take."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One batched action."""
+
+    name: str
+    num_instances: int
+    act: Callable[[], Any]
+
+
+def cases(device: torch.device) -> list[Case]:
+    """Fast weights that differ between tasks, and a GRU in the middle of its trials."""
+    maml = MAMLTRPOConfig(hidden_sizes=(100, 100), rollouts_per_task=10).build(SPEC, device, 0)
+    trial = synthetic_trial(maml, 20, 10, 5, 0, seed=0)
+    weights = maml.adapt(maml.begin(20), trial.rollouts[0])
+    rl2 = RL2Config(hidden_size=256).build(SPEC, device, 0)
+    return [
+        Case("fast weights 2x100, 20 tasks x 10 episodes", 200, _acting(maml, weights, (20, 10), device)),
+        Case("GRU of 256, 100 trials", 100, _acting(rl2, rl2.begin(100), (100, 1), device)),
+    ]
+
+
+def _acting(agent: Agent[Any], state: Any, shape: tuple[int, int], device: torch.device) -> Callable[[], Any]:
+    timestep = synthetic_timesteps(SPEC, shape, torch.Generator().manual_seed(0), device)
+    _, state = agent.act(state, timestep)
+    return lambda: agent.act(state, timestep)
+
+
+def seconds_per_env_step(clock: Clock, num_steps: int) -> float:
+    """What one step of one instance costs in the pool: wall time on all cores, or CPU time of all its processes."""
+    tasks = choose_tasks("ml10", NUM_ENVS, 0)
+    actions = np.random.default_rng(0).uniform(-1, 1, (num_steps, NUM_ENVS, 4)).astype(np.float32)
+    pool = open_pool(tasks)
+    try:
+        pool.step(actions[0])
+        best = float("inf")
+        for part in np.array_split(actions, 4):
+            start = cpu_seconds() if clock == "cpu" else None
+            begin = time.perf_counter()
+            for action in part:
+                pool.step(action)
+            seconds = time.perf_counter() - begin if start is None else cpu_seconds() - start
+            best = min(best, seconds / (len(part) * NUM_ENVS))
+    finally:
+        pool.close()
+    return best
+
+
+def run(console: Console, clock: Clock, device: torch.device, quick: bool) -> None:
+    """Measure and print the table."""
+    step = seconds_per_env_step(clock, 8 if quick else 160)
+    table = Table(
+        *("one action for", "us", "host, us", "of a Meta-World step of that batch", f"at most {LIMIT:.0%}"),
+        title=f"Acting; a Meta-World step is {1e6 * step:.0f} us an instance, measured with {NUM_ENVS}",
+    )
+    calls = 5 if quick else 200
+    for case in cases(device):
+
+        def act(case: Case = case) -> None:
+            for _ in range(calls):
+                case.act()
+
+        act()
+        spent = measure(act, clock, device, repeats=1 if quick else 5)
+        share = spent.device / calls / (step * case.num_instances)
+        micro = (f"{1e6 * value / calls:.0f}" for value in (spent.device, spent.host))
+        table.add_row(case.name, *micro, f"{share:.1%}", "yes" if share <= LIMIT else "no")
+    console.print(table)
+    compare_compiled(console, clock, device, quick)
+
+
+def compare_compiled(console: Console, clock: Clock, device: torch.device, quick: bool) -> None:
+    """The table of ``compile``: passes of different sizes without derivatives, and what compiling takes."""
+    table = Table(
+        *("tasks x samples, net", "eager, us", "compiled, us", "times as fast", "compiling, s"),
+        title="torch.compile, behind the option compile: one pass of the policy without derivatives",
+    )
+    sizes = [(2, 3, 8)] if quick else [(20, 10, 100), (20, 2000, 100), (40, 200, 32)]
+    for num_tasks, num_samples, width in sizes:
+        policy = MLPPolicy(SPEC, (width, width), "tanh").to(device)
+        params = {name: value.detach().clone() for name, value in stack(policy.params(), num_tasks).items()}
+        obs = torch.randn(num_tasks, num_samples, SPEC.obs_dim, device=device)
+        calls = 1 if quick else max(2, 100_000 // (num_tasks * num_samples))
+
+        def passes(policy: MLPPolicy = policy, obs: Tensor = obs, params: Params = params, calls: int = calls) -> None:
+            for _ in range(calls):
+                policy.outputs(params, obs)
+
+        with torch.no_grad():
+            passes()
+            eager = measure(passes, clock, device, repeats=3).device / calls
+            try:
+                policy.compile_inference()
+            except ConfigError as missing:
+                console.print(str(missing))
+                return
+            # Compiling waits for another process, so that its CPU time would say little.
+            compiling = measure(partial(policy.outputs, params, obs), "wall", device).host
+            compiled = measure(passes, clock, device, repeats=3).device / calls
+        table.add_row(
+            f"{num_tasks} x {num_samples}, 2x{width}",
+            *(f"{1e6 * eager:.0f}", f"{1e6 * compiled:.0f}", f"{eager / compiled:.2f}", f"{compiling:.1f}"),
+        )
+    console.print(table)

@@ -1,0 +1,151 @@
+"""The command line: train, evaluate, plot, render, list, check."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from metarl.agents import AGENTS
+from metarl.cli.evaluate import evaluate
+from metarl.cli.train import train
+from metarl.errors import ConfigError, MetarlError, folded, unknown_name
+from metarl.experiments.presets import PRESETS
+from metarl.plotting import learning_figure
+from metarl.runs.folder import RunFolder
+from metarl.tasks.registry import load_distribution, registered
+from metarl.testing import check_tasks
+
+_USAGE = """usage: metarl COMMAND ...
+
+  train [AGENT TASKS]    meta-train an agent; without names the main job (maml-trpo on cartpole-goal)
+  train --resume RUN     go on where a run stopped
+  evaluate RUN           score a run's agent on held-out tasks
+  plot RUN...            learning curves of runs
+  render RUN             video of the agent before and after adaptation to one task
+  list                   agents, tasks and presets
+  check MODULE:NAME      look for faults in a task distribution of your own
+
+metarl COMMAND --help tells more. TASKS is an id of `metarl list`, or module:attribute for your own."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    commands: dict[str, Callable[[list[str], Console], int]] = {
+        "train": train,
+        "evaluate": evaluate,
+        "plot": _plot,
+        "render": _render,
+        "list": _list,
+        "check": _check,
+    }
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_USAGE)
+        return 0 if words else 2
+    try:
+        if words[0] not in commands:
+            raise unknown_name("command", words[0], commands)
+        return commands[words[0]](words[1:], Console())
+    except MetarlError as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        Console(stderr=True).print("interrupted at once; what the last checkpoint holds is safe.")
+        return 130
+
+
+@dataclass(frozen=True)
+class PlotOptions:
+    """Learning curves of one or more runs in one figure."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run folders."""
+    output: Path | None = None
+    """The PNG; default: learning.png in the first run's folder."""
+
+
+def _plot(words: list[str], console: Console) -> int:
+    options = tyro.cli(PlotOptions, args=words, prog="metarl plot")
+    if not options.runs:
+        raise ConfigError("plot needs at least one run folder: metarl plot RUN...")
+    runs = [RunFolder.open(path) for path in options.runs]
+    output = options.output or runs[0].path / "learning.png"
+    learning_figure({run.path.name: run.metrics for run in runs}, output)
+    console.print(f"Figure: {escape(str(output))}", soft_wrap=True)
+    return 0
+
+
+def _render(words: list[str], console: Console) -> int:
+    # Its libraries are of no use to any other command.
+    from metarl.cli.render import render
+
+    return render(words, console)
+
+
+def _list(words: list[str], console: Console) -> int:
+    @dataclass(frozen=True)
+    class Options:
+        """List agents, tasks and presets."""
+
+        what: Annotated[Literal["all", "agents", "tasks", "presets"], tyro.conf.Positional] = "all"
+        """What to list."""
+
+    what = tyro.cli(Options, args=words, prog="metarl list").what
+    tables = {
+        "agents": (("agent", "choose it when"), [(name, entry.when) for name, entry in AGENTS.items()]),
+        "tasks": (
+            ("tasks", "description"),
+            _by_text((name, d.description) for name, d in sorted(registered().items())),
+        ),
+        "presets": (
+            ("agent: tasks", "what differs from the defaults"),
+            [
+                (f"{agent}: {', '.join(folded(names.split(', ')))}", text)
+                for agent in AGENTS
+                for names, text in _by_text(
+                    (name.split(":")[1], f"{json.dumps({**p.train, **p.agent})}  ({p.source})")
+                    for name, p in PRESETS.items()
+                    if name.split(":")[0] == agent
+                )
+            ],
+        ),
+    }
+    for name, (header, rows) in tables.items():
+        if what in ("all", name):
+            table = Table(*header, title=name)
+            for row in rows:
+                table.add_row(*map(escape, row))
+            console.print(table)
+    return 0
+
+
+def _by_text(rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Rows of a name and a text, one for each text, with its names joined."""
+    names: dict[str, list[str]] = {}
+    for name, text in rows:
+        names.setdefault(text, []).append(name)
+    return [(", ".join(found), text) for text, found in names.items()]
+
+
+def _check(words: list[str], console: Console) -> int:
+    @dataclass(frozen=True)
+    class Options:
+        """Look for faults in a task distribution: spaces, splits, resets, seeds, time limit."""
+
+        tasks: tyro.conf.Positional[str]
+        """An id, or module:attribute."""
+
+    options = tyro.cli(Options, args=words, prog="metarl check")
+    distribution = load_distribution(options.tasks)
+    check_tasks(distribution)
+    console.print(f"[green]{distribution.id}: no fault found.[/] {distribution.spec}")
+    return 0

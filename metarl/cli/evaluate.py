@@ -1,0 +1,131 @@
+"""``metarl evaluate``: score a run's agent on held-out tasks, or by Meta-World's protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from metarl.agent import Agent
+from metarl.cli.report import EVALUATION_SEED, evaluation_rows, show_report
+from metarl.errors import ConfigError
+from metarl.evaluation.metaworld_scores import markdown, print_table
+from metarl.experiments.experiment import Experiment
+from metarl.experiments.official import evaluate_experiment
+from metarl.tasks.registry import load_distribution
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Score the agent of RUN on held-out tasks."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    tasks: str | None = None
+    """Another distribution with the same spaces, by id or module:attribute."""
+    num_tasks: int = 40
+    """Held-out tasks."""
+    num_adaptations: int | None = None
+    """Gradient steps, or episodes - 1 for memory agents; default: what the agent asks for."""
+    rollouts_per_task: int | None = None
+    """Episodes per task and shot, which adaptation learns from; default: as in training."""
+    seed: int = EVALUATION_SEED
+    """Of tasks, environments and actions."""
+    checkpoint: Path | None = None
+    """A checkpoint file; default: the newest."""
+    best: bool = False
+    """Take the checkpoint with the best training return."""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """Where networks run; default: as in training."""
+    official: bool = False
+    """Meta-World's protocol: every goal of the split, 10 adaptation and 3 evaluation episodes each."""
+    goals: int | None = None
+    """With --official: only so many goals of each task, which is not the official protocol any more."""
+    split: Literal["train", "test"] = "test"
+    """With --official: which goals."""
+    upstream: bool = False
+    """With --official: also run metaworld's own evaluation function, and print its figure beside ours."""
+
+
+def evaluate(words: list[str], console: Console) -> int:
+    """Run the command with these words after its name; returns the exit status."""
+    options = tyro.cli(EvaluateOptions, args=words, prog="metarl evaluate")
+    if options.num_tasks < 1 or (options.num_adaptations is not None and options.num_adaptations < 0):
+        raise ConfigError(
+            f"--num-tasks must be above 0 and --num-adaptations 0 or more, got {options.num_tasks} and "
+            f"{options.num_adaptations}."
+        )
+    if options.rollouts_per_task is not None and options.rollouts_per_task < 1:
+        raise ConfigError(f"--rollouts-per-task must be above 0, got {options.rollouts_per_task}.")
+    if options.seed < 0:
+        raise ConfigError(f"--seed must be 0 or more, got {options.seed}.")
+    if options.best and options.checkpoint is not None:
+        raise ConfigError(f"--best and --checkpoint {options.checkpoint} name two checkpoints; give one of them.")
+    _check_official(options)
+    this = Experiment.open(options.run)
+    reference = this.trained_reference()
+    if options.device is not None:
+        this, reference = this.on(options.device), reference and reference.on(options.device)
+    checkpoint = this.run.checkpoints.best_path if options.best else options.checkpoint
+    agent, iteration = this.load(checkpoint)
+    if options.official:
+        return _evaluate_official(options, this, agent, iteration, console)
+    distribution = this.seen(load_distribution(options.tasks)) if options.tasks else this.distribution
+    rows = evaluation_rows(
+        this,
+        agent,
+        distribution,
+        num_tasks=options.num_tasks,
+        seed=options.seed,
+        num_adaptations=options.num_adaptations,
+        rollouts_per_task=options.rollouts_per_task,
+        pretrained=reference,
+    )
+    name = f"evaluation-{distribution.id.replace('/', '-')}-iteration{iteration}-seed{options.seed}"
+    show_report(
+        this.name, distribution, rows, this.run.path / name, {"seed": options.seed, "iteration": iteration}, console
+    )
+    return 0
+
+
+def _check_official(options: EvaluateOptions) -> None:
+    """Refuse options that would do nothing."""
+    default = EvaluateOptions(options.run)
+    names = (
+        ("num_tasks", "num_adaptations", "rollouts_per_task") if options.official else ("goals", "split", "upstream")
+    )
+    for name in names:
+        if getattr(options, name) != getattr(default, name):
+            flag = f"--{name.replace('_', '-')}"
+            if options.official:
+                raise ConfigError(f"--official knows its own episodes; leave {flag} out, or use --goals for fewer.")
+            raise ConfigError(f"{flag} is for Meta-World's protocol; add --official.")
+
+
+def _evaluate_official(
+    options: EvaluateOptions, this: Experiment, agent: Agent[Any], iteration: int, console: Console
+) -> int:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("tasks", total=None)
+        scores, path = evaluate_experiment(
+            this,
+            agent,
+            iteration,
+            seed=options.seed,
+            split=options.split,
+            goals=options.goals,
+            tasks=options.tasks,
+            upstream=options.upstream,
+            listener=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    print_table(scores, this.name, console)
+    text = path.with_suffix(".md")
+    text.write_text(markdown(scores, this.name))
+    console.print(f"Scores: {escape(str(path))}, as Markdown: {escape(str(text))}", soft_wrap=True)
+    return 0

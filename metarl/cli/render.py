@@ -1,0 +1,175 @@
+"""``metarl render``: an agent before and after adaptation to the same task, side by side, as a video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+
+from metarl.agents import AGENTS
+from metarl.envs.metaworld.distributions import MetaWorldTasks
+from metarl.envs.metaworld.task_sets import by_name
+from metarl.errors import ConfigError, unknown_name
+from metarl.experiments.experiment import Experiment
+from metarl.rendering.replay import frames_per_second, make_render_env, rendered_frame, replay
+from metarl.rendering.video import check_video_path, side_by_side, write_mp4
+from metarl.rollouts.collector import Collector, rollout_seed
+from metarl.rollouts.trial import run_trial
+from metarl.seeding import numpy_stream
+from metarl.tasks.distribution import TaskDistribution
+from metarl.tasks.registry import load_distribution, registered
+from metarl.types import Rollout, Task
+from metarl.vector.gym_env import instance_seed
+
+_MOST_FPS = 30
+"""Frames in a second of the video; an environment that steps faster is looked at every second or third step."""
+
+_SLOT = 0
+"""The episode that is shown, of those that are played side by side."""
+
+_SPLITS = ("test", "train")
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """Show the agent of RUN before and after adaptation to one task, side by side."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    task: str | None = None
+    """Name of a Meta-World task, of those that the run's task set has; default: the only one."""
+    video: Path | None = None
+    """The MP4; default: in the run's folder."""
+    tasks: str | None = None
+    """Another distribution with the same spaces, by id or module:attribute."""
+    split: Literal["test", "train"] | None = None
+    """Held-out or training goals; default: test, or train for a task that is trained on alone."""
+    goal: int = 0
+    """Number of the goal, from 0: in upstream's order, or elsewhere in that of the tasks drawn with --seed."""
+    num_adaptations: int | None = None
+    """Gradient steps, or episodes - 1 for memory agents; default: what the agent asks for."""
+    sample: bool = False
+    """Sample the actions that are shown, as in training; default: the distribution's mode, as in official scores."""
+    seed: int = 0
+    """Of environments and actions."""
+    checkpoint: Path | None = None
+    """A checkpoint file; default: the newest."""
+    best: bool = False
+    """Take the checkpoint with the best training return."""
+
+
+def render(words: Sequence[str], console: Console) -> int:
+    """Run the command; returns the exit status."""
+    options = tyro.cli(RenderOptions, args=words, prog="metarl render")
+    for name in ("goal", "seed", "num_adaptations"):
+        value = getattr(options, name)
+        if value is not None and value < 0:
+            raise ConfigError(f"--{name.replace('_', '-')} must be 0 or more, got {value}.")
+    if options.best and options.checkpoint is not None:
+        raise ConfigError(f"--best and --checkpoint {options.checkpoint} name two checkpoints; give one of them.")
+    this = Experiment.open(options.run)
+    distribution = this.seen(load_distribution(options.tasks)) if options.tasks else this.distribution
+    if distribution.make_render_env is None:
+        raise _not_renderable(distribution)
+    task, name = _choose_task(distribution, options)
+    video = options.video or this.run.path / f"{name.replace('/', '-').replace(' ', '-')}.mp4"
+    # What cannot work must fail before episodes are played.
+    check_video_path(video)
+    fps = _try_rendering(distribution, task)
+    agent, iteration = this.load(this.run.checkpoints.best_path if options.best else options.checkpoint)
+    num_adaptations = agent.num_eval_adaptations if options.num_adaptations is None else options.num_adaptations
+    collector = Collector(distribution, agent.rollouts_per_task, agent.device)
+    try:
+        before, after = (
+            run_trial(agent, collector, [task], number, options.seed, deterministic_last=not options.sample)
+            for number in (0, num_adaptations)
+        )
+    finally:
+        collector.close()
+    shot = AGENTS[this.name].shot
+    titles = ("before adaptation", f"after {num_adaptations} {shot}{'' if num_adaptations == 1 else 's'}")
+    shown = [trial.rollouts[-1][0, _SLOT] for trial in (before, after)]
+    every = max(1, -(-fps // _MOST_FPS))
+    moments = [
+        replay(
+            distribution,
+            task,
+            episode,
+            reset_seed=instance_seed(rollout_seed(options.seed, number), _SLOT),
+            every=every,
+        )
+        for episode, number in zip(shown, (0, num_adaptations), strict=True)
+    ]
+    num_frames = 1 + max(-(-int(episode.lengths) // every) for episode in shown)
+    frames = track(side_by_side(titles, moments), "rendering", num_frames, console=console, transient=True)
+    write_mp4(video, frames, Fraction(fps, every))
+    console.print(f"{escape(name)}, iteration {iteration}; every reward replayed as it was recorded", highlight=False)
+    for title, episode in zip(titles, shown, strict=True):
+        console.print(f"  {title}: {_outcome(episode)}", highlight=False)
+    cost = before.num_env_steps + after.num_env_steps
+    console.print(f"Video: {escape(str(video))}   (it cost {cost:,} environment steps)", soft_wrap=True)
+    return 0
+
+
+def _choose_task(distribution: TaskDistribution, options: RenderOptions) -> tuple[Task, str]:
+    """The task to show, and what to call it."""
+    goal = options.goal
+    if not isinstance(distribution, MetaWorldTasks):
+        if options.task is not None:
+            raise ConfigError(
+                f"the tasks of {distribution.id} have no names, got --task {options.task!r}. Leave it out; --goal and "
+                "--seed choose the task."
+            )
+        split = options.split or "test"
+        drawn = getattr(distribution, split).sample(goal + 1, numpy_stream(options.seed, "render"))
+        return drawn[goal], f"{distribution.id} {split} task {goal}"
+    table = distribution.task_set.goals
+    splits = {split: by_name(getattr(table, split)) for split in ((options.split,) if options.split else _SPLITS)}
+    names = {name for goals in splits.values() for name in goals}
+    if options.task is None and len(names) > 1:
+        raise ConfigError(
+            f"{distribution.id} has {len(names)} tasks; choose one by --task: {', '.join(sorted(names))}."
+        )
+    name = options.task or next(iter(names))
+    if name not in names:
+        raise unknown_name(f"{options.split or ''} task of {distribution.id}".lstrip(), name, names)
+    chosen = next(split for split, goals in splits.items() if name in goals)
+    goals = splits[chosen][name]
+    if goal >= len(goals):
+        raise ConfigError(f"{name} has {len(goals)} {chosen} goals: --goal must be below that, got {goal}.")
+    return goals[goal], f"{name} {chosen} goal {goal}"
+
+
+def _try_rendering(distribution: TaskDistribution, task: Task) -> int:
+    """Render one frame; returns the environment's steps in a second."""
+    env = make_render_env(distribution, task)
+    try:
+        env.reset(seed=0)
+        rendered_frame(distribution, env)
+        return frames_per_second(env)
+    finally:
+        env.close()
+
+
+def _outcome(episode: Rollout) -> str:
+    ending = "success" if episode.success else "no success"
+    return (
+        f"return {float(episode.returns):.1f} in {int(episode.lengths)} steps, "
+        f"{'simulation diverged' if episode.invalid else ending}"
+    )
+
+
+def _not_renderable(distribution: TaskDistribution) -> ConfigError:
+    known = [name for name, other in registered().items() if other.make_render_env is not None]
+    groups = sorted({name.split("/")[0] + "/..." if "/" in name else name for name in known})
+    return ConfigError(
+        f"{distribution.id} cannot be rendered: it does not say how to build an environment that renders. Tasks that "
+        f"can: {', '.join(groups)}, those of gymnasium_tasks, and your own with TaskDistribution(make_render_env=...)."
+    )

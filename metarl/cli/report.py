@@ -1,0 +1,178 @@
+"""Scores on held-out tasks: of an agent and its references, as a table, as JSON and as a figure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from metarl.agent import Agent
+from metarl.agents import AGENTS, RandomConfig
+from metarl.errors import ConfigError
+from metarl.evaluation.evaluator import Evaluation, evaluate
+from metarl.experiments.experiment import Experiment
+from metarl.plotting import adaptation_figure
+from metarl.runs.files import write_atomically
+from metarl.statistics import Interval
+from metarl.tasks.distribution import TaskDistribution
+
+EVALUATION_SEED = 2_000_003
+"""Far from the seeds that anybody trains with: held-out tasks are drawn from it and nothing is ever tuned on it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the final table.
+
+    Attributes:
+        label: the agent.
+        evaluation: its scores.
+    """
+
+    label: str
+    evaluation: Evaluation
+
+    @property
+    def intervals(self) -> list[Interval]:
+        """Mean return and its 95 % interval at every shot."""
+        return [self.evaluation.interval(shot) for shot in range(self.evaluation.returns.shape[1])]
+
+
+def evaluation_rows(
+    experiment: Experiment,
+    agent: Agent[Any],
+    distribution: TaskDistribution,
+    *,
+    num_tasks: int,
+    seed: int,
+    num_adaptations: int | None = None,
+    rollouts_per_task: int | None = None,
+    pretrained: Experiment | None = None,
+) -> list[Row]:
+    """Evaluate ``agent`` and its references on the same held-out tasks.
+
+    Args:
+        experiment: of the agent.
+        agent: trained.
+        distribution: the tasks.
+        num_tasks: held-out tasks.
+        seed: of the evaluation; best another one than any training's.
+        num_adaptations: default: what each agent asks for.
+        rollouts_per_task: episodes per task and shot, for all of them; default: as ``agent`` has in training.
+        pretrained: the experiment of the policy that was trained over all tasks, if any.
+    """
+
+    def score(label: str, who: Agent[Any], adaptations: int | None = num_adaptations) -> Row:
+        return Row(
+            label,
+            evaluate(
+                who,
+                distribution,
+                num_tasks=num_tasks,
+                seed=seed,
+                num_adaptations=adaptations,
+                rollouts_per_task=agent.rollouts_per_task if rollouts_per_task is None else rollouts_per_task,
+            ),
+        )
+
+    rows = [score(experiment.name, agent)]
+    if pretrained is not None:
+        single = pretrained.load()[0]
+        rows.append(score("single policy, not adapted", single, 0))
+        rows.append(score("single policy, fine-tuned", single))
+    if experiment.name != "random":
+        rows.append(score(f"{experiment.name}, untrained", experiment.build()))
+        rows.append(score("random policy", RandomConfig().build(distribution.spec, agent.device, seed), 0))
+    return rows
+
+
+def write_report(
+    rows: Sequence[Row], distribution: TaskDistribution, path: Path, xlabel: str, details: dict[str, Any]
+) -> Path:
+    """Write scores as ``PATH.json`` and the adaptation curve as ``PATH.png``; returns the figure's path.
+
+    Raises:
+        ConfigError: if they cannot be written.
+    """
+    content = {
+        "tasks": distribution.id,
+        **details,
+        "rows": [
+            {
+                "label": row.label,
+                "intervals": row.intervals,
+                "returns": row.evaluation.returns.tolist(),
+                "success": row.evaluation.success.mean(0).tolist(),
+                "episodes_per_shot": row.evaluation.episodes_per_shot,
+                "num_env_steps": row.evaluation.num_env_steps,
+                "invalid_episodes": row.evaluation.num_invalid,
+            }
+            for row in rows
+        ],
+    }
+    scores = path.with_suffix(".json")
+    try:
+        write_atomically(scores, (json.dumps(content, indent=1) + "\n").encode())
+    except OSError as error:
+        raise ConfigError(f"cannot write the scores {scores}: {error.strerror or error}.") from error
+    figure = path.with_suffix(".png")
+    title = f"{rows[0].label} on held-out {distribution.id}"
+    adaptation_figure({row.label: row.intervals for row in rows}, figure, title, xlabel)
+    return figure
+
+
+def show_report(
+    agent: str,
+    distribution: TaskDistribution,
+    rows: Sequence[Row],
+    path: Path,
+    details: dict[str, Any],
+    console: Console,
+) -> None:
+    """Print scores as a table, write them with :func:`write_report`, and say where.
+
+    Args:
+        agent: name of the agent of the first row; it says what lies between two shots.
+        rows: scores on the same held-out tasks.
+        distribution: the tasks.
+        path: where they are written, without suffix.
+        details: what else the JSON tells.
+        console: to print on.
+
+    Raises:
+        ConfigError: if they cannot be written.
+    """
+    by_episode = AGENTS[agent].shot == "episode"
+    most = max(len(row.intervals) for row in rows)
+    num_tasks = len(rows[0].evaluation.returns)
+    table = Table(
+        title=f"Return on {num_tasks} held-out tasks of {distribution.id}",
+        caption="mean and 95 % bootstrap interval over tasks",
+    )
+    table.add_column("in episode:" if by_episode else "after gradient steps:")
+    for index in range(most):
+        table.add_column(str(index + 1 if by_episode else index), justify="right")
+    for row in rows:
+        table.add_row(row.label, *(f"{mean:.1f}\n{low:.1f} .. {high:.1f}" for mean, low, high in row.intervals))
+    console.print(table)
+    xlabel = "episodes of the trial before" if by_episode else "gradient steps"
+    figure = write_report(rows, distribution, path, xlabel, details)
+    cost = sum(row.evaluation.num_env_steps for row in rows)
+    console.print(f"Figure: {escape(str(figure))}   (this table cost {cost:,} environment steps)", soft_wrap=True)
+    warn_of_invalid(sum(row.evaluation.num_invalid for row in rows), "this table", console)
+
+
+def warn_of_invalid(count: int, what: str, console: Console) -> None:
+    """Tell of episodes whose simulation diverged, if there were any."""
+    if count:
+        console.print(
+            f"[yellow]warning:[/] in {count} episode(s) of {what} the simulation diverged; they were cut off there, "
+            "and count as no success.",
+            soft_wrap=True,
+        )

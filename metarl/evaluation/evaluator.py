@@ -1,0 +1,101 @@
+"""Scores ``[task, shot]`` on held-out tasks, with an exact quota of episodes for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from metarl.agent import Agent
+from metarl.errors import ConfigError, unknown_name
+from metarl.rollouts.collector import Collector
+from metarl.rollouts.trial import run_trial
+from metarl.seeding import derive, numpy_stream
+from metarl.statistics import Float, mean_interval
+from metarl.tasks.distribution import TaskDistribution
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How an agent did on a sample of tasks.
+
+    Attributes:
+        returns: ``[task, shot]`` mean return over the episodes of each task after ``shot`` adaptations.
+        success: ``[task, shot]`` share of episodes with success at any step.
+        episodes_per_shot: episodes behind each entry.
+        num_env_steps: what the evaluation cost, in environment steps.
+        num_invalid: episodes whose simulation diverged; they count with what they had earned, and as no success.
+    """
+
+    returns: Float
+    success: Float
+    episodes_per_shot: int
+    num_env_steps: int
+    num_invalid: int
+
+    def interval(self, shot: int) -> tuple[float, float, float]:
+        """Mean return after ``shot`` adaptations, with its 95 % bootstrap interval over tasks."""
+        return mean_interval(self.returns[:, shot])
+
+
+def require_same_spaces(agent: Agent[Any], distribution: TaskDistribution) -> None:
+    """Refuse tasks that ``agent`` was not built for.
+
+    Raises:
+        ConfigError: if sizes or kinds of observations or actions differ.
+    """
+    theirs, ours = distribution.spec, agent.spec
+    if (theirs.obs_dim, theirs.action_dim, theirs.discrete) != (ours.obs_dim, ours.action_dim, ours.discrete):
+        raise ConfigError(f"the agent was built for {ours}, but {distribution.id} has {theirs}.")
+
+
+def evaluate(
+    agent: Agent[Any],
+    distribution: TaskDistribution,
+    *,
+    num_tasks: int,
+    seed: int,
+    num_adaptations: int | None = None,
+    split: Literal["train", "test"] = "test",
+    rollouts_per_task: int | None = None,
+    deterministic_last: bool = False,
+) -> Evaluation:
+    """Run one trial on ``num_tasks`` tasks of a split; the agent's meta-parameters stay as they are.
+
+    Args:
+        agent: trained or not.
+        distribution: of tasks whose spaces the agent fits.
+        num_tasks: tasks to sample.
+        seed: of the sample of tasks and of everything random in the trial.
+        num_adaptations: shots are ``0 .. num_adaptations``; default: what the agent asks for.
+        split: ``"test"`` or ``"train"``.
+        rollouts_per_task: episodes per task and shot; default: as in training.
+        deterministic_last: act by the distribution's mode after the last adaptation.
+
+    Raises:
+        ConfigError: if the agent was built for other spaces, or for a count that cannot be.
+    """
+    require_same_spaces(agent, distribution)
+    if split not in ("train", "test"):
+        raise unknown_name("split", split, ("train", "test"))
+    tasks = getattr(distribution, split).sample(num_tasks, numpy_stream(seed, "evaluation", split))
+    if num_adaptations is None:
+        num_adaptations = agent.num_eval_adaptations
+    if rollouts_per_task is None:
+        rollouts_per_task = agent.rollouts_per_task
+    if rollouts_per_task < 1 or num_adaptations < 0:
+        raise ConfigError(
+            f"evaluate needs rollouts_per_task above 0 and num_adaptations of 0 or more, got {rollouts_per_task!r} and "
+            f"{num_adaptations!r}."
+        )
+    collector = Collector(distribution, rollouts_per_task, agent.device)
+    try:
+        trial = run_trial(
+            agent, collector, tasks, num_adaptations, derive(seed, "evaluation-trial"), deterministic_last
+        )
+    finally:
+        collector.close()
+    returns = np.stack([r.returns.double().mean(1).cpu().numpy() for r in trial.rollouts], axis=1)
+    success = np.stack([r.success.double().mean(1).cpu().numpy() for r in trial.rollouts], axis=1)
+    return Evaluation(returns, success, collector.rollouts_per_task, trial.num_env_steps, trial.num_invalid)

@@ -1,0 +1,176 @@
+"""Meta-World's evaluation protocol, exact: every goal of a split gets the same number of episodes.
+
+For each (task, goal): ten adaptation episodes that do not end early, then three evaluation episodes acting by the mode
+of the policy. An episode is a success if any of its steps is. Success is averaged over the goals of each task, then
+over tasks. Source: Meta-World+ (arXiv 2505.11289) and its code, which uses 40 of the 50 test goals of each task.
+
+A gradient-based agent takes one step on ten episodes that it plays side by side; a memory plays them one after the
+other. Every evaluation episode begins from what was known after adaptation, none from another one: so do Meta-World+'s
+agents, whose memory is put back before each. All of it runs through :func:`metarl.rollouts.trial.run_trial`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from metarl.agent import Agent
+from metarl.envs.metaworld.distributions import meta_world
+from metarl.envs.metaworld.task_sets import by_name
+from metarl.errors import ConfigError, unknown_name
+from metarl.evaluation.evaluator import require_same_spaces
+from metarl.evaluation.metaworld_scores import OfficialScores, TaskScores, read, save
+from metarl.rollouts.collector import Collector
+from metarl.rollouts.trial import run_trial
+from metarl.seeding import derive
+from metarl.tasks.distribution import TaskDistribution
+from metarl.types import Task
+
+ADAPTATION_EPISODES = 10
+EVALUATION_EPISODES = 3
+
+_MOST_INSTANCES = 50
+"""Simulations that are alive for one collector; goals are scored in chunks of so many."""
+
+_PACKAGES = ("metarl", "metaworld", "mujoco", "numpy", "gymnasium", "torch")
+
+
+def protocol_settings(
+    distribution: TaskDistribution, split: Literal["train", "test"], goals: int | None, num_rounds: int
+) -> dict[str, Any]:
+    """What is scored and how, with the protocol's name: official only if it is.
+
+    Args:
+        distribution: a task set of Meta-World.
+        split: ``"train"`` or ``"test"``.
+        goals: the first so many goals of each task; default: all.
+        num_rounds: times that the agent adapts, each time on ten episodes.
+
+    Raises:
+        ConfigError: for tasks that are not Meta-World's, an unknown split, or more goals than there are.
+    """
+    if split not in ("train", "test"):
+        raise unknown_name("split", split, ("train", "test"))
+    tasks = meta_world(distribution)
+    task_set = tasks.task_set
+    available = min(len(tasks) for tasks in by_name(getattr(task_set.goals, split)).values())
+    if goals is not None and not 1 <= goals <= available:
+        raise ConfigError(f"goals must be 1 to {available}, those that each task of {task_set.name} has, got {goals}.")
+    chosen = goals or available
+    deviations = [
+        *([f"{chosen} of {available} goals of each task"] if chosen < available else []),
+        *([f"{num_rounds} x {ADAPTATION_EPISODES} adaptation episodes"] if num_rounds != 1 else []),
+    ]
+    return {
+        "protocol": f"NOT the official protocol: {', '.join(deviations)}" if deviations else "the official protocol",
+        "task_set": task_set.name,
+        "goals_seed": task_set.seed,
+        "train_names": list(task_set.train_names),
+        "test_names": list(task_set.test_names),
+        "split": split,
+        "goals_per_task": chosen,
+        "adaptation_episodes": num_rounds * ADAPTATION_EPISODES,
+        "evaluation_episodes": EVALUATION_EPISODES,
+        "reward_version": tasks.reward_version,
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def evaluate_official(
+    agent: Agent[Any],
+    distribution: TaskDistribution,
+    *,
+    shot: Literal["gradient step", "episode"],
+    seed: int,
+    split: Literal["train", "test"] = "test",
+    goals: int | None = None,
+    deterministic: bool = True,
+    source: TaskDistribution | None = None,
+    store: Path | None = None,
+    about: Mapping[str, Any] | None = None,
+    listener: Callable[[int, int], None] = lambda done, total: None,
+) -> OfficialScores:
+    """Score ``agent`` on every goal of a split; its meta-parameters stay as they are.
+
+    Goals of a task are scored in chunks, with random streams of their own: what a task scores depends on nothing but
+    ``seed``, the agent and the task, and not on the other tasks.
+
+    Args:
+        agent: trained or not.
+        distribution: a task set of Meta-World, or one made from it that shows more.
+        shot: what the agent adapts by.
+        seed: of everything that is random.
+        split: ``"test"`` or ``"train"``.
+        goals: the first so many goals of each task; default: all, which alone is official.
+        deterministic: act by the mode of the policy in evaluation episodes; a random policy has no other one.
+        source: the task set that ``distribution`` was made from.
+        store: a file that is written after each task, and read at the start: tasks that it holds with the same
+            settings are not scored again.
+        about: what else scores depend on, e.g. a run's iteration; stored among the settings.
+        listener: is told how many tasks of how many are done.
+
+    Raises:
+        ConfigError: see :func:`protocol_settings`; if the agent was built for other spaces.
+    """
+    source = source or distribution
+    require_same_spaces(agent, distribution)
+    num_rounds = 1 if shot == "episode" else max(1, agent.num_adaptations)
+    slots, num_adaptations = (1, ADAPTATION_EPISODES) if shot == "episode" else (ADAPTATION_EPISODES, num_rounds)
+    settings = protocol_settings(source, split, goals, num_rounds)
+    settings |= {"seed": seed, "deterministic": deterministic, **(about or {})}
+    tasks = by_name(getattr(meta_world(source).task_set.goals, split))
+    known = read(store, settings) if store is not None else None
+    upstream = None if known is None else known.upstream
+    scores = {} if known is None else dict(known.by_task)
+    adapting = Collector(distribution, slots, agent.device)
+    evaluating = Collector(distribution, EVALUATION_EPISODES, agent.device)
+    try:
+        for number, (name, of_task) in enumerate(tasks.items()):
+            listener(number, len(tasks))
+            if name in scores:
+                continue
+            chosen = of_task[: settings["goals_per_task"]]
+            num_chunks = -(-len(chosen) * max(slots, EVALUATION_EPISODES) // _MOST_INSTANCES)
+            parts = []
+            for chunk, rows in enumerate(np.array_split(np.arange(len(chosen)), num_chunks)):
+                chunk_tasks = [chosen[row] for row in rows]
+                chunk_seed = derive(seed, "official", split, name, chunk)
+                parts.append(
+                    _score(agent, adapting, evaluating, chunk_tasks, num_adaptations, chunk_seed, deterministic)
+                )
+            scores[name] = TaskScores(
+                tuple(value for part in parts for value in part.success),
+                tuple(value for part in parts for value in part.returns),
+                sum(part.num_env_steps for part in parts),
+                sum(part.num_invalid for part in parts),
+            )
+            if store is not None:
+                save(OfficialScores(settings, scores, upstream), store)
+    finally:
+        adapting.close()
+        evaluating.close()
+    listener(len(tasks), len(tasks))
+    return OfficialScores(settings, {name: scores[name] for name in tasks}, upstream)
+
+
+def _score(
+    agent: Agent[Any],
+    adapting: Collector,
+    evaluating: Collector,
+    tasks: list[Task],
+    num_adaptations: int,
+    seed: int,
+    deterministic: bool,
+) -> TaskScores:
+    trial = run_trial(agent, adapting, tasks, num_adaptations, seed, deterministic, evaluating)
+    last = trial.rollouts[-1]
+    return TaskScores(
+        tuple(last.success.double().mean(1).tolist()),
+        tuple(last.returns.double().mean(1).tolist()),
+        trial.num_env_steps,
+        trial.num_invalid,
+    )

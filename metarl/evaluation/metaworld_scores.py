@@ -1,0 +1,213 @@
+"""Scores by Meta-World's protocol: what they are of, their intervals, and how they are written down."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from metarl.errors import ConfigError
+from metarl.runs.files import write_atomically
+from metarl.statistics import Interval, mean_of_intervals, share_interval
+
+FLOORS = {("ml10", "test"): (0.2, "what solving door-close alone gives")}
+"""Success by (task set, split) that means nothing, and where it comes from."""
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """How an agent did on the goals of one task.
+
+    Attributes:
+        success: share of evaluation episodes with success, for each goal.
+        returns: mean return of the evaluation episodes, for each goal.
+        num_env_steps: cost in environment steps, adaptation included.
+        num_invalid: episodes whose simulation diverged; they count as no success.
+    """
+
+    success: tuple[float, ...]
+    returns: tuple[float, ...]
+    num_env_steps: int
+    num_invalid: int
+
+    @property
+    def interval(self) -> Interval:
+        """Mean success, with its 95 % interval over goals."""
+        return share_interval(np.array(self.success))
+
+
+@dataclass(frozen=True)
+class OfficialScores:
+    """Scores by the protocol.
+
+    Attributes:
+        settings: everything that they depend on: tasks, split, protocol, seed, versions, and what the caller adds.
+        by_task: scores by name of the task, in upstream's order.
+        upstream: metaworld's own figures by name of the task, and ``"mean"``, if they were asked for.
+    """
+
+    settings: dict[str, Any]
+    by_task: dict[str, TaskScores]
+    upstream: dict[str, float] | None = None
+
+    @property
+    def interval(self) -> Interval:
+        """Success, the mean over tasks, with its 95 % interval over goals."""
+        return mean_of_intervals([scores.interval for scores in self.by_task.values()])
+
+    @property
+    def num_env_steps(self) -> int:
+        """Cost in environment steps."""
+        return sum(scores.num_env_steps for scores in self.by_task.values())
+
+    @property
+    def num_invalid(self) -> int:
+        """Episodes whose simulation diverged."""
+        return sum(scores.num_invalid for scores in self.by_task.values())
+
+    @property
+    def floor(self) -> tuple[float, str] | None:
+        """Success that means nothing on these tasks, and why; None if none is known."""
+        return FLOORS.get((self.settings["task_set"], self.settings["split"]))
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a file."""
+        return {
+            "settings": self.settings,
+            "success": self.interval,
+            "env_steps": self.num_env_steps,
+            "invalid_episodes": self.num_invalid,
+            "by_task": {
+                name: {
+                    "success": scores.success,
+                    "returns": scores.returns,
+                    "env_steps": scores.num_env_steps,
+                    "invalid_episodes": scores.num_invalid,
+                }
+                for name, scores in self.by_task.items()
+            },
+            "upstream": self.upstream,
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> OfficialScores:
+        """The inverse of :meth:`to_json`."""
+        by_task = {
+            name: TaskScores(
+                tuple(entry["success"]), tuple(entry["returns"]), entry["env_steps"], entry["invalid_episodes"]
+            )
+            for name, entry in content["by_task"].items()
+        }
+        return cls(dict(content["settings"]), by_task, content["upstream"])
+
+
+def save(scores: OfficialScores, path: Path) -> None:
+    """Write scores as JSON, in one step.
+
+    Raises:
+        ConfigError: if the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, (json.dumps(scores.to_json(), indent=1) + "\n").encode())
+    except OSError as error:
+        raise ConfigError(f"cannot write the scores {path}: {error.strerror or error}.") from error
+
+
+def read(path: Path, settings: Mapping[str, Any] | None = None) -> OfficialScores | None:
+    """The scores in a file; None if there are none, or with ``settings`` none that were scored with just these."""
+    try:
+        known = OfficialScores.from_json(json.loads(path.read_bytes()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    same = settings is None or known.settings == json.loads(json.dumps(settings))
+    return known if same else None
+
+
+def print_table(scores: OfficialScores, label: str, console: Console) -> None:
+    """Print scores by task."""
+    settings = scores.settings
+    table = Table(
+        title=f"{label} on {settings['task_set']}, {settings['split']} goals\n{settings['protocol']}",
+        caption="success, mean over goals with its 95 % interval, in %",
+    )
+    for name in (
+        "task",
+        "goals",
+        "success",
+        "95 % interval",
+        "return",
+        *(["upstream's figure"] * bool(scores.upstream)),
+    ):
+        table.add_column(name, justify="left" if name == "task" else "right")
+    for row in _rows(scores):
+        table.add_row(*row)
+    console.print(table)
+    for line in footnotes(scores):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def markdown(scores: OfficialScores, label: str) -> str:
+    """Scores by task as Markdown."""
+    settings = scores.settings
+    header = ["task", "goals", "success %", "95 % interval", "return", *(["upstream's figure"] * bool(scores.upstream))]
+    lines = [
+        f"{label} on {settings['task_set']}, {settings['split']} goals: {settings['protocol']}.",
+        "",
+        f"| {' | '.join(header)} |",
+        f"|---|{'---:|' * (len(header) - 1)}",
+        *(f"| {' | '.join(row)} |" for row in _rows(scores)),
+        "",
+        *(f"- {line}" for line in footnotes(scores)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def footnotes(scores: OfficialScores) -> list[str]:
+    """What must stand beside the figures: floor, cost, reward version, packages."""
+    settings = scores.settings
+    lines = []
+    if scores.floor is not None:
+        share, reason = scores.floor
+        lines.append(f"The floor is {100 * share:.0f} %: {reason}.")
+    if scores.upstream is not None:
+        lines.append(
+            "Upstream's figure is that of metaworld.evaluation.metalearning_evaluation, which counts the episodes that "
+            "end first, and ends them with success."
+        )
+    lines.append(
+        f"{settings['adaptation_episodes']} adaptation and {settings['evaluation_episodes']} evaluation episodes for "
+        f"each goal, {'acting by the mode in the latter' if settings['deterministic'] else 'all of them sampled'}; "
+        f"it cost {scores.num_env_steps:,} environment steps; {scores.num_invalid} episodes were invalid."
+    )
+    versions = ", ".join(f"{name} {number}" for name, number in settings["versions"].items())
+    lines.append(f"Reward version {settings['reward_version']}, goals' seed {settings['goals_seed']}; {versions}.")
+    return lines
+
+
+def percent(interval: Interval) -> tuple[str, str]:
+    """A success rate and its interval, in percent."""
+    mean, low, high = (100 * value for value in interval)
+    return f"{mean:.1f}", f"{low:.1f} .. {high:.1f}"
+
+
+def _rows(scores: OfficialScores) -> list[tuple[str, ...]]:
+    upstream = scores.upstream or {}
+
+    def row(name: str, goals: int, interval: Interval, returns: float, key: str) -> tuple[str, ...]:
+        beside = (f"{100 * upstream[key]:.1f}",) if scores.upstream else ()
+        return (name, str(goals), *percent(interval), f"{returns:.0f}", *beside)
+
+    rows = [
+        row(name, len(entry.success), entry.interval, float(np.mean(entry.returns)), name)
+        for name, entry in scores.by_task.items()
+    ]
+    returns = float(np.mean([np.mean(entry.returns) for entry in scores.by_task.values()]))
+    goals = sum(len(entry.success) for entry in scores.by_task.values())
+    return [*rows, row("mean over tasks", goals, scores.interval, returns, "mean")]

@@ -1,0 +1,85 @@
+"""Meta-World's protocol on the agent of a run; scores stay in the run's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from metarl.agent import Agent
+from metarl.agents import AGENTS
+from metarl.envs.metaworld.distributions import meta_world
+from metarl.errors import ConfigError
+from metarl.evaluation.metaworld_protocol import evaluate_official
+from metarl.evaluation.metaworld_scores import OfficialScores, save
+from metarl.evaluation.metaworld_upstream import upstream_evaluation
+from metarl.experiments.experiment import Experiment
+from metarl.tasks.registry import load_distribution
+
+
+def evaluate_experiment(
+    experiment: Experiment,
+    agent: Agent[Any],
+    iteration: int,
+    *,
+    seed: int,
+    split: Literal["train", "test"] = "test",
+    goals: int | None = None,
+    tasks: str | None = None,
+    upstream: bool = False,
+    num_workers: int | None = None,
+    listener: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[OfficialScores, Path]:
+    """Score a run's agent; scores stay in the run's folder, where an interrupted evaluation goes on.
+
+    Args:
+        experiment: of the agent.
+        agent: of a checkpoint.
+        iteration: iterations behind it.
+        seed: of everything that is random in the evaluation.
+        split: ``"test"`` or ``"train"``.
+        goals: the first so many goals of each task; default: all, which alone is official.
+        tasks: another task set of Meta-World than the one that was trained on.
+        upstream: also run metaworld's own function, on its own environments, which takes several times as long.
+        num_workers: processes that step the simulations; default: one for each core that this process may use.
+        listener: is told how many tasks of how many are done.
+
+    Returns:
+        The scores, and the JSON file that holds them.
+
+    Raises:
+        ConfigError: see :func:`evaluate_official`; for ``upstream`` and an agent that is told its task.
+    """
+    entry = AGENTS[experiment.name]
+    if upstream and entry.told_task:
+        raise ConfigError(f"metaworld's own evaluation cannot tell {experiment.name} its task; leave upstream out.")
+    source = replace(meta_world(load_distribution(tasks or experiment.task_name)), pool_workers=num_workers)
+    about = {"agent": experiment.name, "training_seed": experiment.train_config.seed, "iteration": iteration}
+    name = f"official-{source.id}-{split}-iteration{iteration}-{f'{goals}goals-' if goals else ''}seed{seed}.json"
+    store = experiment.run.path / name.replace("/", "-")
+    scores = evaluate_official(
+        agent,
+        experiment.seen(source),
+        shot=entry.shot,
+        seed=seed,
+        split=split,
+        goals=goals,
+        source=source,
+        store=store,
+        about=about,
+        listener=listener,
+    )
+    if upstream and scores.upstream is None:
+        mean, by_task = upstream_evaluation(
+            agent,
+            source.task_set,
+            split,
+            scores.settings["goals_per_task"],
+            shot=entry.shot,
+            seed=seed,
+            reward_version=scores.settings["reward_version"],
+        )
+        scores = replace(scores, upstream={**by_task, "mean": mean})
+        save(scores, store)
+    return scores, store

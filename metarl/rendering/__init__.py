@@ -1,0 +1,1 @@
+"""Rendering: recorded episodes as videos."""

@@ -1,0 +1,127 @@
+"""Moments of two episodes side by side, with captions, as an MP4 that browsers play (H.264, yuv420p)."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from metarl.errors import ConfigError
+from metarl.rendering.replay import Frame, Moment
+
+_CAPTION_HEIGHT = 64
+_FONT = ImageFont.load_default(18)
+_BACKGROUND, _TEXT, _GOOD, _BAD = (24, 24, 24), (235, 235, 235), (90, 220, 110), (255, 120, 90)
+_CONSTANT_QUALITY = 23
+"""x264's scale: 0 is lossless, 23 its default."""
+
+
+def check_video_path(path: Path) -> None:
+    """Refuse a path that no video can be written to.
+
+    Raises:
+        ConfigError: for a suffix other than ``.mp4``, or a folder that does not exist or cannot be written to.
+    """
+    if path.suffix.lower() != ".mp4":
+        raise ConfigError(f"a video is written as MP4: expected a path that ends in .mp4, got {str(path)!r}.")
+    if path.is_dir():
+        raise ConfigError(f"cannot write the video {path}: it is a folder.")
+    if not path.parent.is_dir():
+        raise ConfigError(f"cannot write the video {path}: there is no folder {path.parent}.")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"cannot write the video {path}: no permission to write into {path.parent}.")
+
+
+def side_by_side(titles: Sequence[str], episodes: Sequence[Iterable[Moment]]) -> Iterator[Frame]:
+    """One image per moment, an episode beside the other; one that ended earlier keeps its last image."""
+    last: list[Frame] = []
+    for moments in itertools.zip_longest(*episodes):
+        panels = [
+            _panel(title, moment) if moment is not None else last[index]
+            for index, (title, moment) in enumerate(zip(titles, moments, strict=True))
+        ]
+        last = panels
+        height = max(len(panel) for panel in panels)
+        yield np.concatenate([_padded(panel, height, panel.shape[1]) for panel in panels], axis=1)
+
+
+def write_mp4(path: Path, frames: Iterable[Frame], fps: Fraction, hold_seconds: float = 1.0) -> None:
+    """Write a video in one step: whoever sees ``path`` sees a whole file.
+
+    Args:
+        path: ends in ``.mp4``.
+        frames: images of one size, at least one.
+        fps: frames per second.
+        hold_seconds: how long the last frame stays.
+
+    Raises:
+        ConfigError: if the file cannot be written.
+    """
+    check_video_path(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".mp4.tmp")
+    os.close(handle)
+    try:
+        _encode(name, frames, fps, round(hold_seconds * fps))
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, path)
+    except OSError as error:
+        raise ConfigError(f"cannot write the video {path}: {error.strerror or error}.") from error
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _encode(name: str, frames: Iterable[Frame], fps: Fraction, num_held: int) -> None:
+    # Moving the index to the front lets a browser begin before it has the whole file.
+    with av.open(name, "w", format="mp4", options={"movflags": "faststart"}) as container:
+        stream = None
+        for frame in _with_held_end(frames, num_held):
+            # H.264 with half the resolution of colour takes even sizes alone.
+            image = _padded(frame, len(frame) + len(frame) % 2, frame.shape[1] + frame.shape[1] % 2)
+            if stream is None:
+                stream = container.add_stream("libx264", rate=fps, options={"crf": str(_CONSTANT_QUALITY)})
+                stream.height, stream.width = image.shape[:2]
+                stream.pix_fmt = "yuv420p"
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        assert stream is not None, "a video needs a frame"
+        container.mux(stream.encode())
+
+
+def _with_held_end(frames: Iterable[Frame], num_held: int) -> Iterator[Frame]:
+    frame = None
+    for frame in frames:
+        yield frame
+    if frame is not None:
+        yield from itertools.repeat(frame, num_held)
+
+
+def _panel(title: str, moment: Moment) -> Frame:
+    """A frame below its caption."""
+    image = Image.new("RGB", (moment.frame.shape[1], _CAPTION_HEIGHT + moment.frame.shape[0]), _BACKGROUND)
+    image.paste(Image.fromarray(moment.frame), (0, _CAPTION_HEIGHT))
+    draw = ImageDraw.Draw(image)
+    draw.text((10, 8), title, _TEXT, _FONT)
+    draw.text((10, 34), f"step {moment.step}   return {moment.total:.1f}", _TEXT, _FONT)
+    right = image.width - 10
+    if moment.invalid:
+        draw.text((right, 34), "simulation diverged", _BAD, _FONT, anchor="ra")
+    elif moment.success_step is not None:
+        draw.text((right, 34), f"success at step {moment.success_step}", _GOOD, _FONT, anchor="ra")
+        draw.rectangle((0, _CAPTION_HEIGHT, image.width - 1, image.height - 1), outline=_GOOD, width=4)
+    return np.asarray(image)
+
+
+def _padded(frame: Frame, height: int, width: int) -> Frame:
+    """``frame`` in the upper left corner of an image of that size."""
+    padded = np.empty((height, width, 3), np.uint8)
+    padded[:] = _BACKGROUND
+    padded[: frame.shape[0], : frame.shape[1]] = frame
+    return padded

@@ -1,0 +1,1 @@
+"""Rollouts: an agent meets tasks, collects, adapts and collects again."""

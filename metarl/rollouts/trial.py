@@ -1,0 +1,61 @@
+"""The one path of training and evaluation: collect, adapt, repeat."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TypeVar
+
+from metarl.agent import Agent
+from metarl.rollouts.collector import Collector
+from metarl.seeding import derive
+from metarl.types import Rollout, Task, Trial
+
+State = TypeVar("State")
+
+
+def run_trial(
+    agent: Agent[State],
+    collector: Collector,
+    tasks: Sequence[Task],
+    num_adaptations: int,
+    seed: int,
+    deterministic_last: bool = False,
+    last_collector: Collector | None = None,
+) -> Trial:
+    """Let an agent meet new tasks: ``num_adaptations`` times collect and adapt, then collect once more.
+
+    Args:
+        agent: begins without knowledge of the tasks.
+        collector: poses them.
+        tasks: one per entry of the task axis.
+        num_adaptations: calls of ``agent.adapt``; 0 or more.
+        seed: of the agent's samples and the environments' streams; same seed, same trial.
+        deterministic_last: act by the distribution's mode in the last rollout.
+        last_collector: collects the last rollout instead, e.g. with another number of episodes for each task.
+    """
+    agent.seed(seed)
+    collector.seed(seed)
+    if last_collector is not None:
+        last_collector.seed(derive(seed, "last"))
+    state = agent.begin(len(tasks))
+    rollouts: list[Rollout] = []
+    collect_seconds = adapt_seconds = 0.0
+    for shot in range(num_adaptations + 1):
+        started = time.perf_counter()
+        is_last = shot == num_adaptations
+        chosen = last_collector if is_last and last_collector is not None else collector
+        rollout, state = chosen.collect(
+            agent,
+            state,
+            tasks,
+            previous=rollouts[-1] if rollouts else None,
+            deterministic=deterministic_last and is_last,
+        )
+        rollouts.append(rollout)
+        collected = time.perf_counter()
+        collect_seconds += collected - started
+        if shot < num_adaptations:
+            state = agent.adapt(state, rollout)
+        adapt_seconds += time.perf_counter() - collected
+    return Trial(tasks, tuple(rollouts), collect_seconds, adapt_seconds)

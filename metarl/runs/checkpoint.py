@@ -1,0 +1,338 @@
+"""A checkpoint is data: one safetensors file whose header carries the rest of the state as JSON.
+
+Loading one executes nothing, writing one replaces a file in a single step, and a digest over every tensor and the
+JSON finds each damaged bit. :func:`save` and :func:`load` handle one file, :class:`CheckpointStore` a run's folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import re
+import shlex
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from metarl.errors import CheckpointError, NonFiniteError
+from metarl.runs.files import write_atomically
+
+_FORMAT = "metarl-checkpoint-1"
+_SUFFIX = ".safetensors"
+_LENGTH_BYTES = 8
+"""A safetensors file opens with the length of its JSON header, little-endian."""
+
+
+def save(path: Path, state: Mapping[str, Any]) -> None:
+    """Write ``state`` to ``path`` so that a crash at any moment leaves either the old file or the new one.
+
+    Args:
+        path: the file; its folder must exist.
+        state: dicts, lists and tuples, nested at will, of tensors, numbers, strings, bools and None. Subclasses
+            come back as the plain type (an ``OrderedDict`` as a dict), tensors of every device on the CPU.
+
+    Raises:
+        CheckpointError: if the state holds something else, the disk is full or the folder cannot be written.
+    """
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps(_encode(dict(state), "state", tensors), allow_nan=False, separators=(",", ":"))
+    metadata = {"format": _FORMAT, "state": text, "sha256": _digest(tensors, text)}
+    try:
+        data = safetensors.torch.save(tensors, metadata)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: safetensors cannot hold this state: {error!r}.") from error
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        cause = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "the folder cannot be written"
+        raise CheckpointError(
+            f"could not write the checkpoint {path}: {cause} ({error.strerror or error}). The previous checkpoints in "
+            f"{path.parent} are intact; free some space or restore write access, then resume from the newest of them."
+        ) from error
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read what :func:`save` wrote, all tensors on the CPU; no content of the file is ever executed.
+
+    Raises:
+        CheckpointError: if the file cannot be read, is truncated or damaged, or is no metarl checkpoint.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"could not read the checkpoint {path}: {error.strerror or error}.") from error
+    metadata = _read_metadata(path, data)
+    text = metadata["state"]
+    try:
+        tensors = safetensors.torch.load(data)
+        if _digest(tensors, text) != metadata["sha256"]:
+            raise CheckpointError(f"{path} is damaged: its content does not match its sha256.")
+        state: dict[str, Any] = _decode(json.loads(text), tensors)
+    except (SafetensorError, KeyError, ValueError, AssertionError) as error:
+        raise CheckpointError(f"{path} is damaged: {error!r}.") from error
+    return state
+
+
+class CheckpointStore:
+    """The checkpoints of one run: the last few by iteration, and the best by score.
+
+    Only the process that trains may save (see :meth:`metarl.runs.folder.RunFolder.lock`); any may load.
+
+    Args:
+        folder: made at the first save.
+        keep_last: how many of the newest iterations to keep.
+    """
+
+    def __init__(self, folder: Path, keep_last: int = 3) -> None:
+        if keep_last < 1:
+            raise CheckpointError(f"CheckpointStore.keep_last must be 1 or more, got {keep_last!r}.")
+        self.folder = folder
+        self.keep_last = keep_last
+
+    @property
+    def best_path(self) -> Path:
+        """Where the checkpoint with the highest score lies, if any was scored."""
+        return self.folder / f"best{_SUFFIX}"
+
+    def path(self, iteration: int) -> Path:
+        """Where the checkpoint of ``iteration`` lies."""
+        return self.folder / f"iteration-{iteration:08d}{_SUFFIX}"
+
+    def save(self, iteration: int, state: Mapping[str, Any], score: float | None = None) -> None:
+        """Write the checkpoint of ``iteration`` and drop those that are too old.
+
+        A run has one history: checkpoints of later iterations, left by a run that was resumed from before them, go.
+
+        Args:
+            iteration: counter, 0 or more.
+            state: see :func:`save`.
+            score: higher is better; a score above all earlier ones also writes ``best.safetensors``.
+
+        Raises:
+            CheckpointError: if the checkpoint cannot be written; the previous ones are then intact.
+            NonFiniteError: if the score is NaN or infinite.
+        """
+        if iteration < 0:
+            raise CheckpointError(f"a checkpoint's iteration must be 0 or more, got {iteration!r}.")
+        if score is not None and not math.isfinite(score):
+            raise NonFiniteError(f"the score of iteration {iteration} is {score}; expected a finite number.")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"could not make the folder {self.folder}: {error.strerror or error}.") from error
+        self._remove_leftovers()
+        content = {"iteration": iteration, "score": score, "state": dict(state)}
+        # The best goes first: killed in between, the resumed run reaches this iteration again and finds it there.
+        if score is not None:
+            best = self.best_score()
+            if best is None or score > best:
+                save(self.best_path, content)
+        save(self.path(iteration), content)
+        earlier = [known for known in self.iterations() if known <= iteration]
+        for known in self.iterations():
+            if known not in earlier[-self.keep_last :]:
+                self.path(known).unlink(missing_ok=True)
+
+    def iterations(self) -> list[int]:
+        """Iterations that have a checkpoint, ascending."""
+        names = [path.name for path in self.folder.glob(f"iteration-*{_SUFFIX}")]
+        matches = [re.fullmatch(rf"iteration-(\d{{8,}}){re.escape(_SUFFIX)}", name) for name in names]
+        return sorted(int(match[1]) for match in matches if match)
+
+    def latest(self) -> Path:
+        """The newest checkpoint's file.
+
+        Raises:
+            CheckpointError: if there is none.
+        """
+        iterations = self.iterations()
+        if not iterations:
+            raise CheckpointError(f"{self.folder} holds no checkpoint (iteration-*{_SUFFIX}).")
+        return self.path(iterations[-1])
+
+    def load_latest(self) -> tuple[int, dict[str, Any]]:
+        """Iteration and state of the newest checkpoint.
+
+        Raises:
+            CheckpointError: if there is none, or if it is damaged; then with the command that resumes from the
+                newest intact one before it.
+        """
+        latest = self.latest()
+        try:
+            return self.load(latest)
+        except CheckpointError as error:
+            raise CheckpointError(f"{error} {self._offer_previous()}") from error
+
+    def load(self, path: Path) -> tuple[int, dict[str, Any]]:
+        """Iteration and state of the checkpoint at ``path``.
+
+        Raises:
+            CheckpointError: if it is damaged or not a checkpoint of a run.
+        """
+        content = self._load_content(path)
+        return content["iteration"], content["state"]
+
+    def best_score(self) -> float | None:
+        """The score of ``best.safetensors``; None if nothing was scored yet, or, with a warning, if it is damaged."""
+        if not self.best_path.exists():
+            return None
+        try:
+            score: float | None = self._load_content(self.best_path)["score"]
+        except CheckpointError as error:
+            warnings.warn(f"{error} The best checkpoint is chosen anew.", RuntimeWarning, stacklevel=3)
+            return None
+        return score
+
+    def _load_content(self, path: Path) -> dict[str, Any]:
+        content = load(path)
+        if content.keys() != {"iteration", "score", "state"}:
+            raise CheckpointError(
+                f"{path} is not the checkpoint of a run: expected iteration, score and state, got {sorted(content)}."
+            )
+        return content
+
+    def _offer_previous(self) -> str:
+        for iteration in reversed(self.iterations()[:-1]):
+            path = self.path(iteration)
+            try:
+                self.load(path)
+            except CheckpointError:
+                continue
+            run = shlex.quote(str(self.folder.parent))
+            return (
+                f"The newest intact checkpoint before it is {path.name}; resume from it with: "
+                f"metarl train --resume {run} --checkpoint {shlex.quote(str(path))}"
+            )
+        return "No earlier checkpoint of this run is intact; start the run again."
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a process that was killed while it wrote has left; the run's lock keeps other writers out."""
+        for leftover in self.folder.glob(f".*{_SUFFIX}.*.tmp"):
+            leftover.unlink(missing_ok=True)
+
+
+def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
+    """``value`` as JSON; objects are tagged by their single key, and tensors move into ``tensors``."""
+    if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_quantized or value.is_meta:
+            raise CheckpointError(f"{where} is not a dense tensor (layout {value.layout}); store its parts instead.")
+        name = where
+        while name in tensors:  # {"a": {"b": x}, "a.b": y}
+            name += "'"
+        # A copy of its own, since safetensors refuses tensors that share memory.
+        tensors[name] = value.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+        return {"tensor": name}
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {"float": str(float(value))}
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, list):
+        return [_encode(entry, f"{where}.{index}", tensors) for index, entry in enumerate(value)]
+    if isinstance(value, tuple):
+        return {"tuple": [_encode(entry, f"{where}.{index}", tensors) for index, entry in enumerate(value)]}
+    if isinstance(value, Mapping):
+        # Pairs, not a JSON object: an optimiser's keys are integers, which JSON would turn into strings.
+        pairs = [[_encode_key(key, where), _encode(entry, f"{where}.{key}", tensors)] for key, entry in value.items()]
+        return {"dict": pairs}
+    raise CheckpointError(
+        f"{where} is a {type(value).__module__}.{type(value).__qualname__}, which a checkpoint cannot hold; "
+        "expected tensors, numbers, strings, bools or None in dicts, lists and tuples."
+    )
+
+
+def _encode_key(key: Any, where: str) -> Any:
+    if isinstance(key, Tensor | list | Mapping):
+        raise CheckpointError(f"{where} has the key {key!r}; expected a string, a number, a bool, None or a tuple.")
+    return _encode(key, f"{where} (a key)", {})
+
+
+def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of :func:`_encode`."""
+    if isinstance(value, list):
+        return [_decode(entry, tensors) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    ((tag, content),) = value.items()
+    if tag == "tensor":
+        return tensors[content]
+    if tag == "float":
+        return float(content)
+    if tag == "tuple":
+        return tuple(_decode(entry, tensors) for entry in content)
+    if tag == "dict":
+        return {_decode(key, tensors): _decode(entry, tensors) for key, entry in content}
+    raise ValueError(f"unknown tag {tag!r}")
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    """The sha256 over the JSON text and every tensor's name, dtype, shape and bytes, in hexadecimal."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read_metadata(path: Path, data: bytes) -> dict[str, str]:
+    """The header's metadata.
+
+    Raises:
+        CheckpointError: saying what the file is instead, if it is no metarl checkpoint.
+    """
+    end = _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")
+    opening = b'{"__metadata__"'
+    if len(data) < _LENGTH_BYTES + len(opening):
+        if _looks_pickled(data):
+            raise _pickle_refused(path)
+        raise CheckpointError(f"{path} is truncated: it holds only {len(data)} bytes.")
+    # A header's length may look like a pickle's first bytes, so a file is taken for a pickle only without a header.
+    if not data[_LENGTH_BYTES:].startswith(b"{"):
+        if _looks_pickled(data):
+            raise _pickle_refused(path)
+        raise CheckpointError(f"{path} is not a metarl checkpoint: it is no safetensors file, or it is damaged.")
+    if end > len(data):
+        raise CheckpointError(f"{path} is truncated: its header alone needs {end} bytes, it holds {len(data)}.")
+    try:
+        header = json.loads(data[_LENGTH_BYTES:end])
+        needed = end + max(
+            (info["data_offsets"][1] for key, info in header.items() if key != "__metadata__"), default=0
+        )
+        metadata = header.get("__metadata__", {})
+        if metadata.get("format") != _FORMAT or metadata.keys() != {"format", "state", "sha256"}:
+            raise CheckpointError(
+                f"{path} is not a metarl checkpoint: it is a safetensors file without the format {_FORMAT!r}."
+            )
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: its header cannot be read ({error!r}).") from error
+    if len(data) < needed:
+        raise CheckpointError(f"{path} is truncated: it should hold {needed} bytes, it holds {len(data)}.")
+    return dict(metadata)
+
+
+def _looks_pickled(data: bytes) -> bool:
+    """Whether a file is a pickle: raw (binary or text protocol), or in the zip archive of ``torch.save``."""
+    if data.startswith(b"PK\x03\x04"):
+        return b"data.pkl" in data
+    if re.match(rb"\x80[\x02-\x05]", data):
+        return True
+    # The text protocol has no signature, but what can run code names a module and a function.
+    return data.rstrip().endswith(b".") and re.search(rb"[ci][\w.]+\n[\w.]+\n", data) is not None
+
+
+def _pickle_refused(path: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is not a metarl checkpoint: it is a pickle, which could run code; nothing of it was executed. "
+        f"Expected a {_SUFFIX} file that metarl wrote."
+    )

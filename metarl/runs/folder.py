@@ -1,0 +1,262 @@
+"""A run's folder: its resolved config, what it ran on, checkpoints, metrics, and a lock against a second writer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from metarl.errors import CheckpointError, ConfigError
+from metarl.runs.checkpoint import CheckpointStore
+from metarl.runs.files import read_json, write_json
+
+MIN_FREE_BYTES = 50 * 2**20
+"""A run is refused below this; small agents fill a few megabytes, and a disk this full is about to fail anyway."""
+
+_PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metaworld", "metarl")
+
+
+class RunFolder:
+    """One run on disk; make it with :meth:`create` or :meth:`open`.
+
+    Attributes:
+        path: the folder.
+        checkpoints: the run's checkpoints.
+        metrics: the JSON-lines log.
+        tensorboard: folder of TensorBoard's event files.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = path = Path(path)
+        self.checkpoints = CheckpointStore(path / "checkpoints")
+        self.metrics = path / "metrics.jsonl"
+        self.tensorboard = path / "tensorboard"
+
+    @classmethod
+    def create(cls, root: Path | str, name: str) -> RunFolder:
+        """Make ``root/name``, or ``root/name-2``, ``-3``, ... if that is taken.
+
+        Args:
+            root: folder of all runs, made if need be.
+            name: the run's name; what is awkward in a file name (the slash of a task's id) becomes a dash.
+
+        Raises:
+            ConfigError: if the folder cannot be written or the disk is nearly full.
+        """
+        root = Path(root)
+        stem = re.sub(r"[^\w.+=-]+", "-", name).strip(".-")
+        if not stem:
+            raise ConfigError(f"a run's name needs a letter or digit, got {name!r}.")
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(root).free
+            if free < MIN_FREE_BYTES:
+                raise ConfigError(
+                    f"the disk of {root} has {free / 2**20:.0f} MiB left; a run needs at least "
+                    f"{MIN_FREE_BYTES / 2**20:.0f} MiB. Free some space or choose another folder for runs."
+                )
+            path = _make_unique(root, stem)
+            probe = path / ".probe"
+            probe.write_bytes(b"writable")
+            probe.unlink()
+        except OSError as error:
+            raise ConfigError(f"cannot write runs into {root}: {error.strerror or error}.") from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunFolder:
+        """The run at ``path``.
+
+        Raises:
+            ConfigError: if there is none, naming the runs nearby.
+        """
+        path = Path(path)
+        if not _is_run(path):
+            what = "is not a run folder (it has no config.json)" if path.exists() else "does not exist"
+            nearby = _runs_near(path)
+            found = f"Runs nearby: {', '.join(map(str, nearby))}." if nearby else "There are no runs nearby."
+            raise ConfigError(f"{path} {what}. {found}")
+        return cls(path)
+
+    def set_aside(self, iteration: int) -> Path | None:
+        """Keep what came after ``iteration`` in a folder inside the run, for a run that goes back to that iteration.
+
+        Returns:
+            The folder, ``abandoned`` or ``abandoned-2`` and so on; None if nothing came later.
+
+        Raises:
+            CheckpointError: if it cannot be written; the run is then as before.
+        """
+        store = self.checkpoints
+        later = [store.path(known) for known in store.iterations() if known > iteration]
+        if not later:
+            return None
+        try:
+            folder = _make_unique(self.path, "abandoned")
+            kept = [*later, *(path for path in (store.best_path, self.metrics) if path.exists())]
+            for path in kept:
+                shutil.copy2(path, folder / path.name)
+        except OSError as error:
+            raise CheckpointError(f"could not keep later checkpoints of {self.path}: {error.strerror}.") from error
+        # A best of the abandoned part would stand in the way of every new one.
+        if store.best_path.exists() and store.load(store.best_path)[0] > iteration:
+            store.best_path.unlink()
+        return folder
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from writing into this run; the system frees the lock even if this process is killed.
+
+        Raises:
+            CheckpointError: if another process holds it, with its process id.
+        """
+        lock = FileLock(self.path / ".lock")
+        owner = self.path / ".lock.owner"
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise CheckpointError(
+                f"the run {self.path} is in use by {_describe_owner(owner)}. "
+                "Wait until it ends, stop it (Ctrl-C saves first), or start a run of its own without --resume."
+            ) from None
+        except OSError as error:
+            raise CheckpointError(f"cannot lock the run {self.path}: {error.strerror or error}.") from error
+        try:
+            self._remove_leftovers()
+            write_json(owner, {"pid": os.getpid(), "host": socket.gethostname()})
+            yield
+        finally:
+            owner.unlink(missing_ok=True)
+            lock.release()
+
+    def _remove_leftovers(self) -> None:
+        """Remove what a process that was killed while it wrote has left; the lock keeps other writers out."""
+        for leftover in self.path.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write the resolved config, JSON-able, to ``config.json``; that makes the folder a run.
+
+        Raises:
+            CheckpointError: if it cannot be written.
+            ConfigError: if it holds something that JSON cannot.
+        """
+        write_json(self.path / "config.json", config)
+
+    def read_config(self) -> dict[str, Any]:
+        """What :meth:`write_config` wrote.
+
+        Raises:
+            CheckpointError: if the file cannot be read.
+        """
+        return read_json(self.path / "config.json")
+
+    def write_manifest(self, seed: int, device: torch.device) -> None:
+        """Write to ``manifest.json`` what is needed to run this again: versions, commit, seed, command, machine.
+
+        Raises:
+            CheckpointError: if it cannot be written.
+        """
+        versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
+        command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+        manifest = {"versions": versions, "git": _git_state(), "seed": seed, "command": command}
+        write_json(self.path / "manifest.json", {**manifest, "machine": _machine(device)})
+
+    def read_manifest(self) -> dict[str, Any]:
+        """What :meth:`write_manifest` wrote.
+
+        Raises:
+            CheckpointError: if the file cannot be read.
+        """
+        return read_json(self.path / "manifest.json")
+
+
+def _make_unique(root: Path, stem: str) -> Path:
+    number = 1
+    while True:
+        path = root / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return path
+
+
+def _is_run(path: Path) -> bool:
+    return (path / "config.json").is_file()
+
+
+def _runs_near(path: Path, most: int = 8) -> list[Path]:
+    """Runs in ``path``, beside it or in ``runs``, the newest first."""
+    folders = [path, path.parent, path / "runs", path.parent / "runs", Path("runs")]
+    children = {child for folder in folders if folder.is_dir() for child in folder.iterdir() if _is_run(child)}
+    return sorted(children, key=lambda child: child.stat().st_mtime, reverse=True)[:most]
+
+
+def _describe_owner(owner: Path) -> str:
+    try:
+        content = json.loads(owner.read_bytes())
+        pid, host = int(content["pid"]), str(content["host"])
+    except (OSError, ValueError, KeyError):
+        return "another process, which has only just started or ended"
+    if host != socket.gethostname():
+        return f"process {pid} on {host}"
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return f"a worker that the ended process {pid} left behind"
+    except PermissionError:
+        pass  # Alive, and another user's.
+    return f"process {pid}"
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of metarl's own checkout and whether files differ from it; None for an installed metarl."""
+    checkout = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(checkout), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        # Inside site-packages git would find whatever repository the virtual environment lies in.
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != checkout:
+            return None
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "platform": platform.platform(),
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory_bytes / 2**30, 1),
+        "torch_threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        match = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.MULTILINE)
+        if match:
+            return match[1]
+    return platform.processor() or platform.machine()

@@ -1,0 +1,123 @@
+"""Metrics of a run, as JSON lines and as TensorBoard scalars, without gaps or repeats across a resume."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from metarl.errors import CheckpointError, ConfigError, NonFiniteError
+from metarl.runs.files import write_atomically
+from metarl.runs.folder import RunFolder
+
+_RESERVED = ("iteration", "wall_time")
+
+
+class Logger:
+    """Appends one line per call to the run's ``metrics.jsonl``; both logs are flushed, so a kill loses nothing.
+
+    Args:
+        run_folder: the run.
+        resume_from: None for a new run; else the first iteration about to be run, from which on older entries
+            are dropped.
+
+    Raises:
+        CheckpointError: if the logs cannot be read or written.
+        ConfigError: if the run holds metrics already and ``resume_from`` is None.
+    """
+
+    def __init__(self, run_folder: RunFolder, resume_from: int | None = None) -> None:
+        self.path = run_folder.metrics
+        try:
+            if resume_from is not None:
+                _drop_from(self.path, resume_from)
+            elif self.path.exists() and self.path.stat().st_size:
+                raise ConfigError(f"{self.path} holds the metrics of an earlier start; resume that run instead.")
+            self._file = self.path.open("a", encoding="utf-8")
+            self._writer = SummaryWriter(str(run_folder.tensorboard), purge_step=resume_from)
+        except OSError as error:
+            raise CheckpointError(
+                f"could not open the logs of {run_folder.path}: {error.strerror or error}."
+            ) from error
+
+    def log(self, iteration: int, metrics: Mapping[str, float]) -> None:
+        """Append the metrics of one iteration.
+
+        Args:
+            iteration: the outer iteration.
+            metrics: by name; a slash groups them in TensorBoard, e.g. ``"train/return_after"``.
+
+        Raises:
+            CheckpointError: if the disk is full or the log cannot be written.
+            ConfigError: if a metric is called ``iteration`` or ``wall_time``.
+            NonFiniteError: if a metric is NaN or infinite; then nothing is written.
+        """
+        entry: dict[str, float] = {"iteration": iteration, "wall_time": time.time()}
+        for name, value in metrics.items():
+            if name in _RESERVED:
+                raise ConfigError(f"a metric cannot be called {name!r}: the log uses that name itself.")
+            number = value if isinstance(value, int) else float(value)
+            if not math.isfinite(number):
+                raise NonFiniteError(f"iteration {iteration}: the metric {name!r} is {number}.")
+            entry[name] = number
+        try:
+            self._file.write(json.dumps(entry, allow_nan=False) + "\n")
+            self._file.flush()
+            for name in metrics:
+                self._writer.add_scalar(name, entry[name], iteration)
+            self._writer.flush()
+        except OSError as error:
+            raise CheckpointError(
+                f"could not write the metrics of iteration {iteration} to {self.path}: {error.strerror or error}. "
+                "The checkpoints so far are intact; free some space, then resume the run."
+            ) from error
+
+    def close(self) -> None:
+        """Close both logs."""
+        # Everything was flushed already; a full disk that log() has reported must not be hidden by a second error.
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._writer.close()
+
+    def __enter__(self) -> Logger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a ``metrics.jsonl``, oldest first; a last line torn by a kill is left out.
+
+    Raises:
+        CheckpointError: if the file cannot be read, or another line than the last is damaged.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise CheckpointError(f"could not read the metrics {path}: {error.strerror or error}.") from error
+    entries = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entries.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise CheckpointError(f"{path}, line {number} is damaged: {error}.") from error
+    return entries
+
+
+def _drop_from(path: Path, iteration: int) -> None:
+    """Keep the lines before ``iteration``, in one step."""
+    if path.exists():
+        kept = [entry for entry in read_metrics(path) if entry["iteration"] < iteration]
+        write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())

@@ -1,0 +1,187 @@
+"""Distributions of tasks: how to sample a task, and how to make environments that pose it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from metarl.digest import task_digest
+from metarl.errors import ConfigError
+from metarl.types import Spec, Task
+from metarl.vector.gym_env import GymVectorEnv, flat_spaces
+
+Sampler = Callable[[np.random.Generator], Task]
+
+BatchSampler = Callable[[int, np.random.Generator], list[Task]]
+"""Draws that many training tasks at once."""
+
+_TEST_SHARE = 5
+"""One task in five belongs to the test split of a distribution with a single sampler."""
+
+_MAX_REJECTIONS = 2000
+
+
+@dataclass(frozen=True)
+class TaskDistribution:
+    """Tasks that share observation and action spaces, split into train and test.
+
+    Give either ``make_env`` (one instance, any Gymnasium environment) or ``make_vector`` (many at once, faster).
+    With ``sample`` alone, a digest of each task decides its split, one in five being a test task: the splits are
+    disjoint whatever the sampler. With ``sample_test`` the two samplers are taken as they are.
+
+    Attributes:
+        id: name, e.g. ``"mine/pendulum"``.
+        sample: draws one task from a NumPy generator, and depends on nothing else.
+        make_env: builds one environment for a task.
+        make_vector: builds ``num_envs`` instances that take ``reset(options={"tasks": [...]})``.
+        horizon: most steps in an episode; default: the ``max_episode_steps`` of ``make_env``'s environment.
+        sample_test: draws one test task.
+        meta_batch: draws the training tasks of one meta-update, e.g. as many of each kind; default: independently by
+            ``sample``, whose tasks they must be. Raises ConfigError for a number that it cannot draw.
+        shared_split: train and test tasks are the same on purpose (e.g. the two directions of a cheetah).
+        task_on_reset: the environment takes its task through ``reset(options={"task": task})``, so it need not be
+            rebuilt; ``make_env`` is then called once per instance.
+        num_workers: worker processes that step ``make_env``'s environments; 0 steps them in this process.
+        make_render_env: builds one environment for a task with ``render_mode="rgb_array"``, for ``metarl render``;
+            its steps must be those of ``make_env`` or ``make_vector``.
+        description: one line for ``metarl list``.
+    """
+
+    id: str
+    sample: Sampler
+    make_env: Callable[[Task], gym.Env[Any, Any]] | None = None
+    make_vector: Callable[[int], VectorEnv[Any, Any, Any]] | None = None
+    horizon: int | None = None
+    sample_test: Sampler | None = None
+    meta_batch: BatchSampler | None = None
+    shared_split: bool = False
+    task_on_reset: bool = False
+    num_workers: int = 0
+    make_render_env: Callable[[Task], gym.Env[Any, Any]] | None = None
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            raise ConfigError("TaskDistribution.id must be a non-empty name.")
+        if (self.make_env is None) == (self.make_vector is None):
+            raise ConfigError(f"{self.id}: give exactly one of make_env and make_vector.")
+        if self.horizon is not None and (not isinstance(self.horizon, int) or self.horizon < 1):
+            raise ConfigError(f"{self.id}: TaskDistribution.horizon must be an integer above 0, got {self.horizon!r}.")
+        if self.num_workers < 0:
+            raise ConfigError(f"{self.id}: TaskDistribution.num_workers must be 0 or more, got {self.num_workers!r}.")
+        if self.shared_split and self.sample_test is not None:
+            raise ConfigError(f"{self.id}: shared_split and sample_test contradict each other; give one.")
+
+    @property
+    def train(self) -> Split:
+        """The training tasks."""
+        return Split(self, "train")
+
+    @property
+    def test(self) -> Split:
+        """The held-out tasks."""
+        return Split(self, "test")
+
+    def sample_meta_batch(self, num_tasks: int, rng: np.random.Generator) -> list[Task]:
+        """Draw the training tasks of one meta-update; a function of ``rng``'s state alone.
+
+        Raises:
+            ConfigError: for a number of tasks that cannot be drawn.
+        """
+        return (self.meta_batch or self.train.sample)(num_tasks, rng)
+
+    @cached_property
+    def spec(self) -> Spec:
+        """Sizes of observations and actions and the horizon, read off one instance.
+
+        Raises:
+            ConfigError: if there is no time limit, or a space that metarl cannot flatten.
+        """
+        if self.make_env is not None:
+            task = self.sample(np.random.default_rng(0))
+            env = self.make_env(task)
+            try:
+                spaces: tuple[gym.Space[Any], gym.Space[Any]] = flat_spaces(env)
+                limit = env.spec.max_episode_steps if env.spec is not None else None
+            finally:
+                env.close()
+        else:
+            assert self.make_vector is not None
+            vector = self.make_vector(1)
+            spaces = vector.single_observation_space, vector.single_action_space
+            limit = None
+            vector.close()
+        horizon = self.horizon or limit
+        if horizon is None:
+            raise ConfigError(
+                f"{self.id} has no time limit: set TaskDistribution.horizon, or wrap the environment in "
+                "gymnasium.wrappers.TimeLimit through gymnasium.make(..., max_episode_steps=N)."
+            )
+        observation_space, action_space = spaces
+        assert isinstance(observation_space, gym.spaces.Box)
+        if isinstance(action_space, gym.spaces.Discrete):
+            return Spec(observation_space.shape[0], int(action_space.n), True, horizon)
+        assert isinstance(action_space, gym.spaces.Box)
+        return Spec(observation_space.shape[0], action_space.shape[0], False, horizon)
+
+    def make_vector_env(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
+        """``num_envs`` instances with flat spaces that take ``reset(options={"tasks": [...], "reset_mask": ...})``.
+
+        Autoreset is disabled, and what an ended instance returns before its next reset is unspecified.
+        """
+        if num_envs < 1:
+            raise ConfigError(f"{self.id}: num_envs must be 1 or more, got {num_envs!r}.")
+        if self.make_vector is not None:
+            return self.make_vector(num_envs)
+        assert self.make_env is not None
+        return GymVectorEnv(
+            self.make_env,
+            num_envs,
+            first_task=self.sample(np.random.default_rng(0)),
+            task_on_reset=self.task_on_reset,
+            num_workers=min(self.num_workers, num_envs),
+        )
+
+
+@dataclass(frozen=True)
+class Split:
+    """The train or the test tasks of a distribution."""
+
+    distribution: TaskDistribution
+    name: str
+
+    def sample(self, num_tasks: int, rng: np.random.Generator) -> list[Task]:
+        """Draw ``num_tasks`` independent tasks of this split; a function of ``rng``'s state alone.
+
+        Raises:
+            ConfigError: if the sampler yields no task of this split (too few distinct tasks).
+        """
+        if num_tasks < 1:
+            raise ConfigError(f"num_tasks must be 1 or more, got {num_tasks!r}.")
+        return [self._sample_one(rng) for _ in range(num_tasks)]
+
+    def _sample_one(self, rng: np.random.Generator) -> Task:
+        distribution = self.distribution
+        if distribution.shared_split:
+            return distribution.sample(rng)
+        if distribution.sample_test is not None:
+            return distribution.sample_test(rng) if self.name == "test" else distribution.sample(rng)
+        for _ in range(_MAX_REJECTIONS):
+            task = distribution.sample(rng)
+            if in_test_split(task) == (self.name == "test"):
+                return task
+        raise ConfigError(
+            f"{distribution.id}: {_MAX_REJECTIONS} samples held no {self.name} task, so the sampler yields too few "
+            "distinct tasks to split. Give sample_test, or shared_split=True if train and test are the same tasks."
+        )
+
+
+def in_test_split(task: Task) -> bool:
+    """Whether a single-sampler distribution holds ``task`` out for testing."""
+    return int.from_bytes(task_digest(task)[:8], "big") % _TEST_SHARE == 0

@@ -1,0 +1,1 @@
+"""What several tests share: probe tasks, and references written as plain loops."""

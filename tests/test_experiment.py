@@ -1,0 +1,120 @@
+"""A experiment is what its folder says: the same agent, the same tasks, the same scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from metarl.agents import MAMLTRPOConfig, RandomConfig, RL2Config
+from metarl.cli.report import evaluation_rows, write_report
+from metarl.config import TrainConfig
+from metarl.errors import CheckpointError, ConfigError
+from metarl.experiments.experiment import Experiment, pretrained_reference, reference_config
+from metarl.runs.folder import RunFolder
+from metarl.tasks.registry import load_distribution
+
+_TRAIN = TrainConfig(seed=3, device="cpu", num_iterations=2, meta_batch_size=3, eval_tasks=2, checkpoint_every=1)
+_MAML = MAMLTRPOConfig(hidden_sizes=(4,), rollouts_per_task=2, cg_iterations=2, num_inner_steps=2)
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Experiment:
+    return Experiment.create("maml-trpo", "bandit", _TRAIN, _MAML, RunFolder.create(tmp_path, "run"))
+
+
+def test_an_experiment_is_opened_as_it_was_created(experiment: Experiment) -> None:
+    opened = Experiment.open(experiment.run.path)
+    assert dataclasses.replace(opened, run=experiment.run) == experiment
+    assert opened.distribution is load_distribution("bandit")
+
+
+def test_a_build_is_a_function_of_the_seed(experiment: Experiment) -> None:
+    first, second = experiment.build().named_tensors(), experiment.build().named_tensors()
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    other = dataclasses.replace(experiment, train_config=dataclasses.replace(_TRAIN, seed=4)).build().named_tensors()
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_the_newest_checkpoint_is_loaded_unless_another_is_named(experiment: Experiment) -> None:
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        experiment.load()
+    assert experiment.train(lambda _: None)
+    store = experiment.run.checkpoints
+    (newest, iteration), (first, zero) = experiment.load(), experiment.load(store.path(0))
+    assert (iteration, zero) == (2, 0)
+    untrained = experiment.build().named_tensors()
+    assert all(torch.equal(first.named_tensors()[name], untrained[name]) for name in untrained)
+    assert not all(torch.equal(newest.named_tensors()[name], untrained[name]) for name in untrained)
+
+
+def test_new_settings_of_the_outer_loop_reach_the_folder(experiment: Experiment) -> None:
+    longer = experiment.reconfigured(dataclasses.replace(_TRAIN, num_iterations=7), _MAML)
+    assert longer.train_config.num_iterations == 7
+    assert Experiment.open(experiment.run.path).train_config == longer.train_config
+
+
+def test_what_a_checkpoint_cannot_follow_is_refused_and_not_written(experiment: Experiment) -> None:
+    before = experiment.run.read_config()
+    with pytest.raises(ConfigError, match=r"hidden_sizes is \(4,\) in .*got \(5,\)"):
+        experiment.reconfigured(_TRAIN, dataclasses.replace(_MAML, hidden_sizes=(5,)))
+    with pytest.raises(ConfigError, match=r"seed is 3 in .*got 4"):
+        experiment.reconfigured(dataclasses.replace(_TRAIN, seed=4), _MAML)
+    assert experiment.run.read_config() == before
+
+
+def test_the_reference_trains_for_as_many_episodes_on_the_same_network(experiment: Experiment) -> None:
+    reference = pretrained_reference(experiment)
+    assert reference.train_config.num_iterations == _TRAIN.num_iterations * 3
+    assert reference.build().rollouts_per_task == experiment.build().rollouts_per_task
+    ours, theirs = experiment.build().named_tensors(), reference.build().named_tensors()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    again = pretrained_reference(
+        dataclasses.replace(experiment, train_config=dataclasses.replace(_TRAIN, num_iterations=5))
+    )
+    assert again.run.path == reference.run.path
+    assert again.train_config.num_iterations == 15
+
+
+def test_a_reference_counts_only_once_it_has_a_checkpoint(experiment: Experiment) -> None:
+    assert experiment.trained_reference() is None
+    reference = pretrained_reference(experiment)
+    assert experiment.trained_reference() is None
+    reference.train(lambda _: None)
+    found = experiment.trained_reference()
+    assert found is not None and found.name == "pretrained"
+
+
+@pytest.mark.parametrize("config", [RL2Config(), RandomConfig()])
+def test_agents_without_the_settings_of_maml_have_no_reference(config: RL2Config | RandomConfig) -> None:
+    with pytest.raises(ConfigError, match="a pretrained reference needs a MAML agent beside it, got 'x'"):
+        reference_config("x", config)
+
+
+def test_every_row_of_the_table_is_scored_on_the_same_tasks(experiment: Experiment, tmp_path: Path) -> None:
+    experiment.train(lambda _: None)
+    reference = pretrained_reference(experiment)
+    reference.train(lambda _: None)
+    rows = evaluation_rows(
+        experiment, experiment.load()[0], experiment.distribution, num_tasks=5, seed=9, pretrained=reference
+    )
+    assert [(row.label, len(row.intervals)) for row in rows] == [
+        ("maml-trpo", 4),
+        ("single policy, not adapted", 1),
+        ("single policy, fine-tuned", 4),
+        ("maml-trpo, untrained", 4),
+        ("random policy", 1),
+    ]
+    assert {row.evaluation.returns.shape[0] for row in rows} == {5}
+    for row in rows:
+        for mean, low, high in row.intervals:
+            assert low <= mean <= high
+    figure = write_report(rows, experiment.distribution, tmp_path / "scores", "x", {"seed": 9})
+    written = json.loads((tmp_path / "scores.json").read_text())
+    assert figure.is_file() and written["seed"] == 9
+    assert [row["label"] for row in written["rows"]] == [row.label for row in rows]
+    assert written["rows"][0]["returns"] == rows[0].evaluation.returns.tolist()

@@ -1,0 +1,242 @@
+"""Meta-World's protocol: exact quotas, whichever episode ends first; named deviations; scores that can be resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from rich.console import Console
+
+from metarl.agent import Agent
+from metarl.agents import MAMLTRPOConfig, RL2Config
+from metarl.envs.metaworld import TaskSet, custom, task_distribution
+from metarl.errors import ConfigError
+from metarl.evaluation.metaworld_protocol import evaluate_official
+from metarl.evaluation.metaworld_scores import OfficialScores, TaskScores, markdown, print_table, read
+from metarl.tasks.distribution import TaskDistribution
+from metarl.tasks.registry import make
+from metarl.types import Action, Rollout, Timestep
+
+CPU = torch.device("cpu")
+QUICK, SLOW = 5, 20
+"""Steps in an episode of a goal that is solved, and of any other."""
+
+SOURCE = custom(["reach-v3", "push-v3"], ["door-close-v3"], id="two")
+SOLVED = {"reach-v3": 1, "push-v3": 3, "door-close-v3": 0}
+"""The first so many goals of each task are solved, by whatever an agent does."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("METARL_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+class Quick(VectorEnv[Any, Any, Any]):
+    """Goals by their place among their task's: the first few end with success at once, the others late without."""
+
+    single_observation_space = gym.spaces.Box(-np.inf, np.inf, (3,), np.float32)
+    single_action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    def __init__(self, places: dict[bytes, int], num_envs: int) -> None:
+        self.num_envs, self.places = num_envs, places
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        tasks = options["tasks"]
+        self.solved = np.array([self.places[task["rand_vec"].tobytes()] < SOLVED[task["env_name"]] for task in tasks])
+        self.steps = 0
+        return self._obs(), {}
+
+    def step(self, actions: Any) -> Any:
+        self.steps += 1
+        success = self.solved & (self.steps == 3)
+        ended = self.steps >= np.where(self.solved, QUICK, SLOW)
+        return self._obs(), actions[:, 0], ended, np.zeros(self.num_envs, bool), {"success": success}
+
+    def _obs(self) -> Any:
+        return np.stack([np.full(self.num_envs, self.steps), self.solved, np.ones(self.num_envs)], 1).astype(np.float32)
+
+
+def quick(source: TaskDistribution = SOURCE) -> TaskDistribution:
+    goals = TaskSet("custom", 0, ("reach-v3", "push-v3"), ("door-close-v3",)).goals
+    places = {
+        task["rand_vec"].tobytes(): place % 50
+        for tasks in (goals.train, goals.test)
+        for place, task in enumerate(tasks)
+    }
+    return TaskDistribution(id="quick", sample=source.sample, make_vector=partial(Quick, places), horizon=SLOW)
+
+
+def score(agent: Agent[Any] | None = None, **changes: Any) -> OfficialScores:
+    arguments: dict[str, Any] = {"shot": "gradient step", "seed": 0, "split": "train", "source": SOURCE, **changes}
+    return evaluate_official(agent or maml(), quick(), **arguments)
+
+
+def maml() -> Agent[Any]:
+    return MAMLTRPOConfig(hidden_sizes=(4,)).build(quick().spec, CPU, 0)
+
+
+def rl2() -> Agent[Any]:
+    return RL2Config(hidden_size=4).build(quick().spec, CPU, 0)
+
+
+@pytest.mark.parametrize(("make_agent", "shot"), [(maml, "gradient step"), (rl2, "episode")])
+def test_every_goal_gets_its_quota_whichever_ends_first(make_agent: Any, shot: str) -> None:
+    """The situation in which upstream's evaluation says 1.0 (tests/test_metaworld.py): one goal of four is solved."""
+    found = score(make_agent(), shot=shot, goals=4)
+    assert found.by_task["reach-v3"].success == (1.0, 0.0, 0.0, 0.0)
+    assert found.by_task["push-v3"].success == (1.0, 1.0, 1.0, 0.0)
+    assert found.interval[0] == (0.25 + 0.75) / 2
+    assert found.by_task["reach-v3"].num_env_steps == 13 * (QUICK + 3 * SLOW)
+
+
+def test_all_goals_of_the_split_are_scored_once_across_chunks() -> None:
+    """50 goals x 10 episodes do not fit into one chunk; each goal still stands in its own place."""
+    found = score()
+    assert [len(entry.success) for entry in found.by_task.values()] == [50, 50]
+    assert found.by_task["push-v3"].success == (1.0,) * 3 + (0.0,) * 47
+    assert found.settings["protocol"] == "the official protocol"
+    assert score(split="test").by_task["door-close-v3"].success == (0.0,) * 50
+
+
+def test_chunks_keep_the_number_of_simulations_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    original = Quick.__init__
+
+    def counted(self: Quick, places: Any, num_envs: int) -> None:
+        made.append(num_envs)
+        original(self, places, num_envs)
+
+    monkeypatch.setattr(Quick, "__init__", counted)
+    score()
+    assert max(made) == 50
+
+
+class Recorder(Agent[int]):
+    """Notes what it is asked for: ``(adaptations so far, episodes side by side, by the mode?)``."""
+
+    def __init__(self, num_adaptations: int) -> None:
+        super().__init__(quick().spec, CPU, num_adaptations=num_adaptations, rollouts_per_task=7)
+        self.asked: list[tuple[int, int, bool]] = []
+
+    def begin(self, num_tasks: int) -> int:
+        return 0
+
+    def act(self, state: int, timestep: Timestep, deterministic: bool = False) -> tuple[Action, int]:
+        shape = timestep.valid.shape
+        self.asked.append((state, shape[1], deterministic))
+        return Action(torch.zeros(*shape, 2), torch.zeros(shape)), state
+
+    def adapt(self, state: int, rollout: Rollout) -> int:
+        return state + 1
+
+    def meta_update(self, trial: Any) -> dict[str, float]:
+        return {}
+
+    def components(self) -> dict[str, Any]:
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("shot", "expected"),
+    [
+        ("gradient step", [(0, 10, False), (1, 3, True)]),
+        ("episode", [*((number, 1, False) for number in range(10)), (10, 3, True)]),
+    ],
+)
+def test_ten_episodes_to_adapt_then_three_by_the_mode(shot: str, expected: Any) -> None:
+    agent = Recorder(1)
+    score(agent, shot=shot, goals=1)
+    assert list(dict.fromkeys(agent.asked)) == expected
+
+
+def test_deviations_are_named() -> None:
+    assert score(goals=5).settings["protocol"] == "NOT the official protocol: 5 of 50 goals of each task"
+    several = score(Recorder(2), goals=50)
+    assert several.settings["protocol"] == "NOT the official protocol: 2 x 10 adaptation episodes"
+    assert "NOT the official protocol: 5 of 50" in markdown(score(goals=5), "maml-trpo")
+
+
+def test_scores_are_a_function_of_the_seed_and_leave_the_agent_alone() -> None:
+    agent = maml()
+    before = {name: value.clone() for name, value in agent.named_tensors().items()}
+    first, again, other = (score(agent, goals=7, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first.by_task["reach-v3"].returns != other.by_task["reach-v3"].returns
+    assert all(torch.equal(value, before[name]) for name, value in agent.named_tensors().items())
+
+
+def test_an_interrupted_evaluation_goes_on_and_ends_with_the_same_scores(tmp_path: Path) -> None:
+    store = tmp_path / "scores.json"
+    whole = score(goals=3, store=store)
+    assert read(store) == whole
+    content = json.loads(store.read_text())
+    del content["by_task"]["push-v3"]
+    content["by_task"]["reach-v3"]["success"] = [0.5, 0.5, 0.5]
+    store.write_text(json.dumps(content))
+    resumed = score(goals=3, store=store)
+    assert resumed.by_task["reach-v3"].success == (0.5, 0.5, 0.5), "a stored task was scored again"
+    assert resumed.by_task["push-v3"] == whole.by_task["push-v3"]
+    assert score(goals=3, store=store, about={"iteration": 9}) != resumed, "scores of other settings were taken"
+
+
+def test_intervals_are_over_goals_and_the_mean_is_over_tasks() -> None:
+    few, many = TaskScores((1.0, 0.0), (0.0, 0.0), 1, 0), TaskScores((1.0,) * 50, (0.0,) * 50, 1, 0)
+    scores = OfficialScores({}, {"a": few, "b": many})
+    assert scores.interval[0] == 0.75
+    assert few.interval[1] < 0.1 < 0.9 < many.interval[1] < 1.0
+    assert few.interval[1] < scores.interval[1] < 0.75 < scores.interval[2] <= 1.0
+
+
+def test_the_table_says_what_figures_are_worth() -> None:
+    """Floor, cost, reward version and packages stand beside them, and upstream's figure if there is one."""
+    found = score(goals=2)
+    settings = {**found.settings, "task_set": "ml10", "split": "test"}
+    shown = dataclasses.replace(found, settings=settings, upstream={"reach-v3": 1.0, "push-v3": 0.5, "mean": 0.75})
+    console = Console(width=120, record=True, quiet=True)
+    with console.capture() as capture:
+        console.quiet = False
+        print_table(shown, "maml-trpo", console)
+    for text in (capture.get(), markdown(shown, "maml-trpo")):
+        for part in (
+            "NOT the official protocol: 2 of 50 goals",
+            "The floor is 20 %",
+            f"{found.num_env_steps:,} environment steps",
+            "Reward version v2",
+            "mujoco",
+            "metarl 0",
+            "upstream's figure",
+            "75.0",
+        ):
+            assert part in text, part
+    assert "floor" not in markdown(found, "maml-trpo")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"goals": 0}, "goals must be 1 to 50, those that each task of custom has, got 0"),
+        ({"goals": 51}, "got 51"),
+        ({"split": "valid"}, "unknown split 'valid'.*test, train"),
+        ({"source": make("bandit")}, "bandit is no task set of Meta-World.*ml1/<task>, ml10"),
+    ],
+)
+def test_bad_requests_are_refused_with_the_choices(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        score(**changes)
+
+
+def test_agents_for_other_spaces_are_refused() -> None:
+    with pytest.raises(ConfigError, match="the agent was built for"):
+        evaluate_official(maml(), task_distribution("ml1/reach-v3"), shot="gradient step", seed=0)
