@@ -7,6 +7,7 @@ Raghu et al., 2020 (arXiv 1909.09157), section 4: of the layers ``theta_1 .. the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -18,6 +19,8 @@ from metarl.types import Spec
 @dataclass(frozen=True)
 class ANILConfig(MAMLTRPOConfig):
     """Almost no inner loop: the last layer alone adapts."""
+
+    when: ClassVar[str] = "features can be shared by all tasks and only the last layer must adapt"
 
     def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
         """A fresh agent."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ from metarl.types import Spec
 @dataclass(frozen=True)
 class EMAMLConfig(MAMLTRPOConfig):
     """E-MAML with a TRPO outer loop."""
+
+    when: ClassVar[str] = "the first rollout must explore for the sake of the next ones"
 
     def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
         """A fresh agent."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -19,6 +20,8 @@ from metarl.types import Spec
 @dataclass(frozen=True)
 class FOMAMLConfig(MAMLTRPOConfig):
     """First-order MAML with a TRPO outer loop."""
+
+    when: ClassVar[str] = "second-order products cost too much; first-order MAML"
 
     def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
         """A fresh agent; ``first_order`` is always on."""

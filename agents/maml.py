@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,8 @@ from metarl.types import Spec
 @dataclass(frozen=True)
 class MAMLTRPOConfig(GradientConfig):
     """MAML with a TRPO outer loop."""
+
+    when: ClassVar[str] = "few gradient steps must suffice, and adapting further must not hurt"
 
     max_kl: float = 0.01
     """Radius of the trust region, in nats."""

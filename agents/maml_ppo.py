@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ from metarl.types import Spec
 @dataclass(frozen=True)
 class MAMLPPOConfig(GradientConfig):
     """MAML with a PPO outer loop."""
+
+    when: ClassVar[str] = "as maml-trpo, with cheaper updates and several of them on each batch"
 
     meta_lr: float = 1e-3
     """Adam's step size in the outer loop."""

@@ -11,7 +11,7 @@ a lot, which the trust region sees and Adam does not. For Adam, take ``maml-ppo`
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from metarl.agents.maml import MAMLTRPOConfig
 
@@ -19,6 +19,8 @@ from metarl.agents.maml import MAMLTRPOConfig
 @dataclass(frozen=True)
 class MetaLSTMConfig(MAMLTRPOConfig):
     """A learned update rule with a TRPO outer loop."""
+
+    when: ClassVar[str] = "gradient descent adapts too little in the steps there are: learn the step"
 
     inner_rule: Literal["ravi-lstm", "andrychowicz-lstm"] = "ravi-lstm"
     """The LSTM of Ravi and Larochelle (gates on parameters and gradient), or of Andrychowicz et al. (its output is the

@@ -7,7 +7,7 @@ Li et al., 2017 (arXiv 1707.09835), eq. 2 and Algorithm 2: ``theta' = theta - al
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -19,6 +19,8 @@ from metarl.types import Spec
 @dataclass(frozen=True)
 class MetaSGDConfig(MAMLTRPOConfig):
     """A step size for every parameter is learned along with the policy; ``inner_lr`` is where they begin."""
+
+    when: ClassVar[str] = "a good step size is not known, or differs between parameters"
 
     inner_rule: Literal["sgd"] = "sgd"
     """Gradient descent alone: the step sizes are what is learned of it."""

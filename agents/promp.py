@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ from metarl.types import Spec
 @dataclass(frozen=True)
 class ProMPConfig(MAMLPPOConfig):
     """Proximal meta-policy search."""
+
+    when: ClassVar[str] = "as maml-ppo, held near the policies that collected the pre-update data"
 
     kl_coef: float = 5e-4
     """Weight of the KL between the policies that collected the pre-update data and the new ones."""

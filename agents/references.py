@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -22,8 +22,15 @@ from metarl.types import Action, Rollout, Spec, Timestep, Trial
 class RandomConfig(AgentConfig):
     """Uniformly random actions."""
 
+    when: ClassVar[str] = "reference: uniformly random actions"
+
     rollouts_per_task: int = 20
     """Episodes of each task."""
+
+    @property
+    def num_adaptations(self) -> int:
+        """It does not adapt."""
+        return 0
 
     def __post_init__(self) -> None:
         require_positive(self, "rollouts_per_task")
@@ -77,8 +84,15 @@ class RandomAgent(Agent[None]):
 class PretrainedConfig(MAMLTRPOConfig):
     """One TRPO policy over all tasks, without adaptation in training; fine-tuned by policy gradient at test time."""
 
+    when: ClassVar[str] = "reference: one policy over all tasks, fine-tuned at test time"
+
     inner_rule: Literal["sgd"] = "sgd"
     """Gradient descent alone: without inner steps in training there is nothing to learn a rule from."""
+
+    @property
+    def num_adaptations(self) -> int:
+        """None in training."""
+        return 0
 
     def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
         """MAML-TRPO without inner steps is TRPO over all tasks; ``num_inner_steps`` is not used."""
@@ -91,3 +105,6 @@ class OracleConfig(PretrainedConfig):
 
     The command line appends the task's numbers to its observations (:func:`metarl.tasks.oracle.reveal_task`).
     """
+
+    when: ClassVar[str] = "reference: one policy over all tasks that is told the task"
+    told_task: ClassVar[bool] = True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -22,6 +22,8 @@ from metarl.types import Spec
 @dataclass(frozen=True)
 class ReptileConfig(GradientConfig):
     """Reptile on policy gradients; every rollout of a trial gives one inner step, the last one too."""
+
+    when: ClassVar[str] = "the simplest baseline of meta-learning: no derivative of adaptation"
 
     inner_rule: Literal["sgd"] = "sgd"
     """Gradient descent alone: a learned rule needs the derivatives that Reptile does without."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ from metarl.types import Rollout, Spec, Trial
 @dataclass(frozen=True)
 class RL2Config(RecurrentPPOConfig):
     """RL² with PPO."""
+
+    when: ClassVar[str] = "tasks must be explored within an episode, and training data is plentiful"
 
     memory: Literal["gru", "lstm", "snail"] = "gru"
     """What remembers the trial: a recurrent network, or SNAIL's convolutions and attention."""
@@ -67,6 +69,8 @@ class RL2Config(RecurrentPPOConfig):
 @dataclass(frozen=True)
 class SNAILConfig(RL2Config):
     """SNAIL (Mishra et al., 2018, arXiv 1707.03141): RL² whose memory is convolutions and attention, trained by PPO."""
+
+    when: ClassVar[str] = "as rl2, where what matters was seen long ago; trials of up to some hundred steps"
 
     memory: Literal["gru", "lstm", "snail"] = "snail"
     """What remembers the trial."""

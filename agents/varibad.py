@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,8 @@ from metarl.types import Rollout, Spec, Timestep, Trial
 @dataclass(frozen=True)
 class VariBADConfig(RecurrentPPOConfig):
     """VariBAD with PPO."""
+
+    when: ClassVar[str] = "as rl2, where rewards or dynamics tell the task: it learns to predict them"
 
     latent_size: int = 5
     """Coordinates of the latent task."""

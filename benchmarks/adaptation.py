@@ -112,7 +112,7 @@ def _commands(scores: Scores) -> list[str]:
 
 def _train(options: Options, agent: str) -> dict[str, Any]:
     preset, config = settings(agent, options.tasks)
-    by_gradient = AGENTS[agent].shot == "gradient step"
+    by_gradient = AGENTS[agent].adapts_by == "gradient step"
     size = options.meta_batch_size if by_gradient else None
     batch = {} if size is None else {"meta_batch_size": size}
     train = preset if size is None else dataclasses.replace(preset, meta_batch_size=size)

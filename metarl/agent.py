@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,27 @@ class Agent(abc.ABC, Generic[State]):
 
 @dataclass(frozen=True)
 class AgentConfig(abc.ABC):
-    """Settings of one kind of agent; a frozen dataclass that knows how to build it."""
+    """Settings of one kind of agent; a frozen dataclass that knows how to build it.
+
+    Attributes:
+        when: when to choose this agent, for ``metarl list``.
+        told_task: whether the task's numbers are appended to its observations.
+        adapts_by: what lies between two rollouts of a trial.
+    """
+
+    when: ClassVar[str] = ""
+    told_task: ClassVar[bool] = False
+    adapts_by: ClassVar[Literal["gradient step", "episode"]] = "gradient step"
+
+    @property
+    @abc.abstractmethod
+    def rollouts_per_task(self) -> int:
+        """Episodes of each task between two adaptations; usually a field."""
+
+    @property
+    @abc.abstractmethod
+    def num_adaptations(self) -> int:
+        """Calls of ``adapt`` in one training trial (gradient steps; for memory agents, episodes - 1)."""
 
     @abc.abstractmethod
     def build(self, spec: Spec, device: torch.device, seed: int) -> Agent[Any]:

@@ -100,7 +100,7 @@ def test_train_evaluate_and_plot_leave_what_they_promise(
     config = json.loads((path / "config.json").read_text())
     assert (config["agent"], config["tasks"], config["train"]["seed"]) == (agent, tasks, 4)
     assert config["train"].keys() == {field.name for field in dataclasses.fields(TrainConfig)}
-    assert config[agent].keys() == {field.name for field in dataclasses.fields(AGENTS[agent].config)}
+    assert config[agent].keys() == {field.name for field in dataclasses.fields(AGENTS[agent])}
     manifest = json.loads((path / "manifest.json").read_text())
     assert manifest["seed"] == 4 and {"versions", "git", "machine", "command"} <= manifest.keys()
     assert [row["iteration"] for row in read_metrics(path / "metrics.jsonl")] == [0, 1]
@@ -187,7 +187,7 @@ def test_help_describes_every_setting(agent: str, capsys: pytest.CaptureFixture[
         cli.main(["train", agent, "bandit", "--help"])
     assert stop.value.code == 0
     printed = capsys.readouterr().out
-    for kind in (TrainConfig, AGENTS[agent].config, TrainOptions):
+    for kind in (TrainConfig, AGENTS[agent], TrainOptions):
         flags = [field.name.replace("_", "-") for field in dataclasses.fields(kind)]
         for flag in set(flags) - {"train", "agent"}:
             assert re.search(rf"--{flag}[ ,]", printed), flag

@@ -16,7 +16,7 @@ from metarl.agents import AGENTS, MAMLTRPOConfig, PretrainedConfig, RandomConfig
 from metarl.config import TrainConfig, choose_device, from_dict
 from metarl.errors import ConfigError, unknown_name
 
-_KINDS: list[type[Any]] = [TrainConfig, *(entry.config for entry in AGENTS.values())]
+_KINDS: list[type[Any]] = [TrainConfig, *AGENTS.values()]
 
 
 def _hints(kind: type[Any]) -> dict[str, Any]:

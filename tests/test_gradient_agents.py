@@ -25,7 +25,7 @@ SMALL: dict[str, Any] = {
 
 
 def small(name: str, **settings: Any) -> AgentConfig:
-    config = AGENTS[name].config
+    config = AGENTS[name]
     fields = {field.name for field in dataclasses.fields(config)}
     return config(**{key: value for key, value in SMALL.items() if key in fields} | settings)
 

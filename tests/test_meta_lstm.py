@@ -199,7 +199,7 @@ def test_agents_with_a_learned_rule_keep_the_contract(name: str, rule: Any) -> N
     small: dict[str, Any] = {"hidden_sizes": (8,), "rollouts_per_task": 4, "num_inner_steps": 2, "inner_rule": rule}
     if name not in ("maml-ppo", "promp"):
         small["max_backtracks"] = 40  # So little data makes the loss so rough that only short steps lower it.
-    check_agent(AGENTS[name].config(**small))
+    check_agent(AGENTS[name](**small))
 
 
 @pytest.mark.parametrize("kind", [MetaSGDConfig, ReptileConfig, PretrainedConfig, OracleConfig])
@@ -254,7 +254,7 @@ def test_a_learned_rule_finds_the_best_arm_in_one_step_and_keeps_to_it(name: str
     """
     distribution = arms(num_pulls=3)
     sizes: dict[str, Any] = {"hidden_sizes": (16,), "inner_lr": 0.5, "rollouts_per_task": 20, "inner_rule": rule}
-    agent = AGENTS[name].config(**sizes, **PROBES[name]).build(distribution.spec, CPU, 0)
+    agent = AGENTS[name](**sizes, **PROBES[name]).build(distribution.spec, CPU, 0)
     assert isinstance(agent, GradientAgent)
     before = shares(agent)
     train(agent, distribution, 15, 20)

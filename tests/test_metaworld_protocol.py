@@ -79,7 +79,7 @@ def quick(source: TaskDistribution = SOURCE) -> TaskDistribution:
 
 
 def score(agent: Agent[Any] | None = None, **changes: Any) -> OfficialScores:
-    arguments: dict[str, Any] = {"shot": "gradient step", "seed": 0, "split": "train", "source": SOURCE, **changes}
+    arguments: dict[str, Any] = {"adapts_by": "gradient step", "seed": 0, "split": "train", "source": SOURCE, **changes}
     return evaluate_official(agent or maml(), quick(), **arguments)
 
 
@@ -91,10 +91,10 @@ def rl2() -> Agent[Any]:
     return RL2Config(hidden_size=4).build(quick().spec, CPU, 0)
 
 
-@pytest.mark.parametrize(("make_agent", "shot"), [(maml, "gradient step"), (rl2, "episode")])
-def test_every_goal_gets_its_quota_whichever_ends_first(make_agent: Any, shot: str) -> None:
+@pytest.mark.parametrize(("make_agent", "adapts_by"), [(maml, "gradient step"), (rl2, "episode")])
+def test_every_goal_gets_its_quota_whichever_ends_first(make_agent: Any, adapts_by: str) -> None:
     """The situation in which upstream's evaluation says 1.0 (tests/test_metaworld.py): one goal of four is solved."""
-    found = score(make_agent(), shot=shot, goals=4)
+    found = score(make_agent(), adapts_by=adapts_by, goals=4)
     assert found.by_task["reach-v3"].success == (1.0, 0.0, 0.0, 0.0)
     assert found.by_task["push-v3"].success == (1.0, 1.0, 1.0, 0.0)
     assert found.interval[0] == (0.25 + 0.75) / 2
@@ -149,15 +149,15 @@ class Recorder(Agent[int]):
 
 
 @pytest.mark.parametrize(
-    ("shot", "expected"),
+    ("adapts_by", "expected"),
     [
         ("gradient step", [(0, 10, False), (1, 3, True)]),
         ("episode", [*((number, 1, False) for number in range(10)), (10, 3, True)]),
     ],
 )
-def test_ten_episodes_to_adapt_then_three_by_the_mode(shot: str, expected: Any) -> None:
+def test_ten_episodes_to_adapt_then_three_by_the_mode(adapts_by: str, expected: Any) -> None:
     agent = Recorder(1)
-    score(agent, shot=shot, goals=1)
+    score(agent, adapts_by=adapts_by, goals=1)
     assert list(dict.fromkeys(agent.asked)) == expected
 
 
@@ -239,4 +239,4 @@ def test_bad_requests_are_refused_with_the_choices(changes: dict[str, Any], mess
 
 def test_agents_for_other_spaces_are_refused() -> None:
     with pytest.raises(ConfigError, match="the agent was built for"):
-        evaluate_official(maml(), task_distribution("ml1/reach-v3"), shot="gradient step", seed=0)
+        evaluate_official(maml(), task_distribution("ml1/reach-v3"), adapts_by="gradient step", seed=0)

@@ -81,7 +81,7 @@ def test_a_memory_does_in_upstreams_evaluation_what_it_does_in_ours(distribution
     goals = list(TASKS.goals.test[:GOALS])
     envs, num_evals = upstream_envs(TASKS, "test", GOALS, recurrent=True, max_episode_steps=STEPS)
     assert (envs.num_envs, num_evals) == (GOALS, 1)
-    theirs = Watched(rl2(distribution), GOALS, shot="episode", seed=3)
+    theirs = Watched(rl2(distribution), GOALS, adapts_by="episode", seed=3)
     metalearning_evaluation(theirs, envs, num_evals=1, adaptation_episodes=3, evaluation_episodes=2 * GOALS)
     envs.close()
 
@@ -118,15 +118,15 @@ def test_a_gradient_agent_learns_from_all_episodes_of_its_own_environment(distri
     assert any(not torch.equal(value[0], value[1]) for value in weights.values())
 
 
-@pytest.mark.parametrize("shot", ["gradient step", "episode"])
-def test_upstreams_figure_comes_with_every_goal_once(distribution: TaskDistribution, shot: Any) -> None:
-    agent = rl2(distribution) if shot == "episode" else maml(distribution)
+@pytest.mark.parametrize("adapts_by", ["gradient step", "episode"])
+def test_upstreams_figure_comes_with_every_goal_once(distribution: TaskDistribution, adapts_by: Any) -> None:
+    agent = rl2(distribution) if adapts_by == "episode" else maml(distribution)
     success, by_task = upstream_evaluation(
         agent,
         TASKS,
         "test",
         GOALS,
-        shot=shot,
+        adapts_by=adapts_by,
         seed=0,
         adaptation_episodes=1,
         evaluation_episodes=1,
@@ -146,7 +146,7 @@ def test_upstreams_environments_hold_the_goals_of_the_split() -> None:
 
 
 def test_reset_puts_back_what_was_known_after_adaptation_where_it_is_told_to(distribution: TaskDistribution) -> None:
-    official = OfficialAgent(rl2(distribution), 2, shot="episode")
+    official = OfficialAgent(rl2(distribution), 2, adapts_by="episode")
     shown = np.ones((2, 45))
     official.adapt()
     official.reset(np.array([True, True]))
@@ -164,7 +164,7 @@ def _normalised(distribution: TaskDistribution) -> None:
         TASKS, "test", 1, recurrent=True, max_episode_steps=5, normalize_reward_in_recurrent_info=True
     )
     try:
-        official = OfficialAgent(rl2(distribution), 1, shot="episode")
+        official = OfficialAgent(rl2(distribution), 1, adapts_by="episode")
         metalearning_evaluation(official, envs, num_evals=1, adaptation_episodes=1, evaluation_episodes=1)
     finally:
         envs.close()
@@ -185,7 +185,7 @@ def _not_together(distribution: TaskDistribution) -> None:
         (_normalised, "normalize_reward_in_recurrent_info=False"),
         (_not_together, "1 of 2 episodes ended before the others"),
         (
-            lambda d: OfficialAgent(rl2(d), 2, shot="episode").eval_action(np.zeros((2, 39))),
+            lambda d: OfficialAgent(rl2(d), 2, adapts_by="episode").eval_action(np.zeros((2, 39))),
             "must see its rewards.*recurrent_info_in_obs=True",
         ),
         (lambda d: OfficialAgent(maml(d), 2).adapt_action(np.zeros((2, 40))), r"shape \(2, 40\), expected \(2, 39\)"),

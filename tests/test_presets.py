@@ -78,12 +78,16 @@ def _undocumented(kind: type[Any]) -> list[str]:
         (body,) = (node.body for node in ast.parse(inspect.getsource(owner)).body if isinstance(node, ast.ClassDef))
         for node, below in zip(body, [*body[1:], ast.Pass()], strict=True):
             documented = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
-            if isinstance(node, ast.AnnAssign) and not documented:
+            if (
+                isinstance(node, ast.AnnAssign)
+                and not documented
+                and not ast.unparse(node.annotation).startswith("ClassVar")
+            ):
                 missing.append(ast.unparse(node.target))
     return missing
 
 
-@pytest.mark.parametrize("kind", [TrainConfig, *(entry.config for entry in AGENTS.values())])
+@pytest.mark.parametrize("kind", [TrainConfig, *AGENTS.values()])
 def test_every_field_is_documented(kind: type[Any]) -> None:
     assert _undocumented(kind) == []
     assert kind.__doc__
@@ -93,7 +97,7 @@ def test_every_field_is_documented(kind: type[Any]) -> None:
 def test_no_setting_of_an_agent_hides_one_of_the_outer_loop(agent: str) -> None:
     """Flags carry no prefix, and so do the options of the command itself."""
     ours = {field.name for field in dataclasses.fields(TrainConfig)} | {"preset", "resume", "checkpoint", "runs"}
-    theirs = {field.name for field in dataclasses.fields(AGENTS[agent].config)}
+    theirs = {field.name for field in dataclasses.fields(AGENTS[agent])}
     assert ours & (theirs | {"reference"}) == set()
 
 
@@ -109,19 +113,19 @@ def test_unknown_names_are_refused_with_the_nearest_match() -> None:
 
 
 def test_tasks_without_a_preset_get_the_defaults() -> None:
-    for agent, entry in AGENTS.items():
-        assert settings(agent, "mine:tasks") == (TrainConfig(), entry.config())
+    for agent, kind in AGENTS.items():
+        assert settings(agent, "mine:tasks") == (TrainConfig(), kind())
 
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_run_s_config_comes_back(agent: str) -> None:
-    train_config, agent_config = TrainConfig(seed=9), AGENTS[agent].config()
+    train_config, agent_config = TrainConfig(seed=9), AGENTS[agent]()
     expected = (agent, "bandit", train_config, agent_config)
     assert from_json(to_json(*expected)) == expected
 
 
 def test_a_config_that_lacks_a_part_is_refused() -> None:
-    whole = to_json("rl2", "bandit", TrainConfig(), AGENTS["rl2"].config())
+    whole = to_json("rl2", "bandit", TrainConfig(), AGENTS["rl2"]())
     for part in whole:
         with pytest.raises(ConfigError, match="lacks "):
             from_json({name: value for name, value in whole.items() if name != part})
@@ -140,6 +144,6 @@ def test_a_config_that_lacks_a_part_is_refused() -> None:
     ],
 )
 def test_a_config_with_a_part_of_another_kind_is_refused(part: str, value: object, expected: str) -> None:
-    whole = to_json("rl2", "bandit", TrainConfig(), AGENTS["rl2"].config())
+    whole = to_json("rl2", "bandit", TrainConfig(), AGENTS["rl2"]())
     with pytest.raises(ConfigError, match=expected):
         from_json({**whole, part: value})

@@ -258,7 +258,7 @@ def test_a_fresh_process_goes_on_with_every_family_as_if_nothing_had_happened(tm
 @pytest.mark.parametrize("name", AGENTS)
 def test_every_agent_s_checkpoint_holds_all_of_it(tmp_path: Path, name: str) -> None:
     small = {"rollouts_per_task": 2, "hidden_sizes": (4,), "hidden_size": 4, "cg_iterations": 2, "num_epochs": 2}
-    kind = AGENTS[name].config
+    kind = AGENTS[name]
     known = {field.name for field in dataclasses.fields(kind)}
     agent = kind(**{field: value for field, value in small.items() if field in known})
     config = TrainConfig(num_iterations=3, meta_batch_size=3, eval_every=99, eval_tasks=2, checkpoint_every=1)

@@ -75,6 +75,11 @@ class GradientConfig(AgentConfig):
     compile: bool = False
     """Compile acting and the line search's last pass (torch.compile; needs a C++ compiler, some seconds, MLPs only)."""
 
+    @property
+    def num_adaptations(self) -> int:
+        """Every inner step is one."""
+        return self.num_inner_steps
+
     def __post_init__(self) -> None:
         require_positive(self, "init_std", "num_inner_steps", "inner_lr", "extra_step_factor", "rollouts_per_task")
         require_in_unit_interval(self, "discount", "gae_lambda")

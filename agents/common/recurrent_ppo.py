@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,8 @@ from metarl.types import Action, Spec, Timestep, Trial
 @dataclass(frozen=True)
 class RecurrentPPOConfig(AgentConfig):
     """PPO on whole trials."""
+
+    adapts_by: ClassVar[Literal["gradient step", "episode"]] = "episode"
 
     init_std: float = 1.0
     """Initial standard deviation of a Gaussian policy, where 1 is half the width of the action box."""
@@ -56,6 +59,11 @@ class RecurrentPPOConfig(AgentConfig):
     """Shift and scale observations by their running moments."""
     normalise_rewards: bool = True
     """Divide rewards by their running standard deviation in the input, and by that of returns in the loss."""
+
+    @property
+    def num_adaptations(self) -> int:
+        """Between the episodes of a trial."""
+        return self.episodes_per_trial - 1
 
     def __post_init__(self) -> None:
         require_positive(

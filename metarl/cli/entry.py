@@ -101,7 +101,7 @@ def _list(words: list[str], console: Console) -> int:
 
     what = tyro.cli(Options, args=words, prog="metarl list").what
     tables = {
-        "agents": (("agent", "choose it when"), [(name, entry.when) for name, entry in AGENTS.items()]),
+        "agents": (("agent", "choose it when"), [(name, kind.when) for name, kind in AGENTS.items()]),
         "tasks": (
             ("tasks", "description"),
             _by_text((name, d.description) for name, d in sorted(registered().items())),

@@ -93,8 +93,8 @@ def render(words: Sequence[str], console: Console) -> int:
         )
     finally:
         collector.close()
-    shot = AGENTS[this.name].shot
-    titles = ("before adaptation", f"after {num_adaptations} {shot}{'' if num_adaptations == 1 else 's'}")
+    step = AGENTS[this.name].adapts_by
+    titles = ("before adaptation", f"after {num_adaptations} {step}{'' if num_adaptations == 1 else 's'}")
     shown = [trial.rollouts[-1][0, _SLOT] for trial in (before, after)]
     every = max(1, -(-fps // _MOST_FPS))
     moments = [

@@ -148,7 +148,7 @@ def show_report(
     Raises:
         ConfigError: if they cannot be written.
     """
-    by_episode = AGENTS[agent].shot == "episode"
+    by_episode = AGENTS[agent].adapts_by == "episode"
     most = max(len(row.intervals) for row in rows)
     num_tasks = len(rows[0].evaluation.returns)
     table = Table(

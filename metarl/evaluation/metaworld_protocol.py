@@ -84,7 +84,7 @@ def evaluate_official(
     agent: Agent[Any],
     distribution: TaskDistribution,
     *,
-    shot: Literal["gradient step", "episode"],
+    adapts_by: Literal["gradient step", "episode"],
     seed: int,
     split: Literal["train", "test"] = "test",
     goals: int | None = None,
@@ -102,7 +102,7 @@ def evaluate_official(
     Args:
         agent: trained or not.
         distribution: a task set of Meta-World, or one made from it that shows more.
-        shot: what the agent adapts by.
+        adapts_by: what the agent adapts by.
         seed: of everything that is random.
         split: ``"test"`` or ``"train"``.
         goals: the first so many goals of each task; default: all, which alone is official.
@@ -118,8 +118,8 @@ def evaluate_official(
     """
     source = source or distribution
     require_same_spaces(agent, distribution)
-    num_rounds = 1 if shot == "episode" else max(1, agent.num_adaptations)
-    slots, num_adaptations = (1, ADAPTATION_EPISODES) if shot == "episode" else (ADAPTATION_EPISODES, num_rounds)
+    num_rounds = 1 if adapts_by == "episode" else max(1, agent.num_adaptations)
+    slots, num_adaptations = (1, ADAPTATION_EPISODES) if adapts_by == "episode" else (ADAPTATION_EPISODES, num_rounds)
     settings = protocol_settings(source, split, goals, num_rounds)
     settings |= {"seed": seed, "deterministic": deterministic, **(about or {})}
     tasks = by_name(getattr(meta_world(source).task_set.goals, split))

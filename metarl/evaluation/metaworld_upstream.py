@@ -53,7 +53,7 @@ class OfficialAgent(Generic[State]):
     Args:
         agent: trained or not.
         num_envs: environments in upstream's vector environment.
-        shot: what the agent adapts by: one ``adapt`` on all episodes, or one after each.
+        adapts_by: what the agent adapts by: one ``adapt`` on all episodes, or one after each.
         seed: of everything that it samples.
     """
 
@@ -62,14 +62,14 @@ class OfficialAgent(Generic[State]):
         agent: Agent[State],
         num_envs: int,
         *,
-        shot: Literal["gradient step", "episode"] = "gradient step",
+        adapts_by: Literal["gradient step", "episode"] = "gradient step",
         seed: int = 0,
     ) -> None:
         if agent.spec.discrete:
             raise ConfigError(f"Meta-World's actions are continuous, but the agent was built for {agent.spec}.")
         if num_envs < 1:
             raise ConfigError(f"OfficialAgent: num_envs must be 1 or more, got {num_envs!r}.")
-        self.agent, self.num_envs, self.shot = agent, num_envs, shot
+        self.agent, self.num_envs, self.adapts_by = agent, num_envs, adapts_by
         self._seed = seed
         self._num_trials = 0
         self.init()
@@ -141,7 +141,7 @@ class OfficialAgent(Generic[State]):
             fresh = torch.as_tensor(self._just_reset, device=self.agent.device)[:, None]
             reward = torch.where(fresh, self._before.reward, self._column(extra))
             self._before = dataclasses.replace(self._before, reward=reward)
-        elif self.shot == "episode":
+        elif self.adapts_by == "episode":
             raise ConfigError(
                 "an agent that adapts by episodes must see its rewards while it is evaluated: build the environments "
                 "with recurrent_info_in_obs=True and normalize_reward_in_recurrent_info=False."
@@ -212,7 +212,7 @@ class OfficialAgent(Generic[State]):
         )
         self._steps, self._outcomes = [], []
         self._episodes.append(episode)
-        if self.shot == "episode":
+        if self.adapts_by == "episode":
             self._learn()
 
     def _learn(self) -> None:
@@ -281,7 +281,7 @@ def upstream_evaluation(
     split: Literal["train", "test"],
     goals_per_task: int,
     *,
-    shot: Literal["gradient step", "episode"],
+    adapts_by: Literal["gradient step", "episode"],
     seed: int,
     reward_version: str = "v2",
     adaptation_episodes: int = 10,
@@ -298,7 +298,7 @@ def upstream_evaluation(
         task_set: which goals.
         split: ``"train"`` or ``"test"``.
         goals_per_task: the first so many goals of every task.
-        shot: what the agent adapts by.
+        adapts_by: what the agent adapts by.
         seed: of everything that it samples.
         reward_version: upstream's reward functions.
         adaptation_episodes: for each goal.
@@ -308,11 +308,11 @@ def upstream_evaluation(
     from metaworld.evaluation import metalearning_evaluation
 
     envs, num_evals = upstream_envs(
-        task_set, split, goals_per_task, reward_version=reward_version, recurrent=shot == "episode", **settings
+        task_set, split, goals_per_task, reward_version=reward_version, recurrent=adapts_by == "episode", **settings
     )
     try:
         success, _, by_task = metalearning_evaluation(
-            OfficialAgent(agent, envs.num_envs, shot=shot, seed=seed),
+            OfficialAgent(agent, envs.num_envs, adapts_by=adapts_by, seed=seed),
             envs,
             num_evals=num_evals,
             adaptation_episodes=adaptation_episodes,

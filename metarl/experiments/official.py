@@ -51,8 +51,8 @@ def evaluate_experiment(
     Raises:
         ConfigError: see :func:`evaluate_official`; for ``upstream`` and an agent that is told its task.
     """
-    entry = AGENTS[experiment.name]
-    if upstream and entry.told_task:
+    kind = AGENTS[experiment.name]
+    if upstream and kind.told_task:
         raise ConfigError(f"metaworld's own evaluation cannot tell {experiment.name} its task; leave upstream out.")
     source = replace(meta_world(load_distribution(tasks or experiment.task_name)), pool_workers=num_workers)
     about = {"agent": experiment.name, "training_seed": experiment.train_config.seed, "iteration": iteration}
@@ -61,7 +61,7 @@ def evaluate_experiment(
     scores = evaluate_official(
         agent,
         experiment.seen(source),
-        shot=entry.shot,
+        adapts_by=kind.adapts_by,
         seed=seed,
         split=split,
         goals=goals,
@@ -76,7 +76,7 @@ def evaluate_experiment(
             source.task_set,
             split,
             scores.settings["goals_per_task"],
-            shot=entry.shot,
+            adapts_by=kind.adapts_by,
             seed=seed,
             reward_version=scores.settings["reward_version"],
         )

@@ -211,7 +211,7 @@ def settings(agent: str, tasks: str, preset: str | None = None) -> tuple[TrainCo
     if preset is not None and preset not in choices:
         raise unknown_name(f"preset of {agent}", preset, choices)
     chosen = PRESETS.get(preset or f"{agent}:{tasks}", Preset("the agent's defaults"))
-    return from_dict(TrainConfig, chosen.train), from_dict(AGENTS[agent].config, chosen.agent)
+    return from_dict(TrainConfig, chosen.train), from_dict(AGENTS[agent], chosen.agent)
 
 
 def to_json(agent: str, tasks: str, train: TrainConfig, config: AgentConfig) -> dict[str, Any]:
@@ -236,4 +236,4 @@ def from_json(content: Mapping[str, Any]) -> tuple[str, str, TrainConfig, AgentC
         if not isinstance(content[name], Mapping):
             raise ConfigError(f"{name} in config.json must be an object of settings, got {content[name]!r}.")
     agent, tasks = content["agent"], content["tasks"]
-    return agent, tasks, from_dict(TrainConfig, content["train"]), from_dict(AGENTS[agent].config, content[agent])
+    return agent, tasks, from_dict(TrainConfig, content["train"]), from_dict(AGENTS[agent], content[agent])
