@@ -63,7 +63,7 @@ def test_every_preset_builds_as_it_is_and_trains_when_small(tmp_path: Path, name
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_lists_only_what_differs_and_says_where_it_comes_from(name: str) -> None:
     preset = PRESETS[name]
-    defaults: tuple[Any, Any] = (TrainConfig(), AGENTS[name.split(":")[0]].config())
+    defaults: tuple[Any, Any] = (TrainConfig(), AGENTS[name.split(":")[0]]())
     for default, changes in zip(defaults, (preset.train, preset.agent), strict=True):
         assert [field for field, value in changes.items() if getattr(default, field) == value] == []
     assert preset.source
