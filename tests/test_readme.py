@@ -1,4 +1,4 @@
-"""What README shows runs as it stands there."""
+"""What README and the pages beside it show runs as it stands there."""
 
 from __future__ import annotations
 
@@ -12,28 +12,33 @@ from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import load_distribution
 from metarl.testing import check_tasks
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).parents[1]
+PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
 COMMANDS = [
     line.split("#")[0].split()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+    for page in PAGES.values()
+    for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
     for line in block.splitlines()
 ]
 
 
-def test_the_environment_of_the_readme_is_a_sound_distribution_of_tasks() -> None:
-    space: dict[str, object] = {}
-    exec(PYTHON[0], space)
-    distribution = space["pendulums"]
+def _python(page: str) -> dict[str, object]:
+    """Run the page's only block of Python; returns its names."""
+    (block,) = re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
+    names: dict[str, object] = {}
+    exec(block, names)
+    return names
+
+
+def test_the_environment_of_the_docs_is_a_sound_distribution_of_tasks() -> None:
+    distribution = _python("environments.md")["pendulums"]
     assert isinstance(distribution, TaskDistribution)
     check_tasks(distribution)
 
 
-def test_the_agent_of_the_readme_trains_and_adapts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_agent_of_the_docs_trains_and_adapts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    space: dict[str, object] = {}
-    exec(PYTHON[1], space)
-    scores = space["scores"]
+    scores = _python("agents.md")["scores"]
     assert scores.interval(1)[0] > scores.interval(0)[0] + 0.5  # type: ignore[attr-defined]
     assert (tmp_path / "runs/last-arm/metrics.jsonl").exists()
 
@@ -46,3 +51,16 @@ def test_every_task_name_in_a_readme_command_is_known() -> None:
             load_distribution(words[3])
     with pytest.raises(ConfigError):
         load_distribution("no-such-tasks")
+
+
+def test_every_link_leads_to_a_file() -> None:
+    links = [
+        (page, link)
+        for page, text in PAGES.items()
+        for link in re.findall(r"\]\(([^)#]+)\)", text)
+        if not link.startswith("http")
+    ]
+    assert len(links) >= 10
+    for page, link in links:
+        folder = ROOT if page == "README.md" else ROOT / "docs"
+        assert (folder / link).exists(), f"{page} links to {link}"
