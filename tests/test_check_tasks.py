@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import threading
 from collections.abc import Callable
@@ -254,3 +255,23 @@ def test_registered_distribution_passes(name: str) -> None:
 
 def _matches(message: str, problem: str) -> bool:
     return re.search(message, problem) is not None
+
+
+class Addressed:
+    """Its pickled content tells which process wrote it."""
+
+    def __init__(self, goal: float) -> None:
+        self.goal = goal
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.goal,), {"process": os.getpid()}
+
+    def __setstate__(self, state: Any) -> None:
+        """Forget it."""
+
+
+def test_tasks_whose_digest_another_process_does_not_share_are_caught() -> None:
+    found = problems(line(sample=lambda rng: {"goal": float(rng.uniform(-1, 1)), "on": Addressed(1.0)}))
+    assert any(
+        "the digest of the train task" in problem and "differs in another process" in problem for problem in found
+    )

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import reprlib
+import subprocess
+import sys
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -22,6 +26,12 @@ Array = NDArray[Any]
 Record = list[Array]
 """Observations, rewards and ends of an episode, in order."""
 
+_DIGESTS = """
+import sys, cloudpickle
+from metarl.digest import task_digest
+print(*(task_digest(task).hex() for task in cloudpickle.load(sys.stdin.buffer)))
+"""
+
 _MAX_STEPS = 100
 """Longest piece of an episode that is played."""
 
@@ -35,8 +45,9 @@ def check_tasks(distribution: TaskDistribution, *, num_tasks: int = 8, seed: int
     """Check that ``distribution`` keeps what agents and figures rely on.
 
     Checked: flat spaces that are the same for all tasks; a time limit; samplers that depend on their generator
-    alone; train and test tasks apart; environments that obey their task, also when it changes; episodes that are a
-    function of task, seed and actions; observations and rewards that are finite and of the declared shape.
+    alone; train and test tasks apart, also in another process; environments that obey their task, also when it
+    changes; episodes that are a function of task, seed and actions; observations and rewards that are finite and of
+    the declared shape.
 
     Args:
         distribution: what to check.
@@ -95,6 +106,7 @@ class _Check:
                             f"{reprlib.repr(task)} and then {reprlib.repr(repeated)}; draw from the given rng only."
                         )
                         break
+                self._elsewhere(split.name, again)
             except Exception as error:
                 self._add(f"sampling {split.name} tasks raised {_one_line(error)}")
                 continue
@@ -107,6 +119,32 @@ class _Check:
                     "none: keep the samplers apart, leave sample_test out, or set shared_split=True."
                 )
         return tasks
+
+    def _elsewhere(self, split: str, tasks: list[Task]) -> None:
+        """Digests must be the same in another process, or training and evaluation split the tasks differently."""
+        try:
+            payload = cloudpickle.dumps(tasks)
+        except Exception:
+            return  # Such tasks cannot travel to a worker either, which says so.
+        found = subprocess.run(
+            [sys.executable, "-c", _DIGESTS],
+            input=payload,
+            capture_output=True,
+            # Another order of sets than in this process, whatever its own is.
+            env={**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+            check=False,
+        )
+        if found.returncode:
+            last = found.stderr.decode(errors="replace").strip().splitlines()[-1:]
+            self._add(f"another process cannot read the {split} tasks, so num_workers must stay 0: {''.join(last)}")
+            return
+        for task, digest in zip(tasks, found.stdout.decode().split(), strict=True):
+            if task_digest(task).hex() != digest:
+                self._add(
+                    f"the digest of the {split} task {reprlib.repr(task)} differs in another process, and with it the "
+                    "split: describe tasks by numbers, text, arrays, or dicts, lists, sets and dataclasses of these."
+                )
+                return
 
     def _spaces(self, tasks: list[Task]) -> bool:
         """Check spaces and the time limit; returns whether episodes can be played."""
