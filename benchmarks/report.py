@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from metarl.agents import AGENTS
 from metarl.benchmarks.cells import Cell
-from metarl.statistics import stratified_interval
+from metarl.statistics import crossed_interval
 
 Scores = Mapping[Cell, Mapping[str, Any]]
 
@@ -45,7 +45,7 @@ def write_report(scores: Scores, folder: Path, title: str, introduction: str) ->
         for agent in dict.fromkeys(cell.agent for cell in scores if cell.tasks == tasks):
             chosen = [score for cell, score in scores.items() if (cell.tasks, cell.agent) == (tasks, agent)]
             returns = np.array([score["returns"] for score in chosen])
-            shots = [stratified_interval(returns[:, :, shot]) for shot in range(returns.shape[2])]
+            shots = [crossed_interval([returns[:, :, shot]]) for shot in range(returns.shape[2])]
             texts = [f"{mean:.1f} [{low:.1f}, {high:.1f}]" for mean, low, high in shots]
             by_seed = ", ".join(f"{value:.1f}" for value in returns[:, :, -1].mean(1))
             steps = np.mean([score["env_steps"] for score in chosen]) / 1e6
@@ -66,7 +66,7 @@ def write_report(scores: Scores, folder: Path, title: str, introduction: str) ->
             introduction,
             "",
             "Shot k is the mean return after k adaptations: gradient steps, or for memory agents episodes of the trial "
-            "so far. Mean over seeds and held-out tasks with a 95 % interval, resampling tasks within seeds.",
+            "so far. Mean over seeds and held-out tasks with a 95 % interval, in which both are sources of error.",
             "",
             *table,
             "",

@@ -1,4 +1,10 @@
-"""Intervals of scores: means with their 95 % confidence intervals over tasks, goals and seeds."""
+"""Means of scores with their 95 % confidence intervals: over tasks or goals, and over training seeds.
+
+Training seeds are scored on the same held-out tasks. A score of seed ``s`` on task ``t`` is then
+``mean + a_s + b_t + e_st``, with seeds and tasks as crossed random effects: both are sources of error, and the error
+of a task is the same for all seeds. Resampling tasks for each seed apart, as a stratified bootstrap does, averages
+that error over the seeds, where it does not average out.
+"""
 
 from __future__ import annotations
 
@@ -8,39 +14,139 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from metarl.errors import ConfigError
+
 Float = NDArray[np.float64]
 
 Interval = tuple[float, float, float]
 """Mean, low end and high end."""
 
+_CONFIDENCE = 0.95
 
-def mean_interval(scores: Float, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Mean of independent ``scores`` ``[task]``, low and high end of the percentile bootstrap interval."""
-    mean = float(np.mean(scores))
-    if len(scores) < 2 or np.ptp(scores) == 0:
+
+def mean_interval(scores: Float) -> Interval:
+    """Mean of independent ``scores`` ``[task]`` with Student's t interval.
+
+    With few tasks a percentile bootstrap is too narrow: of 5 to 10 normal scores it holds the mean in 79 to 86 % of all
+    cases, the t interval in 95 %.
+    """
+    return crossed_interval([scores[None]])
+
+
+def crossed_interval(groups: Sequence[Float]) -> Interval:
+    """Mean over seeds, items and groups with its interval, seeds and items being crossed random effects.
+
+    The variance of the mean is ``V_seeds + V_items - V_residual``: from the mean squares of a two-way analysis of
+    variance, which counts the residual in each of the first two. Degrees of freedom are Satterthwaite's (1946,
+    "An approximate distribution of estimates of variance components"). With one seed the interval is over items alone:
+    it cannot know what another seed would have come to.
+
+    Args:
+        groups: scores ``[seed, item]`` for each group, e.g. the goals of each task; groups count alike, and are no
+            sample of anything. One group is the usual case, its items being tasks.
+
+    Raises:
+        ConfigError: for groups without scores or with other numbers of seeds.
+    """
+    shapes = [group.shape for group in groups]
+    if not groups or any(len(shape) != 2 or 0 in shape or shape[0] != shapes[0][0] for shape in shapes):
+        raise ConfigError(f"expected scores [seed, item] for each group, with the same seeds, got the shapes {shapes}.")
+    num_seeds, num_groups = shapes[0][0], len(groups)
+    by_seed = np.mean([group.mean(1) for group in groups], axis=0)
+    mean = float(by_seed.mean())
+    parts = [_Variance.of_items(group, num_groups) for group in groups]
+    items = _Variance.sum(parts)
+    if num_seeds == 1:
+        return _t_interval(mean, items)
+    seeds = _Variance(float(by_seed.var(ddof=1)) / num_seeds, num_seeds - 1)
+    residual = _Variance.sum([_Variance.of_residuals(group, num_groups) for group in groups])
+    total = seeds.value + items.value - residual.value
+    largest = max(seeds.value, items.value)
+    if total <= largest:
+        # By chance: the effects of seeds, or of items, are not below zero.
+        return _t_interval(mean, _Variance.sum([seeds, items]).scaled_to(largest))
+    return _t_interval(mean, _Variance.sum([seeds, items, residual]).scaled_to(total))
+
+
+class _Variance:
+    """An estimate of a variance, and the degrees of freedom behind it."""
+
+    def __init__(self, value: float, freedom: float) -> None:
+        self.value, self.freedom = value, freedom
+
+    @classmethod
+    def of_items(cls, group: Float, num_groups: int) -> _Variance:
+        """What items add to the variance of the mean over groups."""
+        num_items = group.shape[1]
+        if num_items == 1:
+            return cls(0.0, np.inf)
+        return cls(float(group.mean(0).var(ddof=1)) / (num_items * num_groups**2), num_items - 1)
+
+    @classmethod
+    def of_residuals(cls, group: Float, num_groups: int) -> _Variance:
+        """What neither seeds nor items explain."""
+        freedom = (group.shape[0] - 1) * (group.shape[1] - 1)
+        if freedom == 0:
+            return cls(0.0, np.inf)
+        residual = group - group.mean(0) - group.mean(1, keepdims=True) + group.mean()
+        return cls(float(np.square(residual).sum()) / (freedom * group.size * num_groups**2), freedom)
+
+    @classmethod
+    def sum(cls, parts: Sequence[_Variance]) -> _Variance:
+        """The sum of independent estimates; Satterthwaite's degrees of freedom."""
+        value = sum(part.value for part in parts)
+        spread = sum(part.value**2 / part.freedom for part in parts)
+        return cls(value, value**2 / spread if spread > 0 else np.inf)
+
+    def scaled_to(self, value: float) -> _Variance:
+        """Another value with the same uncertainty, in absolute terms."""
+        if self.value == 0:
+            return _Variance(value, self.freedom)
+        return _Variance(value, max(1.0, self.freedom * (value / self.value) ** 2))
+
+
+def _t_interval(mean: float, variance: _Variance) -> Interval:
+    if variance.value == 0:
         return mean, mean, mean
-    result = stats.bootstrap(
-        (scores,), np.mean, confidence_level=confidence, method="percentile", rng=np.random.default_rng(0)
-    )
-    return mean, float(result.confidence_interval.low), float(result.confidence_interval.high)
+    half = float(stats.t.ppf(0.5 + _CONFIDENCE / 2, variance.freedom)) * variance.value**0.5
+    return mean, mean - half, mean + half
 
 
-def share_interval(scores: Float) -> tuple[float, float, float]:
+def share_interval(scores: Float) -> Interval:
     """Mean of independent ``scores`` ``[task]`` in [0, 1], low and high end of Wilson's 95 % interval.
 
     Wilson, 1927, with the mean in place of the share of successes: scores between 0 and 1 vary less than those of a
     coin with their mean, so the interval is wide enough. Unlike a bootstrap it is no point where all scores agree.
     """
-    mean, count, z = float(np.mean(scores)), len(scores), float(stats.norm.ppf(0.975))
+    mean, count, z = float(np.mean(scores)), len(scores), float(stats.norm.ppf(0.5 + _CONFIDENCE / 2))
     centre = (mean + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * (mean * (1 - mean) / count + z * z / (4 * count * count)) ** 0.5
     return mean, max(0.0, centre - half), min(1.0, centre + half)
 
 
-def mean_of_intervals(intervals: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
+def crossed_share_interval(groups: Sequence[Float]) -> Interval:
+    """As :func:`crossed_interval`, for scores in [0, 1]: never narrower than Wilson's intervals over items.
+
+    Those alone are the interval of one seed.
+
+    Args:
+        groups: scores ``[seed, item]`` in [0, 1] for each group.
+
+    Raises:
+        ConfigError: see :func:`crossed_interval`.
+    """
+    mean, low, high = crossed_interval(groups)
+    _, lowest, highest = mean_of_intervals([share_interval(group.mean(0)) for group in groups])
+    if len(groups[0]) == 1:
+        return mean, lowest, highest
+    return mean, max(0.0, min(low, lowest)), min(1.0, max(high, highest))
+
+
+def mean_of_intervals(intervals: Sequence[Interval]) -> Interval:
     """The mean of independent estimates, each with its interval, and the interval of that mean.
 
-    Their distances from the means add up like standard errors (MOVER; Zou & Donner, 2008).
+    Their distances from the means add up like standard errors (MOVER; Zou & Donner, 2008). Seeds that are scored on the
+    same items are not independent: see :func:`crossed_share_interval`.
     """
     means, low, high = (np.array(column) for column in zip(*intervals, strict=True))
     mean, count = float(means.mean()), len(means)
@@ -49,23 +155,3 @@ def mean_of_intervals(intervals: Sequence[tuple[float, float, float]]) -> tuple[
         mean - float(np.sqrt(np.square(means - low).sum())) / count,
         mean + float(np.sqrt(np.square(high - means).sum())) / count,
     )
-
-
-def stratified_interval(scores: NDArray[np.float64], num_resamples: int = 5000) -> tuple[float, float, float]:
-    """Mean over seeds and tasks with a 95 % interval, resampling tasks within each seed.
-
-    The stratified bootstrap of Agarwal et al., 2021 (arXiv 2108.13264, section 4.1), with training seeds as strata.
-
-    Args:
-        scores: ``[seed, task]``.
-        num_resamples: bootstrap samples.
-
-    Returns:
-        Mean, low end, high end.
-    """
-    rng = np.random.default_rng(0)
-    num_seeds, num_tasks = scores.shape
-    chosen = rng.integers(num_tasks, size=(num_resamples, num_seeds, num_tasks))
-    means = np.take_along_axis(scores[None], chosen, axis=2).mean((1, 2))
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(scores.mean()), float(low), float(high)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from helpers.countdown import Counter, countdown
-from scipy.stats import binomtest
 
 from metarl.agent import AgentConfig
 from metarl.agents.maml import MAMLTRPOConfig
@@ -16,7 +15,6 @@ from metarl.agents.rl2 import RL2Config
 from metarl.errors import ConfigError
 from metarl.evaluation.evaluator import evaluate
 from metarl.seeding import numpy_stream
-from metarl.statistics import mean_interval, mean_of_intervals, share_interval
 from metarl.types import Spec
 
 CPU = torch.device("cpu")
@@ -84,44 +82,3 @@ def test_agent_for_other_spaces_is_refused(spec: Spec) -> None:
 def test_other_horizon_is_no_other_space() -> None:
     spec = dataclasses.replace(countdown().spec, horizon=99)
     assert np.isfinite(evaluate(Counter(spec), countdown(), num_tasks=2, seed=0).returns).all()
-
-
-def test_interval_covers_the_mean_and_shrinks_with_more_tasks() -> None:
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(100):
-        mean, low, high = mean_interval(rng.normal(2.0, 1.0, 50))
-        assert low < mean < high
-        covered += low <= 2.0 <= high
-    assert 85 <= covered <= 100
-    assert high - low == pytest.approx(2 * 1.96 / 50**0.5, rel=0.3)
-
-
-@pytest.mark.parametrize("scores", [[3.0], [2.0, 2.0, 2.0]])
-def test_interval_of_scores_that_do_not_vary_is_a_point(scores: list[float]) -> None:
-    assert mean_interval(np.array(scores)) == (scores[0],) * 3
-
-
-@pytest.mark.parametrize(("num_solved", "num"), [(0, 50), (25, 50), (50, 50), (1, 5), (1, 1)])
-def test_share_interval_is_wilsons(num_solved: int, num: int) -> None:
-    expected = binomtest(num_solved, num).proportion_ci(method="wilson")
-    found = share_interval(np.where(np.arange(num) < num_solved, 1.0, 0.0))
-    assert found == pytest.approx((num_solved / num, expected.low, expected.high))
-
-
-def test_share_interval_covers_the_mean_of_scores_between_0_and_1() -> None:
-    """Goals with three episodes each: the interval must hold the truth at least as often as it says."""
-    rng = np.random.default_rng(0)
-    inside = 0
-    for _ in range(300):
-        chance = rng.beta(0.4, 0.6, 50)
-        _, low, high = share_interval(rng.binomial(3, chance) / 3)
-        inside += low <= 0.4 <= high
-    assert inside >= 0.93 * 300
-
-
-def test_the_mean_of_intervals_is_narrower_by_the_root_of_their_number() -> None:
-    one = (0.5, 0.3, 0.6)
-    assert mean_of_intervals([one]) == pytest.approx(one)
-    assert mean_of_intervals([one] * 4) == pytest.approx((0.5, 0.4, 0.55))
-    assert mean_of_intervals([(0.0, 0.0, 0.0), (1.0, 1.0, 1.0)]) == (0.5, 0.5, 0.5)

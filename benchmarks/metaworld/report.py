@@ -16,7 +16,7 @@ from metarl.agents import AGENTS
 from metarl.benchmarks.report import notes, provenance, smooth
 from metarl.evaluation.metaworld_scores import OfficialScores, footnotes, percent
 from metarl.experiments.presets import settings
-from metarl.statistics import mean_of_intervals
+from metarl.statistics import Float, crossed_share_interval
 
 Split = Literal["train", "test"]
 Scores = Mapping[str, Any]
@@ -50,7 +50,7 @@ def write_report(
             *(f"    python -m {command} {_options(scores)}" for scores in groups.values()),
             "",
             f"Success in %, mean over goals and tasks of the {' and of the '.join(splits)} split, with its 95 % "
-            "interval over goals; several seeds count as they are.",
+            "interval over goals and, where there are several, training seeds.",
             "",
             *_summary(groups, splits, references),
             "",
@@ -90,6 +90,11 @@ def _official(score: Scores, split: str) -> OfficialScores:
     return OfficialScores.from_json(score["official"][split])
 
 
+def _success(scores: Sequence[OfficialScores], name: str) -> Float:
+    """Success of every seed on every goal of a task, ``[seed, goal]``."""
+    return np.array([entry.by_task[name].success for entry in scores])
+
+
 def _summary(
     groups: Mapping[str, Sequence[Scores]],
     splits: Sequence[Split],
@@ -101,9 +106,10 @@ def _summary(
         steps = float(np.mean([score["env_steps"] for score in scores])) / 1e6
         cells = []
         for split in splits:
-            intervals = [_official(score, split).interval for score in scores]
-            by_seed = ", ".join(percent(interval)[0] for interval in intervals)
-            cells += [*percent(mean_of_intervals(intervals)), by_seed]
+            official = [_official(score, split) for score in scores]
+            by_seed = ", ".join(percent(entry.interval)[0] for entry in official)
+            groups_of_goals = [_success(official, name) for name in official[0].by_task]
+            cells += [*percent(crossed_share_interval(groups_of_goals)), by_seed]
         lines.append(f"| {label} | {steps:.2f} M | {' | '.join(cells)} |")
     for name in dict.fromkeys(name for name, _ in references):
         cells = [cell for split in splits for cell in (*percent(references[name, split].interval), "")]
@@ -124,7 +130,7 @@ def _by_task(
     for name in names:
         cells = []
         for scores in shown.values():
-            mean, limits = percent(mean_of_intervals([entry.by_task[name].interval for entry in scores]))
+            mean, limits = percent(crossed_share_interval([_success(scores, name)]))
             cells.append(f"{mean} ({limits})")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return [*lines, ""]

@@ -153,7 +153,7 @@ def show_report(
     num_tasks = len(rows[0].evaluation.returns)
     table = Table(
         title=f"Return on {num_tasks} held-out tasks of {distribution.id}",
-        caption="mean and 95 % bootstrap interval over tasks",
+        caption="mean and 95 % interval over tasks",
     )
     table.add_column("in episode:" if by_episode else "after gradient steps:")
     for index in range(most):

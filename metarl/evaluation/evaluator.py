@@ -35,7 +35,7 @@ class Evaluation:
     num_invalid: int
 
     def interval(self, shot: int) -> tuple[float, float, float]:
-        """Mean return after ``shot`` adaptations, with its 95 % bootstrap interval over tasks."""
+        """Mean return after ``shot`` adaptations, with its 95 % interval over tasks."""
         return mean_interval(self.returns[:, shot])
 
 
