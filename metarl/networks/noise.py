@@ -52,11 +52,13 @@ class TaskNoise:
         """Uniform numbers in the open interval (0, 1), ``shape`` beginning with the number of tasks."""
         # The middle of each interval: neither 0 nor 1, whose logarithms are infinite.
         bits = 52 if dtype == torch.float64 else 23
-        return ((self._bits(shape) >> (64 - bits)) & (2**bits - 1)).to(dtype).add_(0.5).mul_(2.0**-bits)
+        leading: Tensor = (self._bits(shape) >> (64 - bits)) & (2**bits - 1)
+        return leading.to(dtype).add_(0.5).mul_(2.0**-bits)
 
     def normal(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers, ``shape`` beginning with the number of tasks, by inverting their distribution."""
-        return torch.special.ndtri(self.uniform(shape, torch.float64)).to(dtype)
+        quantiles: Tensor = torch.special.ndtri(self.uniform(shape, torch.float64))
+        return quantiles.to(dtype)
 
     def _bits(self, shape: tuple[int, ...]) -> Tensor:
         """64 random bits for each number of one draw."""

@@ -64,10 +64,12 @@ class RowStreams:
             )
         number = math.prod(shape[1:])
         with np.errstate(over="ignore"):
-            counters = self._drawn[:, None] + np.arange(1, number + 1, dtype=np.uint64)
-            bits = hashed(self._keys[:, None] + counters * np.uint64(GAMMA))
+            counters = (self._drawn[:, None] + np.arange(1, number + 1, dtype=np.uint64)).astype(np.uint64)
+            places: UInt64 = self._keys[:, None] + counters * np.uint64(GAMMA)
+            bits = hashed(places)
         self._drawn += np.uint64(number)
-        return ((bits >> np.uint64(11)) * 2.0**-53).reshape(shape)
+        numbers: Array = (bits >> np.uint64(11)) * 2.0**-53
+        return numbers.reshape(shape)
 
     def uniform(self, low: float | Array, high: float | Array, size: Size) -> Array:
         """Uniform in [low, high)."""
@@ -86,4 +88,4 @@ class RowStreams:
 
     def integers(self, low: int, high: int, size: Size) -> Array:
         """Integers in ``low .. high - 1``; their chances are equal to 2**-53 times their number."""
-        return low + np.floor((high - low) * self.random(size)).astype(np.int64)
+        return np.asarray(low + np.floor((high - low) * self.random(size)).astype(np.int64))
