@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from helpers.countdown import HORIZON, CountdownDynamics, Counter, countdown
 
 from metarl.errors import NonFiniteError
-from metarl.rollouts.collector import Collector
+from metarl.rollouts.collector import Collector, env_actions
 from metarl.types import Rollout
 
 CPU = torch.device("cpu")
@@ -127,6 +128,33 @@ def test_box_actions_are_clipped_and_mapped_onto_the_bounds_and_unbounded_ones_p
         expected = [arrived[value] for value in rollout.actions[:, :, t, 0].flatten().tolist()]
         assert received[:, 0].tolist() == expected
         assert (received[:, 1] == 9.0).all()
+
+
+_FLOAT_MAX = float(np.finfo(np.float32).max)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (-2.0, 6.0, [-2.0, 0.0, 2.0, 6.0]),
+        (-np.inf, np.inf, [-7.0, -0.5, 0.0, 7.0]),
+        (-_FLOAT_MAX, _FLOAT_MAX, [-7.0, -0.5, 0.0, 7.0]),
+        (0.0, np.inf, [0.0, 0.0, 0.0, 7.0]),
+        (10.0, np.inf, [10.0, 10.0, 10.0, 10.0]),
+        (-np.inf, -1.0, [-7.0, -1.0, -1.0, -1.0]),
+    ],
+)
+def test_actions_lie_inside_the_declared_box(low: float, high: float, expected: list[float]) -> None:
+    space = gym.spaces.Box(low, high, (1,), np.float32)
+    actions = env_actions(space, torch.tensor([[-7.0], [-0.5], [0.0], [7.0]]))
+    assert actions[:, 0].tolist() == expected
+    assert all(space.contains(action) for action in actions)
+
+
+def test_rounding_does_not_leave_the_box() -> None:
+    space = gym.spaces.Box(np.float32(-1 / 3), np.float32(1 / 7), (1,), np.float32)
+    actions = env_actions(space, torch.linspace(-1.0, 1.0, 10_001)[:, None])
+    assert actions.min() == space.low and actions.max() == space.high
 
 
 def test_same_seed_gives_the_same_bits_and_another_seed_others() -> None:

@@ -49,8 +49,9 @@ def rates_by_name(rates: Rates, params: Params) -> dict[str, float]:
 class SGD(UpdateRule):
     """Gradient descent with momentum, as ``torch.optim.SGD``.
 
-    ``b_t = momentum b_{t-1} + (1 - dampening) g_t`` (``b_1 = g_1``), ``theta_t = theta_{t-1} - lr b_t``, or with Nesterov's
-    momentum ``theta_t = theta_{t-1} - lr (g_t + momentum b_t)``; ``g_t`` includes ``weight_decay theta_{t-1}``.
+    ``b_t = momentum b_{t-1} + (1 - dampening) g_t`` (``b_1 = g_1``), ``theta_t = theta_{t-1} - lr b_t``, or with
+    Nesterov's momentum ``theta_t = theta_{t-1} - lr (g_t + momentum b_t)``; ``g_t`` includes
+    ``weight_decay theta_{t-1}``.
 
     Args:
         lr: learning rates.

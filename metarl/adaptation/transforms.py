@@ -1,4 +1,4 @@
-"""Update rules that transform gradients before the step: learned rates, Meta-Curvature, Kronecker factors, callbacks."""
+"""Update rules that transform gradients: learned rates, Meta-Curvature, Kronecker factors, functions of one's own."""
 
 from __future__ import annotations
 

@@ -21,6 +21,9 @@ from metarl.types import Rollout, Task, Timestep
 
 State = TypeVar("State")
 
+_UNBOUNDED = float(np.finfo(np.float32).max)
+"""What environments write for a bound that they do not have, where it is not infinite."""
+
 
 class Collector:
     """Runs exactly ``rollouts_per_task`` episodes of each task, side by side, from explicit resets.
@@ -200,7 +203,10 @@ class Collector:
 
 
 def env_actions(space: gym.Space[Any], actions: Tensor) -> NDArray[Any]:
-    """An agent's actions as an environment takes them: integers as they are, [-1, 1] mapped onto the box and clipped.
+    """An agent's actions as an environment takes them: integers as they are, [-1, 1] mapped onto the box.
+
+    A coordinate without a lower or an upper bound has no box to be mapped onto: it is passed on as it is. All are
+    clipped last, so that each lies inside its bounds.
 
     Args:
         space: the flat action space of one instance.
@@ -213,11 +219,10 @@ def env_actions(space: gym.Space[Any], actions: Tensor) -> NDArray[Any]:
     if isinstance(space, gym.spaces.Discrete):
         return values
     assert isinstance(space, gym.spaces.Box)
-    bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    bounded = (np.abs(space.low) < _UNBOUNDED) & (np.abs(space.high) < _UNBOUNDED)
     low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
     scaled = low + (np.clip(values, -1.0, 1.0) + 1.0) * 0.5 * (high - low)
-    # An unbounded coordinate has no box to be mapped onto: it is passed on as it is.
-    return np.where(bounded, scaled, values).astype(np.float32)
+    return np.asarray(np.clip(np.where(bounded, scaled, values).astype(np.float32), space.low, space.high))
 
 
 def rollout_seed(seed: int, number: int) -> int:
