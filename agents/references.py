@@ -64,12 +64,12 @@ class RandomAgent(Agent[None]):
         shape = timestep.valid.shape
         if self.spec.discrete:
             policy: Distribution = Categorical(torch.zeros(*shape, self.spec.action_dim, device=self.device))
-            value = policy.mode() if deterministic else policy.sample(self.generator)
+            value = policy.mode() if deterministic else policy.sample(self.noise)
             return Action(value, policy.log_prob(value)), None
         size = (*shape, self.spec.action_dim)
         value = torch.zeros(size, device=self.device)
         if not deterministic:
-            value = 2.0 * torch.rand(size, generator=self.generator, device=self.device) - 1.0
+            value = 2.0 * self.noise.uniform(size) - 1.0
         return Action(value, torch.full(shape, -self.spec.action_dim * math.log(2.0), device=self.device)), None
 
     def adapt(self, state: None, rollout: Rollout) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from metarl.networks.noise import TaskNoise
 from metarl.types import Action, Rollout, Spec, Timestep, Trial
 
 State = TypeVar("State")
@@ -31,7 +32,9 @@ class Agent(abc.ABC, Generic[State]):
         num_adaptations: calls of ``adapt`` in one training trial (gradient steps; for memory agents, episodes - 1).
         rollouts_per_task: episodes collected for each task between two adaptations.
         num_eval_adaptations: calls of ``adapt`` in an evaluation, unless it says otherwise.
-        generator: source of every sample that ``act`` and ``meta_update`` draw.
+        noise: source of every sample that ``act`` draws: each task has a stream of its own, so that it plays the same in
+            any company.
+        generator: source of every sample that ``meta_update`` draws.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class Agent(abc.ABC, Generic[State]):
         self.num_adaptations = num_adaptations
         self.rollouts_per_task = rollouts_per_task
         self.num_eval_adaptations = num_adaptations if num_eval_adaptations is None else num_eval_adaptations
+        self.noise = TaskNoise(device)
         self.generator = torch.Generator(device)
 
     @abc.abstractmethod
@@ -71,7 +75,8 @@ class Agent(abc.ABC, Generic[State]):
         """Everything that a checkpoint must hold, by name."""
 
     def seed(self, seed: int) -> None:
-        """Restart the agent's random stream; the trainer does so before every trial."""
+        """Restart the agent's random streams, which happens before every trial."""
+        self.noise.seed(seed)
         self.generator.manual_seed(seed)
 
     def state_dict(self) -> dict[str, Any]:

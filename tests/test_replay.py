@@ -16,11 +16,10 @@ from metarl.agents import RandomConfig
 from metarl.envs.metaworld import task_distribution
 from metarl.errors import ConfigError, ReplayError
 from metarl.rendering.replay import Moment, replay
-from metarl.rollouts.collector import Collector, rollout_seed
+from metarl.rollouts.collector import Collector, episode_seeds
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import load_distribution
 from metarl.types import Rollout, Task
-from metarl.vector.gym_env import instance_seed
 
 TASK = {"scale": 1.5, "length": 5.0}
 LONG = {"scale": 1.5, "length": 99.0}

@@ -247,7 +247,7 @@ class GradientAgent(Agent[FastWeights]):
     def act(self, state: FastWeights, timestep: Timestep, deterministic: bool = False) -> tuple[Action, FastWeights]:
         """Sample from each task's own policy."""
         policy = self.policy.distribution(state.params, timestep.obs)
-        value = policy.mode() if deterministic else policy.sample(self.generator)
+        value = policy.mode() if deterministic else policy.sample(self.noise)
         return Action(value, policy.log_prob(value)), state
 
     def adapt(self, state: FastWeights, rollout: Rollout) -> FastWeights:

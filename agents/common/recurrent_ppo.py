@@ -153,7 +153,7 @@ class RecurrentPPO(Agent[Tensor]):
             state = state[:, torch.arange(slots, device=self.device) % state.shape[1]]
         inputs = self._inputs(timestep).view(num_tasks * slots, 1, -1)
         policy, _, memory = self._forward(inputs, state.reshape(num_tasks * slots, -1))
-        value = policy.mode() if deterministic else policy.sample(self.generator)
+        value = policy.mode() if deterministic else policy.sample(self.noise)
         log_prob = policy.log_prob(value).view(num_tasks, slots)
         memory = torch.where(timestep.valid[..., None], memory.view(num_tasks, slots, -1), state)
         return Action(value.view(num_tasks, slots, *value.shape[2:]), log_prob), memory

@@ -20,13 +20,12 @@ from metarl.errors import ConfigError, unknown_name
 from metarl.experiments.experiment import Experiment
 from metarl.rendering.replay import frames_per_second, make_render_env, rendered_frame, replay
 from metarl.rendering.video import check_video_path, side_by_side, write_mp4
-from metarl.rollouts.collector import Collector, rollout_seed
+from metarl.rollouts.collector import Collector, episode_seeds
 from metarl.rollouts.trial import run_trial
 from metarl.seeding import numpy_stream
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import load_distribution, registered
 from metarl.types import Rollout, Task
-from metarl.vector.gym_env import instance_seed
 
 _MOST_FPS = 30
 """Frames in a second of the video; an environment that steps faster is looked at every second or third step."""
@@ -102,7 +101,7 @@ def render(words: Sequence[str], console: Console) -> int:
             distribution,
             task,
             episode,
-            reset_seed=instance_seed(rollout_seed(options.seed, number), _SLOT),
+            reset_seed=int(episode_seeds(options.seed, number, 1, _SLOT + 1)[0, _SLOT]),
             every=every,
         )
         for episode, number in zip(shown, (0, num_adaptations), strict=True)

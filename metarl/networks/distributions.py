@@ -1,7 +1,7 @@
-"""Action distributions with explicit random generators and Fisher products.
+"""Action distributions with explicit noise and Fisher products.
 
 torch.distributions samples from the global generator only and knows no Fisher products, both of which metarl
-needs (named random streams; structured Gauss-Newton products), hence these two small classes.
+needs (streams that belong to a task; structured Gauss-Newton products), hence these two small classes.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from metarl.networks.noise import TaskNoise
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,9 @@ class Categorical:
         """Log-probability ``[...]`` of indices ``value`` ``[...]``."""
         return self.logits.log_softmax(-1).gather(-1, value[..., None]).squeeze(-1)
 
-    def sample(self, generator: torch.Generator) -> Tensor:
-        """Indices ``[...]``, by the Gumbel-max trick (no host synchronisation, unlike multinomial)."""
-        uniform = torch.rand(self.logits.shape, generator=generator, device=self.logits.device, dtype=self.logits.dtype)
-        gumbel = -torch.log(-torch.log(uniform.clamp(min=torch.finfo(uniform.dtype).tiny)))
+    def sample(self, noise: TaskNoise) -> Tensor:
+        """Indices ``[task, ...]``, by the Gumbel-max trick (no host synchronisation, unlike multinomial)."""
+        gumbel = -torch.log(-torch.log(noise.uniform(tuple(self.logits.shape), self.logits.dtype)))
         return (self.logits + gumbel).argmax(-1)
 
     def mode(self) -> Tensor:
@@ -72,10 +73,9 @@ class DiagGaussian:
         z = (value - self.mean) * (-self.log_std).exp()
         return -(0.5 * z.square() + self.log_std + 0.5 * math.log(2.0 * math.pi)).sum(-1)
 
-    def sample(self, generator: torch.Generator) -> Tensor:
-        """``[..., action]``."""
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
-        return self.mean + self.log_std.exp() * noise
+    def sample(self, noise: TaskNoise) -> Tensor:
+        """``[task, ..., action]``."""
+        return self.mean + self.log_std.exp() * noise.normal(tuple(self.mean.shape), self.mean.dtype)
 
     def mode(self) -> Tensor:
         """The mean, ``[..., action]``."""

@@ -60,6 +60,10 @@ class TaskNoise:
         quantiles: Tensor = torch.special.ndtri(self.uniform(shape, torch.float64))
         return quantiles.to(dtype)
 
+    def integers(self, high: int, shape: tuple[int, ...]) -> Tensor:
+        """Whole numbers in ``0 .. high - 1``, int64, ``shape`` beginning with the number of tasks."""
+        return (self.uniform(shape, torch.float64) * high).long()
+
     def _bits(self, shape: tuple[int, ...]) -> Tensor:
         """64 random bits for each number of one draw."""
         block = self._block

@@ -15,7 +15,7 @@ from torch.nn.functional import one_hot
 
 from metarl.agent import Agent
 from metarl.errors import NonFiniteError
-from metarl.seeding import derive
+from metarl.seeding import derive, row_keys
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Rollout, Task, Timestep
 
@@ -89,7 +89,10 @@ class Collector:
         shape = (len(tasks), slots)
         env = self._environments(len(tasks) * slots)
         instance_tasks = [task for task in tasks for _ in range(slots)]
-        obs, _ = env.reset(seed=rollout_seed(self._seed, self._num_collected), options={"tasks": instance_tasks})
+        # Streams belong to the task's place in the batch: a task plays the same in any company.
+        seeds = episode_seeds(self._seed, self._num_collected, *shape)
+        agent.noise.seed(derive(self._seed, "actions", self._num_collected))
+        obs, _ = env.reset(seed=seeds.flatten().tolist(), options={"tasks": instance_tasks})
         self._num_collected += 1
         prev_action, prev_reward, prev_done = self._before_first_step(shape, previous)
 
@@ -225,9 +228,14 @@ def env_actions(space: gym.Space[Any], actions: Tensor) -> NDArray[Any]:
     return np.asarray(np.clip(np.where(bounded, scaled, values).astype(np.float32), space.low, space.high))
 
 
-def rollout_seed(seed: int, number: int) -> int:
-    """What the environments are seeded with in rollout ``number`` (from 0) of a collector that got ``seed``."""
-    return derive(seed, "rollout", number)
+def episode_seeds(seed: int, number: int, num_tasks: int, slots: int) -> NDArray[np.uint64]:
+    """What the environments are seeded with in rollout ``number`` (from 0) of a collector that got ``seed``.
+
+    Returns:
+        ``[task, slot]`` below 2**63, each a function of the task's and the slot's numbers alone.
+    """
+    rows = np.arange(num_tasks, dtype=np.uint64)[:, None] * np.uint64(2**32) + np.arange(slots, dtype=np.uint64)
+    return row_keys(derive(seed, "rollout", number), rows) >> np.uint64(1)
 
 
 def _stack_time(timesteps: list[Timestep]) -> Timestep:
