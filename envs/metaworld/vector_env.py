@@ -22,7 +22,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from metarl.envs.metaworld.upstream import TASK_NAMES
-from metarl.envs.metaworld.verification import is_verified, tested_differences
+from metarl.envs.metaworld.verification import fast_code_differences, is_verified
 from metarl.envs.metaworld.worker.layout import FLOAT32_COLUMNS, INFO, INFO_KEYS, INVALID, NUM_COLUMNS, OBS, REWARD
 from metarl.envs.metaworld.worker.start import make_group
 from metarl.errors import ConfigError, WorkerError
@@ -198,7 +198,7 @@ class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
         names = [task["env_name"] for task in tasks]
         unknown = [name for name in dict.fromkeys(names) if name in TASK_NAMES and name not in self._differences]
         if unknown:
-            self._differences |= tested_differences(unknown, self._reward_version, self._num_workers)
+            self._differences |= fast_code_differences(unknown, self._reward_version, self._num_workers)
         # An unknown name is for the worker to refuse.
         self._is_fast[rows] = [not self._differences.get(name, "") for name in names]
 

@@ -52,7 +52,7 @@ def is_verified() -> bool:
     return all(installed_version(name) in known for name, known in VERIFIED_VERSIONS.items())
 
 
-def tested_differences(names: Sequence[str], reward_version: str, num_processes: int) -> dict[str, str]:
+def fast_code_differences(names: Sequence[str], reward_version: str, num_processes: int) -> dict[str, str]:
     """By task name how the fast code differs from upstream, in words; empty where it does not.
 
     What no earlier test on this machine found out is tested now, in processes of its own. A difference is told in a
@@ -89,7 +89,7 @@ def _test(names: Sequence[str], reward_version: str, num_processes: int) -> tupl
     seconds = _SECONDS_A_NAME * len(shares[0])
     print(
         f"Meta-World: testing the fast code against upstream with {_described_versions()} for {len(names)} task(s), "
-        f"once; this takes about {seconds} s ...",
+        f"once; that takes about {seconds} s on an idle machine ...",
         file=sys.stderr,
         flush=True,
     )
