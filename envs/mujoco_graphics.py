@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from metarl.errors import ConfigError, unknown_name
+from metarl.errors import ConfigError, missing_extra, unknown_name
 
 BACKENDS = ("egl", "osmesa", "glfw")
 """Values of ``MUJOCO_GL`` in the order of preference: EGL uses a GPU if there is one, GLFW needs a display."""
@@ -65,8 +65,10 @@ def import_mujoco() -> None:
     Call it before the import of what imports MuJoCo itself and may hide the reason.
 
     Raises:
-        ConfigError: if ``MUJOCO_GL`` is set and the import fails.
+        ConfigError: if MuJoCo is not installed, or if ``MUJOCO_GL`` is set and the import fails.
     """
+    if importlib.util.find_spec("mujoco") is None:
+        raise missing_extra("mujoco", "mujoco", "this family of tasks")
     try:
         importlib.import_module("mujoco")
     except (ImportError, AttributeError, RuntimeError) as error:

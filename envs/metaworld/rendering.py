@@ -14,6 +14,7 @@ from metarl.envs.metaworld.vector_env import MetaWorldVectorEnv
 from metarl.envs.mujoco_graphics import OwnContext, choose_backend
 from metarl.errors import ConfigError
 from metarl.types import Task
+from metarl.vector.options import parse_reset_options
 
 Array = NDArray[Any]
 Frame = NDArray[np.uint8]
@@ -101,8 +102,8 @@ class RenderedVectorEnv(VectorWrapper):
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
         """As the pool's."""
+        _, mask = parse_reset_options(options, self.num_envs)
         observations, info = self._pool.reset(seed=seed, options=options)
-        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
         self._num_steps[mask], self._ended[mask] = 0, False
         for index in np.flatnonzero(mask).tolist():
             self._tasks[index] = info["tasks"][index]

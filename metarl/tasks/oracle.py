@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from metarl.errors import ConfigError
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Task
+from metarl.vector.options import parse_reset_options
 
 Array = NDArray[Any]
 
@@ -98,9 +99,10 @@ class RevealingVectorEnv(VectorEnv[Array, Array, Array]):
         """As the inner environment's."""
         if isinstance(seed, list):
             raise ConfigError("RevealingVectorEnv takes one integer seed for all instances.")
+        tasks, _ = parse_reset_options(options, self.num_envs)
         obs, info = self._env.reset(seed=seed, options=options)
-        if options and "tasks" in options:
-            numbers = np.stack([task_numbers(task) for task in options["tasks"]])
+        if tasks is not None:
+            numbers = np.stack([task_numbers(task) for task in tasks])
             self._told = ((numbers - self._mean) * self._scale).astype(np.float32)
         return self._tell(obs), info
 

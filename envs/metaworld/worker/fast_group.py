@@ -9,11 +9,10 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from metarl.envs.metaworld.worker import patches as metaworld_fast
+from metarl.envs.metaworld.worker import patches
 from metarl.envs.metaworld.worker.layout import INFO, INFO_KEYS, INVALID, OBS, OBS_DIM, OUTCOME, REWARD
 from metarl.envs.metaworld.worker.observations import FRAME_DIM, Frames
 from metarl.envs.metaworld.worker.rewards.table import REWARDS
-from metarl.envs.metaworld.worker.rewards.terms import sums_plainly
 from metarl.envs.metaworld.worker.simulation import Simulation, Snapshot
 from metarl.vector.buffers import Buffers
 
@@ -42,8 +41,8 @@ class FastSimulations:
     """
 
     def __init__(self, reward_version: str, first: int, buffers: Buffers) -> None:
-        metaworld_fast.install()
-        self._makers = REWARDS if reward_version == "v2" and sums_plainly() else {}
+        patches.install()
+        self._makers = REWARDS if reward_version == "v2" else {}
         self._reward_version = reward_version
         self._first = first
         self._buffers = buffers
