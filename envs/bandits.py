@@ -19,6 +19,7 @@ from metarl.errors import ConfigError, unknown_name
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Task
 from metarl.vector.array_env import Array, ArrayVectorEnv, Params
+from metarl.vector.streams import RowStreams
 
 _KINDS = ("bernoulli", "gaussian")
 
@@ -47,12 +48,12 @@ class BanditDynamics:
         """The arm to pull."""
         return gym.spaces.Discrete(self.num_arms)
 
-    def reset(self, params: Params, rng: np.random.Generator, num: int) -> Array:
+    def reset(self, params: Params, rng: RowStreams, num: int) -> Array:
         """The constant state, ``[num, 1]``."""
         return np.zeros((num, 1))
 
     def step(
-        self, state: Array, action: Array, params: Params, rng: np.random.Generator
+        self, state: Array, action: Array, params: Params, rng: RowStreams
     ) -> tuple[Array, Array, Array, Mapping[str, Array]]:
         """Pull one arm per instance. One call draws one number per instance, uniform or normal by ``kind``."""
         num = len(action)

@@ -21,6 +21,7 @@ import numpy as np
 
 from metarl.tasks.distribution import TaskDistribution
 from metarl.vector.array_env import Array, ArrayVectorEnv, Dynamics, Params
+from metarl.vector.streams import RowStreams
 
 Intervals = tuple[tuple[float, float], ...]
 """A union of disjoint intervals (low, high)."""
@@ -62,12 +63,12 @@ class CartPole:
         self.observation_space = gym.spaces.Box(-high, high)
         self.action_space = gym.spaces.Discrete(2)
 
-    def reset(self, params: Params, rng: np.random.Generator, num: int) -> Array:
+    def reset(self, params: Params, rng: RowStreams, num: int) -> Array:
         """States ``[num, 4]``, uniform in ±0.05."""
         return rng.uniform(-0.05, 0.05, (num, 4))
 
     def step(
-        self, state: Array, action: Array, params: Params, rng: np.random.Generator
+        self, state: Array, action: Array, params: Params, rng: RowStreams
     ) -> tuple[Array, Array, Array, Mapping[str, Array]]:
         """One Euler step; equations of Florian (2007), "Correct equations for the dynamics of the cart-pole system"."""
         x, x_dot, theta, theta_dot = state.T
@@ -115,13 +116,13 @@ class Pendulum:
         self.observation_space = gym.spaces.Box(-high, high)
         self.action_space = gym.spaces.Box(-self.MAX_TORQUE, self.MAX_TORQUE, (1,))
 
-    def reset(self, params: Params, rng: np.random.Generator, num: int) -> Array:
+    def reset(self, params: Params, rng: RowStreams, num: int) -> Array:
         """States ``[num, 2]``: any angle, velocity in ±1."""
         high = np.array([np.pi, 1.0])
         return rng.uniform(-high, high, (num, 2))
 
     def step(
-        self, state: Array, action: Array, params: Params, rng: np.random.Generator
+        self, state: Array, action: Array, params: Params, rng: RowStreams
     ) -> tuple[Array, Array, Array, Mapping[str, Array]]:
         """One step; ``action`` is ``[num, 1]``. The reward is of the state before it, as in Gymnasium."""
         angle, velocity = state.T
@@ -161,12 +162,12 @@ class Acrobot:
         self.observation_space = gym.spaces.Box(-high, high)
         self.action_space = gym.spaces.Discrete(3)
 
-    def reset(self, params: Params, rng: np.random.Generator, num: int) -> Array:
+    def reset(self, params: Params, rng: RowStreams, num: int) -> Array:
         """States ``[num, 4]`` (two angles, two velocities), uniform in ±0.1: hanging down."""
         return rng.uniform(-0.1, 0.1, (num, 4))
 
     def step(
-        self, state: Array, action: Array, params: Params, rng: np.random.Generator
+        self, state: Array, action: Array, params: Params, rng: RowStreams
     ) -> tuple[Array, Array, Array, Mapping[str, Array]]:
         """One Runge-Kutta step of order 4, then angles wrapped to ±pi and velocities clipped."""
         dt = self.TIME_STEP
@@ -232,12 +233,12 @@ class MountainCar:
         self.observation_space = gym.spaces.Box(low, high)
         self.action_space = gym.spaces.Discrete(3)
 
-    def reset(self, params: Params, rng: np.random.Generator, num: int) -> Array:
+    def reset(self, params: Params, rng: RowStreams, num: int) -> Array:
         """States ``[num, 2]``: position uniform in [-0.6, -0.4], at rest."""
         return np.stack([rng.uniform(-0.6, -0.4, num), np.zeros(num)], axis=-1)
 
     def step(
-        self, state: Array, action: Array, params: Params, rng: np.random.Generator
+        self, state: Array, action: Array, params: Params, rng: RowStreams
     ) -> tuple[Array, Array, Array, Mapping[str, Array]]:
         """One step; the left wall stops the car."""
         position, velocity = state.T

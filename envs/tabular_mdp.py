@@ -21,6 +21,7 @@ from metarl.errors import ConfigError
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Task
 from metarl.vector.array_env import Array, ArrayVectorEnv, Params
+from metarl.vector.streams import RowStreams
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,12 @@ class TabularDynamics:
         """One of ``num_actions`` actions."""
         return gym.spaces.Discrete(self.num_actions)
 
-    def reset(self, params: Params, rng: np.random.Generator, num: int) -> Array:
+    def reset(self, params: Params, rng: RowStreams, num: int) -> Array:
         """State 0 everywhere, int64 ``[num]``."""
         return np.zeros(num, np.int64)
 
     def step(
-        self, state: Array, action: Array, params: Params, rng: np.random.Generator
+        self, state: Array, action: Array, params: Params, rng: RowStreams
     ) -> tuple[Array, Array, Array, Mapping[str, Array]]:
         """One transition per instance.
 

@@ -32,8 +32,8 @@ class Agent(abc.ABC, Generic[State]):
         num_adaptations: calls of ``adapt`` in one training trial (gradient steps; for memory agents, episodes - 1).
         rollouts_per_task: episodes collected for each task between two adaptations.
         num_eval_adaptations: calls of ``adapt`` in an evaluation, unless it says otherwise.
-        noise: source of every sample that ``act`` draws: each task has a stream of its own, so that it plays the same in
-            any company.
+        noise: source of every sample that ``act`` draws: each task has a stream of its own, so that it plays the same
+            in any company.
         generator: source of every sample that ``meta_update`` draws.
     """
 

@@ -19,6 +19,7 @@ from metarl.agents.varibad import VariBADConfig
 from metarl.envs.bandits import bandit
 from metarl.errors import AgentCheckError, ConfigError
 from metarl.networks.distributions import Categorical, DiagGaussian
+from metarl.networks.noise import TaskNoise
 from metarl.testing import check_agent
 from metarl.types import Action, Rollout, Spec, Timestep, Trial
 
@@ -51,20 +52,22 @@ class Simple(Agent[dict[str, Tensor]]):
     ) -> tuple[Action, dict[str, Tensor]]:
         out = self.linear(timestep.obs) * self.scale + state["bias"][:, None]
         policy = Categorical(out) if self.spec.discrete else DiagGaussian(out, torch.zeros_like(out))
-        value = policy.mode() if deterministic else policy.sample(self.generator)
+        value = policy.mode() if deterministic else policy.sample(self.noise)
         log_prob = policy.log_prob(value)
         if self.fault == "act mutates state":
             state["bias"] += 0.5
         if self.fault == "act learns":
             self.linear.bias += 0.1
         if self.fault == "global generator" and not deterministic:
-            value = policy.sample(torch.default_generator)
+            value = policy.sample(TaskNoise(CPU, int(torch.randint(2**31, ()))))
+        if self.fault == "shared stream" and not deterministic:
+            value = policy.sample(TaskNoise(CPU, int(self.noise.integers(2**31, (len(timestep.obs), 1)).sum())))
         if self.fault == "value shape":
             value = value.flatten()
         if self.fault == "value dtype":
             value = value.to(torch.int32) if self.spec.discrete else value.double()
         if self.fault == "value range" and self.spec.discrete:
-            value = value + 1
+            value = value + 3
         if self.fault == "log_prob shape":
             log_prob = log_prob[..., None]
         if self.fault == "log_prob nan":
@@ -169,9 +172,10 @@ def test_good_agent_passes() -> None:
         ("act mutates state", "act changes the state it is given"),
         ("act learns", r"act changes state_dict\(\)"),
         ("global generator", r"act gave two answers to one state and timestep after seed\(\)"),
+        ("shared stream", "act samples other actions for a task where other tasks stand beside it"),
         ("value shape", r"act's value has shape \(9,\) and dtype torch.int64, expected \(3, 3\) and torch.int64"),
         ("value dtype", r"dtype torch.int32, expected \(3, 3\) and torch.int64"),
-        ("value range", r"act's value lies in .*3, expected 0\.\.2"),
+        ("value range", r"act's value lies in .*, expected 0\.\.2"),
         ("log_prob shape", r"act's log_prob has shape \(3, 3, 1\) .* expected \(3, 3\)"),
         ("log_prob nan", "act's log_prob is not finite"),
         ("log_prob of another policy", "act's log_prob does not fit how often.* check-agent/discrete"),

@@ -11,8 +11,11 @@ import pytest
 import torch
 from helpers.countdown import HORIZON, CountdownDynamics, Counter, countdown
 
+from metarl.agents import RandomConfig
 from metarl.errors import NonFiniteError
 from metarl.rollouts.collector import Collector, env_actions
+from metarl.rollouts.trial import run_trial
+from metarl.tasks import TaskDistribution, make
 from metarl.types import Rollout
 
 CPU = torch.device("cpu")
@@ -155,6 +158,38 @@ def test_rounding_does_not_leave_the_box() -> None:
     space = gym.spaces.Box(np.float32(-1 / 3), np.float32(1 / 7), (1,), np.float32)
     actions = env_actions(space, torch.linspace(-1.0, 1.0, 10_001)[:, None])
     assert actions.min() == space.low and actions.max() == space.high
+
+
+PENDULUMS = TaskDistribution(
+    "test/pendulum",
+    sample=lambda rng: {"g": float(rng.uniform(5.0, 15.0))},
+    make_env=lambda task: gym.make("Pendulum-v1", **task),
+    horizon=20,
+)
+
+
+@pytest.mark.parametrize(
+    "distribution", [countdown(), PENDULUMS, *map(make, ("bandit", "cartpole-goal", "tabular-mdp"))], ids=lambda d: d.id
+)
+def test_a_task_plays_the_same_in_any_company(distribution: TaskDistribution) -> None:
+    """Environments, actions and exploration of a task follow from its place in the batch, whoever stands behind it."""
+    tasks = distribution.train.sample(4, np.random.default_rng(0))
+    agent = RandomConfig().build(distribution.spec, CPU, 0)
+    rollouts = []
+    for company in (tasks, tasks[:1], [tasks[0], tasks[0], tasks[3]]):
+        collector = Collector(distribution, 3, CPU)
+        trial = run_trial(agent, collector, company, 1, seed=5)
+        collector.close()
+        rollouts.append(trial.rollouts)
+    for shot in range(2):
+        whole, *others = (rollout[shot] for rollout in rollouts)
+        for other in others:
+            length = int(whole.lengths[0].max())
+            assert torch.equal(whole.lengths[0], other.lengths[0])
+            assert torch.equal(whole.obs[0, :, :length] * whole.valid[0, :, :length, None], other.obs[0, :, :length])
+            assert torch.equal(whole.rewards[0, :, :length], other.rewards[0, :, :length])
+            valid = whole.valid[0, :, :length]
+            assert torch.equal(whole.actions[0, :, :length][valid], other.actions[0, :, :length][valid])
 
 
 def test_same_seed_gives_the_same_bits_and_another_seed_others() -> None:

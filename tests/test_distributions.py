@@ -9,8 +9,12 @@ from torch.distributions import Categorical as TorchCategorical
 from torch.distributions import Independent, Normal, kl_divergence
 
 from metarl.networks.distributions import Categorical, DiagGaussian, Distribution
+from metarl.networks.noise import TaskNoise
 
 KINDS = ["categorical", "gaussian"]
+
+
+CPU = torch.device("cpu")
 
 
 def randn(*shape: int, seed: int) -> Tensor:
@@ -66,7 +70,7 @@ def test_categorical_samples_have_the_probabilities_as_frequencies() -> None:
     """Within 5 standard errors over 200,000 samples, also for a rare choice."""
     logits = torch.tensor([2.0, 0.0, -1.0, -6.0])
     num = 200_000
-    samples = Categorical(logits.expand(num, 4)).sample(torch.Generator().manual_seed(0))
+    samples = Categorical(logits.expand(num, 4)).sample(TaskNoise(CPU, 0))
     p = logits.softmax(0)
     errors = (samples.bincount(minlength=4) / num - p).abs()
     assert (errors < 5 * (p * (1 - p) / num).sqrt()).all()
@@ -75,7 +79,7 @@ def test_categorical_samples_have_the_probabilities_as_frequencies() -> None:
 def test_gaussian_samples_have_mean_spread_and_independent_coordinates() -> None:
     num = 200_000
     mean, log_std = torch.tensor([1.0, -2.0]), torch.tensor([0.5, -1.0])
-    samples = DiagGaussian(mean.expand(num, 2), log_std.expand(num, 2)).sample(torch.Generator().manual_seed(0))
+    samples = DiagGaussian(mean.expand(num, 2), log_std.expand(num, 2)).sample(TaskNoise(CPU, 0))
     std = log_std.exp()
     assert ((samples.mean(0) - mean).abs() < 5 * std / num**0.5).all()
     assert ((samples.std(0) / std - 1).abs() < 5 / (2 * num) ** 0.5).all()
@@ -83,12 +87,12 @@ def test_gaussian_samples_have_mean_spread_and_independent_coordinates() -> None
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_samples_are_a_function_of_the_generator_alone(kind: str) -> None:
+def test_samples_are_a_function_of_the_noise_alone(kind: str) -> None:
     policy = ours(kind, parameters(kind, 0))
-    first = policy.sample(torch.Generator().manual_seed(1))
+    first = policy.sample(TaskNoise(CPU, 1))
     torch.rand(3)
-    assert torch.equal(first, policy.sample(torch.Generator().manual_seed(1)))
-    assert not torch.equal(first, policy.sample(torch.Generator().manual_seed(2)))
+    assert torch.equal(first, policy.sample(TaskNoise(CPU, 1)))
+    assert not torch.equal(first, policy.sample(TaskNoise(CPU, 2)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -96,7 +100,7 @@ def test_mode_is_the_likeliest_value(kind: str) -> None:
     policy = ours(kind, parameters(kind, 0))
     best = policy.log_prob(policy.mode())
     for seed in range(20):
-        assert (best >= policy.log_prob(policy.sample(torch.Generator().manual_seed(seed)))).all()
+        assert (best >= policy.log_prob(policy.sample(TaskNoise(CPU, seed)))).all()
 
 
 def test_extreme_logits_stay_finite() -> None:
@@ -105,4 +109,4 @@ def test_extreme_logits_stay_finite() -> None:
     assert policy.log_prob(torch.tensor([2])).item() == -600.0
     assert policy.entropy().item() == 0.0
     assert torch.isfinite(policy.kl(Categorical(torch.tensor([[-300.0, 0.0, 300.0]])))).all()
-    assert (policy.sample(torch.Generator().manual_seed(0)) == 0).all()
+    assert (policy.sample(TaskNoise(CPU, 0)) == 0).all()

@@ -20,6 +20,7 @@ import pytest
 
 from metarl.errors import ConfigError, WorkerError
 from metarl.vector.gym_env import GymVectorEnv, flat_spaces
+from metarl.vector.options import instance_seeds
 
 
 class Walk(gym.Env[Any, Any]):
@@ -109,17 +110,14 @@ def test_workers_give_the_same_bits_as_this_process(num_workers: int, task_on_re
 
 def test_instances_equal_single_environments_with_their_derived_seeds() -> None:
     """Rebuilding, shifting discrete actions and flattening change nothing in an episode."""
-    from metarl.vector.gym_env import instance_seed
-
     env = vector()
+    seeds = instance_seeds(11, len(TASKS))
     observations, _ = env.reset(seed=11, options={"tasks": TASKS})
     actions = np.array([0, 1, 2, 0, 2])
     stepped, rewards, *_ = env.step(actions)
     for row, task in enumerate(TASKS):
         single = Walk(task)
-        np.testing.assert_array_equal(
-            single.reset(seed=instance_seed(11, row))[0].astype(np.float32), observations[row]
-        )
+        np.testing.assert_array_equal(single.reset(seed=seeds[row])[0].astype(np.float32), observations[row])
         observation, reward, *_ = single.step(int(actions[row]) - 1)
         np.testing.assert_array_equal(observation.astype(np.float32), stepped[row])
         assert rewards[row] == reward
@@ -372,6 +370,7 @@ def test_processes_end_with_the_environment_without_warnings(close: bool) -> Non
 SCRIPT = """
 import os, sys, time
 import gymnasium as gym, numpy as np
+from metarl.vector.options import instance_seeds
 from metarl.vector.gym_env import GymVectorEnv
 
 class Own(gym.Env):

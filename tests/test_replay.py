@@ -42,7 +42,7 @@ def record(distribution: TaskDistribution, task: Task, slots: int = 3, number: i
 def show(
     episode: Rollout, task: Task = TASK, distribution: TaskDistribution = painted, slot: int = 2, every: int = 1
 ) -> list[Moment]:
-    seed = instance_seed(rollout_seed(4, 1), slot)
+    seed = int(episode_seeds(4, 1, 1, slot + 1)[0, slot])
     return list(replay(distribution, task, episode, reset_seed=seed, every=every))
 
 

@@ -29,7 +29,7 @@ from metarl.errors import ConfigError, WorkerError
 from metarl.tasks.distribution import Sampler
 from metarl.types import Task
 from metarl.vector.buffers import Buffers, Layout
-from metarl.vector.options import NO_TASK, parse_reset_options
+from metarl.vector.options import NO_TASK, instance_seeds, parse_reset_options
 from metarl.vector.workers import WorkerPool
 
 Array = NDArray[Any]
@@ -124,10 +124,10 @@ class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
             WorkerError: if a simulation or its worker fails.
         """
         tasks, mask = parse_reset_options(options, self.num_envs)
-        if isinstance(seed, list):
-            raise ConfigError("MetaWorldVectorEnv takes one integer seed: its simulations are deterministic.")
-        if seed is not None:
-            self._rng = np.random.default_rng(seed)
+        seeds = [one for one in instance_seeds(seed, self.num_envs) if one is not None]
+        if seeds:
+            # The simulations are deterministic: only the tasks that are drawn are random.
+            self._rng = np.random.default_rng(seed if isinstance(seed, int) else seeds)
         if self.closed:
             raise WorkerError(_CLOSED)
         rows = np.flatnonzero(mask).tolist()

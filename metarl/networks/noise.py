@@ -29,11 +29,12 @@ class TaskNoise:
 
     Args:
         device: where numbers are drawn.
+        seed: for all streams, until :meth:`seed` gives another.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, seed: int = 0) -> None:
         self.device = device
-        self.seed(0)
+        self.seed(seed)
 
     def seed(self, seed: int, first_task: int = 0) -> None:
         """Begin all streams anew.

@@ -15,9 +15,10 @@ from torch.nn.functional import one_hot
 
 from metarl.agent import Agent
 from metarl.errors import NonFiniteError
-from metarl.seeding import derive, row_keys
+from metarl.seeding import derive
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Rollout, Task, Timestep
+from metarl.vector.options import environment_seeds
 
 State = TypeVar("State")
 
@@ -90,9 +91,9 @@ class Collector:
         env = self._environments(len(tasks) * slots)
         instance_tasks = [task for task in tasks for _ in range(slots)]
         # Streams belong to the task's place in the batch: a task plays the same in any company.
-        seeds = episode_seeds(self._seed, self._num_collected, *shape)
+        seeds: Any = episode_seeds(self._seed, self._num_collected, *shape).flatten().tolist()
         agent.noise.seed(derive(self._seed, "actions", self._num_collected))
-        obs, _ = env.reset(seed=seeds.flatten().tolist(), options={"tasks": instance_tasks})
+        obs, _ = env.reset(seed=seeds, options={"tasks": instance_tasks})
         self._num_collected += 1
         prev_action, prev_reward, prev_done = self._before_first_step(shape, previous)
 
@@ -232,10 +233,10 @@ def episode_seeds(seed: int, number: int, num_tasks: int, slots: int) -> NDArray
     """What the environments are seeded with in rollout ``number`` (from 0) of a collector that got ``seed``.
 
     Returns:
-        ``[task, slot]`` below 2**63, each a function of the task's and the slot's numbers alone.
+        ``[task, slot]`` below 2**31, each a function of the task's and the slot's numbers alone.
     """
-    rows = np.arange(num_tasks, dtype=np.uint64)[:, None] * np.uint64(2**32) + np.arange(slots, dtype=np.uint64)
-    return row_keys(derive(seed, "rollout", number), rows) >> np.uint64(1)
+    places = np.add.outer(np.arange(num_tasks) << 32, np.arange(slots))
+    return environment_seeds(derive(seed, "rollout", number), places.astype(np.uint64))
 
 
 def _stack_time(timesteps: list[Timestep]) -> Timestep:

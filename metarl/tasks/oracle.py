@@ -97,10 +97,9 @@ class RevealingVectorEnv(VectorEnv[Array, Array, Array]):
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
         """As the inner environment's."""
-        if isinstance(seed, list):
-            raise ConfigError("RevealingVectorEnv takes one integer seed for all instances.")
         tasks, _ = parse_reset_options(options, self.num_envs)
-        obs, info = self._env.reset(seed=seed, options=options)
+        each: Any = seed  # Gymnasium declares an integer alone, and documents a list as well.
+        obs, info = self._env.reset(seed=each, options=options)
         if tasks is not None:
             numbers = np.stack([task_numbers(task) for task in tasks])
             self._told = ((numbers - self._mean) * self._scale).astype(np.float32)

@@ -26,6 +26,7 @@ from metarl.seeding import numpy_stream
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Action, Rollout, Spec, Task, Timestep
 from metarl.vector.array_env import Array, ArrayVectorEnv, Params
+from metarl.vector.streams import RowStreams
 
 Build = Callable[[Spec, torch.device, int], Agent[Any]]
 
@@ -132,8 +133,17 @@ class _Check:
             again, _ = agent.act(state, timestep, deterministic)
             self._require(
                 torch.equal(action.value, again.value) and torch.equal(action.log_prob, again.log_prob),
-                "act gave two answers to one state and timestep after seed(): draw from self.generator only",
+                "act gave two answers to one state and timestep after seed(): draw from self.noise only",
             )
+        agent.seed(self._seed)
+        together, _ = agent.act(state, timestep)
+        agent.seed(self._seed)
+        alone, _ = agent.act(agent.begin(1), timestep[:1])
+        self._require(
+            torch.allclose(together.value[:1].double(), alone.value.double(), rtol=1e-3, atol=1e-3),
+            "act samples other actions for a task where other tasks stand beside it: draw from self.noise, whose "
+            "streams belong to the tasks",
+        )
         self._require(_same(before, _snapshot(agent)), "act changes state_dict(); only meta_update may")
         self._require(
             _same(reference, self._behaviour(agent, state, slots)),
@@ -330,11 +340,11 @@ class _Seek:
     action_space: gym.spaces.Discrete | gym.spaces.Box
     observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
 
-    def reset(self, params: Params, rng: np.random.Generator, num: int) -> Array:
+    def reset(self, params: Params, rng: RowStreams, num: int) -> Array:
         return rng.uniform(-1.0, 1.0, (num, 1))
 
     def step(
-        self, state: Array, action: Array, params: Params, rng: np.random.Generator
+        self, state: Array, action: Array, params: Params, rng: RowStreams
     ) -> tuple[Array, Array, Array, Mapping[str, Array]]:
         discrete = isinstance(self.action_space, gym.spaces.Discrete)
         state = state + 0.2 * (action[:, None] - 1.0 if discrete else action)

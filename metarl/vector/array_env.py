@@ -15,7 +15,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from metarl.errors import ConfigError
-from metarl.vector.options import NO_TASK, parse_reset_options
+from metarl.vector.options import NO_TASK, instance_seeds, parse_reset_options
+from metarl.vector.streams import RowStreams
 
 Array = NDArray[Any]
 Params = Mapping[str, Array]
@@ -33,11 +34,14 @@ class Dynamics(Protocol):
     def action_space(self) -> gym.spaces.Discrete | gym.spaces.Box:
         """Space of one instance's action."""
 
-    def reset(self, params: Params, rng: np.random.Generator, num: int) -> Array:
-        """Initial states ``[num, ...]`` for instances with these ``params`` (already selected: ``num`` rows)."""
+    def reset(self, params: Params, rng: RowStreams, num: int) -> Array:
+        """Initial states ``[num, ...]`` for instances with these ``params`` (already selected: ``num`` rows).
+
+        ``rng`` has the methods of a NumPy generator and one stream for each row.
+        """
 
     def step(
-        self, state: Array, action: Array, params: Params, rng: np.random.Generator
+        self, state: Array, action: Array, params: Params, rng: RowStreams
     ) -> tuple[Array, Array, Array, Mapping[str, Array]]:
         """Next states ``[num, ...]``, rewards ``[num]``, terminated ``[num]`` bool and infos by name, ``[num]`` each.
 
@@ -69,7 +73,7 @@ class ArrayVectorEnv(VectorEnv[Array, Array, Array]):
         self.single_action_space = dynamics.action_space
         self.observation_space = gym.vector.utils.batch_space(self.single_observation_space, num_envs)
         self.action_space = gym.vector.utils.batch_space(self.single_action_space, num_envs)
-        self._rng = np.random.default_rng()
+        self._streams = RowStreams(np.random.default_rng().integers(2**63, size=num_envs))
         self._params: dict[str, Array] = {}
         self._state: Array = np.zeros((num_envs, 0))
         self._steps = np.zeros(num_envs, np.int64)
@@ -83,27 +87,30 @@ class ArrayVectorEnv(VectorEnv[Array, Array, Array]):
             ConfigError: for a wrong number of tasks, a wrong mask, or if no task was ever given.
         """
         tasks, mask = parse_reset_options(options, self.num_envs)
-        if isinstance(seed, list):
-            raise ConfigError("ArrayVectorEnv takes one integer seed for all instances: they share one stream.")
-        if seed is not None:
-            self._rng = np.random.default_rng(seed)
+        seeds = instance_seeds(seed, self.num_envs)
+        anew = mask & np.array([one is not None for one in seeds])
+        self._streams.reseed(anew, np.array([seeds[row] for row in np.flatnonzero(anew)], np.uint64))
         if tasks is not None:
             self._params = {name: np.stack([np.asarray(task[name]) for task in tasks]) for name in tasks[0]}
         if not self._params:
             raise ConfigError(NO_TASK)
         # Before their first episode all instances need a state, also those outside the mask.
-        if mask.all() or self._state.size == 0:
-            self._state = self.dynamics.reset(self._params, self._rng, self.num_envs)
-            self._steps[:] = 0
+        rows = np.ones_like(mask) if self._state.size == 0 else mask
+        streams = self._streams.of(rows)
+        state = self.dynamics.reset(
+            {name: values[rows] for name, values in self._params.items()}, streams, len(streams)
+        )
+        self._streams.update(rows, streams)
+        if self._state.size == 0:
+            self._state = state
         else:
-            chosen = {name: values[mask] for name, values in self._params.items()}
-            self._state[mask] = self.dynamics.reset(chosen, self._rng, int(np.sum(mask)))
-            self._steps[mask] = 0
+            self._state[rows] = state
+        self._steps[rows] = 0
         return self._observe(), {}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """Advance every instance by one step."""
-        self._state, rewards, terminated, info = self.dynamics.step(self._state, actions, self._params, self._rng)
+        self._state, rewards, terminated, info = self.dynamics.step(self._state, actions, self._params, self._streams)
         self._steps += 1
         return self._observe(), rewards, terminated, self._steps >= self.horizon, dict(info)
 

@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 
 from metarl.digest import task_digest
 from metarl.errors import ConfigError, WorkerError
-from metarl.seeding import derive
 from metarl.types import Task
 from metarl.vector.buffers import Buffers, Layout
-from metarl.vector.options import NO_TASK, parse_reset_options
+from metarl.vector.options import NO_TASK, instance_seeds, parse_reset_options
 from metarl.vector.workers import Request, WorkerPool
 
 Array = NDArray[Any]
@@ -274,7 +273,7 @@ class GymVectorEnv(VectorEnv[Array, Array, Array]):
     ) -> tuple[Array, dict[str, Any]]:
         """Start an episode in every instance, or in those of ``options["reset_mask"]``.
 
-        Each instance gets a seed of its own, derived from ``seed``; without one its stream goes on.
+        Each instance gets a seed of its own, from a list or derived from one integer; without one its stream goes on.
 
         Returns:
             Observations ``[num_envs, obs_dim]`` float32 (those outside the mask unchanged) and an empty info.
@@ -284,16 +283,12 @@ class GymVectorEnv(VectorEnv[Array, Array, Array]):
             WorkerError: if an environment or its worker fails.
         """
         tasks, mask = parse_reset_options(options, self.num_envs)
-        if isinstance(seed, list):
-            raise ConfigError("GymVectorEnv takes one integer seed and derives each instance's own from it.")
+        seeds = instance_seeds(seed, self.num_envs)
         if tasks is not None:
             self._tasks = tasks
         if self._tasks is None:
             raise ConfigError(NO_TASK)
-        requests = [
-            (row, self._tasks[row], None if seed is None else instance_seed(seed, row))
-            for row in np.flatnonzero(mask).tolist()
-        ]
+        requests = [(row, self._tasks[row], seeds[row]) for row in np.flatnonzero(mask).tolist()]
         self._run("reset", requests)
         return self._buffers.observations.copy(), {}
 
@@ -348,8 +343,3 @@ class GymVectorEnv(VectorEnv[Array, Array, Array]):
         for rows, share in self._shares:
             for name in _RESULTS:
                 getattr(self._buffers, name)[rows] = getattr(share, name)
-
-
-def instance_seed(seed: int, row: int) -> int:
-    """What instance ``row`` is seeded with; below 2**31, since many environments hand it to ``numpy.random.seed``."""
-    return derive(seed, "instance", row) & 0x7FFFFFFF

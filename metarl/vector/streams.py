@@ -82,7 +82,7 @@ class RowStreams:
         # 1 - u lies in (0, 1], whose logarithm is finite.
         return np.asarray(np.sqrt(-2.0 * np.log1p(-pairs[..., 0])) * np.cos(2.0 * np.pi * pairs[..., 1]))
 
-    def normal(self, loc: float | Array, scale: float | Array, size: Size) -> Array:
+    def normal(self, loc: float | Array = 0.0, scale: float | Array = 1.0, size: Size = ()) -> Array:
         """Normal."""
         return loc + scale * self.standard_normal(size)
 
