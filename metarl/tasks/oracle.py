@@ -96,7 +96,11 @@ class RevealingVectorEnv(VectorEnv[Array, Array, Array]):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """As the inner environment's."""
+        """Reset the inner environment, and tell each instance its task.
+
+        Raises:
+            ConfigError: for a list of seeds, and whatever the inner environment refuses.
+        """
         if isinstance(seed, list):
             raise ConfigError("RevealingVectorEnv takes one integer seed for all instances.")
         tasks, _ = parse_reset_options(options, self.num_envs)
@@ -107,7 +111,7 @@ class RevealingVectorEnv(VectorEnv[Array, Array, Array]):
         return self._tell(obs), info
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """As the inner environment's."""
+        """Step the inner environment, and tell each instance its task."""
         obs, rewards, terminated, truncated, info = self._env.step(actions)
         return self._tell(obs), rewards, terminated, truncated, info
 
