@@ -52,12 +52,14 @@ def test_tasks_are_listed() -> None:
         ("mujoco", "make('ml1/reach-v3').spec", "mujoco", "metaworld"),
         ("mujoco", "make('locomotion/ant-goal').spec", "mujoco", "mujoco"),
         ("mujoco", "make('locomotion/ant-goal').make_render_env({})", "mujoco", "mujoco"),
+        ("mujoco", "gymnasium_tasks('a', env='Ant-v5', sample=lambda rng: {}).spec", "mujoco", "mujoco"),
         ("av", "check_video_path(Path('video.mp4'))", "av", "video"),
         ("PIL", "check_video_path(Path('video.mp4'))", "pillow", "video"),
     ],
 )
 def test_what_is_missing_is_told_with_its_extra(missing: str, code: str, package: str, extra: str) -> None:
     head = "import numpy as np; from pathlib import Path; from metarl.tasks import make; "
+    head += "from metarl.envs.gymnasium_tasks import gymnasium_tasks; "
     result = _run((missing,), f"{head}from metarl.rendering.video import check_video_path; {code}")
     *_, error = result.stderr.strip().splitlines()
     assert error.startswith("metarl.errors.ConfigError: ")
