@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
 import os
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from metarl.errors import ConfigError, unknown_name
+from metarl.errors import ConfigError, missing_extra, unknown_name
 
 BACKENDS = ("egl", "osmesa", "glfw")
 """Values of ``MUJOCO_GL`` in the order of preference: EGL uses a GPU if there is one, GLFW needs a display."""
@@ -44,8 +44,10 @@ def choose_backend() -> str:
         The value of ``MUJOCO_GL``.
 
     Raises:
-        ConfigError: if ``MUJOCO_GL`` has a value that cannot render, or if nothing can; it names the Debian packages.
+        ConfigError: if MuJoCo is not installed, if ``MUJOCO_GL`` has a value that cannot render, or if nothing can; it
+            names the Debian packages.
     """
+    _require_mujoco()
     chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
     if chosen and chosen not in BACKENDS:
         raise unknown_name("value of MUJOCO_GL", chosen, BACKENDS)
@@ -65,8 +67,9 @@ def import_mujoco() -> None:
     Call it before the import of what imports MuJoCo itself and may hide the reason.
 
     Raises:
-        ConfigError: if ``MUJOCO_GL`` is set and the import fails.
+        ConfigError: if MuJoCo is not installed, or if ``MUJOCO_GL`` is set and the import fails.
     """
+    _require_mujoco()
     try:
         importlib.import_module("mujoco")
     except (ImportError, AttributeError, RuntimeError) as error:
@@ -77,6 +80,11 @@ def import_mujoco() -> None:
             f"MuJoCo cannot be imported with MUJOCO_GL={value} ({type(error).__name__}: {error}). {_INSTALL} "
             "Without rendering, unset MUJOCO_GL."
         ) from error
+
+
+def _require_mujoco() -> None:
+    if importlib.util.find_spec("mujoco") is None:
+        raise missing_extra("mujoco", "mujoco", "simulating with MuJoCo")
 
 
 class OwnContext(gym.Wrapper[Any, Any, Any, Any]):

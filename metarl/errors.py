@@ -85,6 +85,11 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> ConfigError:
     return ConfigError(f"unknown {kind} {name!r}.{hint} Valid choices: {', '.join(folded(choices))}.")
 
 
+def missing_extra(package: str, extra: str, what: str) -> ConfigError:
+    """An error for ``what`` (the subject of a sentence), which needs ``package``, of one of metarl's extras."""
+    return ConfigError(f"{what} needs the package {package}, which is not installed: pip install 'metarl[{extra}]'")
+
+
 def folded(names: Sequence[str]) -> list[str]:
     """``names`` with large groups of the form ``group/name`` counted instead of listed."""
     groups = collections.Counter(name.split("/")[0] for name in names if "/" in name)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +18,11 @@ import pytest
 from metaworld.policies import ENV_POLICY_MAP
 
 from metarl.envs.metaworld import TASK_NAMES, make_vec
-from metarl.envs.metaworld import vector_env as metaworld_pool
 from metarl.envs.metaworld.upstream import upstream_env
 from metarl.envs.metaworld.vector_env import MetaWorldVectorEnv
+from metarl.envs.metaworld.worker.rewards import terms
 from metarl.envs.metaworld.worker.rewards.table import REWARDS
+from metarl.envs.metaworld.worker.self_test import draw_task
 from metarl.errors import ConfigError, WorkerError
 from metarl.types import Task
 
@@ -48,15 +50,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def _task(env_name: str, seed: int) -> Task:
-    """A task with a goal drawn as upstream draws it, without its 50 resets."""
-    env = metaworld.ALL_V3_ENVIRONMENTS[env_name]()
-    env._set_task_called, env._freeze_rand_vec, env.seeded_rand_vec = True, False, True
-    env.seed(seed)
-    env.reset()
-    return {"env_name": env_name, "rand_vec": env._last_rand_vec}
-
-
 _ACTORS = ("expert", "random", "noisy expert")
 
 
@@ -67,7 +60,7 @@ def _compare(names: tuple[str, ...], reward_version: str, num_goals: int, num_st
     with noise, which touches what neither of them does. All go through two episodes of the pool (a full reset, then one
     from its snapshot) and one of upstream.
     """
-    tasks = [_task(name, seed) for name in names for seed in range(num_goals) for _ in _ACTORS]
+    tasks = [draw_task(name, seed) for name in names for seed in range(num_goals) for _ in _ACTORS]
     rng = np.random.default_rng(0)
     theirs: list[tuple[Any, ...]] = []
     actions = np.zeros((num_steps, len(tasks), 4), np.float32)
@@ -181,7 +174,7 @@ def test_for_every_task_the_physics_reads_the_same_model() -> None:
 
 def test_no_contact_is_found_between_boxes_that_do_not_overlap() -> None:
     """With bodies of one geom each MuJoCo's convex collider once saw the puck 26 cm inside the table."""
-    task = _task("pick-out-of-hole-v3", 10)
+    task = draw_task("pick-out-of-hole-v3", 10)
     env, expert, rng = upstream_env(task), ENV_POLICY_MAP["pick-out-of-hole-v3"](), np.random.default_rng(5)
     observation, _ = env.reset()
     pool = MetaWorldVectorEnv(1, num_workers=1)
@@ -193,29 +186,41 @@ def test_no_contact_is_found_between_boxes_that_do_not_overlap() -> None:
     pool.close()
 
 
-_FUSED_CHECK = """
+_LENGTH_CHECK = """
 import numpy as np
 from metarl.vector.buffers import Layout
-from metarl.envs.metaworld.worker import fast_group
 from metarl.envs.metaworld.worker.layout import FLOAT32_COLUMNS
+from metarl.envs.metaworld.worker.fast_group import FastSimulations
+from metarl.envs.metaworld.worker.rewards import mechanisms, objects, terms, tools
 
 results = []
-for plain in (True, False):
-    fast_group.sums_plainly = lambda: plain
+for length in (terms.length, terms.length_by_blas):
+    for module in (mechanisms, objects, terms, tools):
+        module.length = length
     layout = Layout(1, FLOAT32_COLUMNS, 4)
     buffers = layout.view(bytearray(layout.num_bytes))
-    group = fast_group.FastSimulations("v2", 0, buffers)
-    group.reset([(0, {"env_name": "push-v3", "rand_vec": np.array([0.05, 0.65, 0.02, 0.0, 0.85, 0.02])}, None)])
-    assert (group._simulations[0].evaluate is not None) == plain
+    group = FastSimulations("v2", 0, buffers)
+    group.reset([(0, {"env_name": "push-v3", "rand_vec": np.array([0.05, 0.65, 0.02, 0.0, 0.85, 0.2])}, None)])
     buffers.actions[:] = 0.5
     group.step()
     results.append(buffers.observations.copy())
-assert np.array_equal(*results)
+assert results[0].any() and np.array_equal(*results)
 """
 
 
-def test_where_blas_sums_otherwise_upstreams_own_rewards_serve() -> None:
-    _run_apart(_FUSED_CHECK)
+@pytest.mark.parametrize("num", [2, 3, 4])
+def test_lengths_are_numpys_on_every_processor(num: int) -> None:
+    vectors = np.random.default_rng(1).normal(size=(5000, num))
+    expected = [float(np.linalg.norm(vector)) for vector in vectors]
+    assert [terms.length(*vector) for vector in vectors.tolist()] == expected
+    assert [terms.length_by_blas(*vector) for vector in vectors.tolist()] == expected
+    plainly = [terms.length_by_floats(*vector) for vector in vectors.tolist()] == expected
+    assert terms.length is (terms.length_by_floats if terms.sums_plainly() else terms.length_by_blas)
+    assert plainly or not terms.sums_plainly()
+
+
+def test_where_blas_sums_otherwise_rewards_take_its_own_sums() -> None:
+    _run_apart(_LENGTH_CHECK)
 
 
 REACH: Task = {"env_name": "reach-v3", "rand_vec": np.array([0.0, 0.6, 0.02, 0.05, 0.85, 0.2])}
@@ -234,10 +239,8 @@ def _random_actions(num_steps: int, num_envs: int) -> np.ndarray[Any, np.dtype[n
     return np.random.default_rng(1).uniform(-1, 1, (num_steps, num_envs, 4)).astype(np.float32)
 
 
-def test_upstreams_own_code_serves_unverified_versions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(metaworld_pool.VERIFIED_VERSIONS, "mujoco", ("3.2.9",))
-    with pytest.warns(UserWarning, match="verified with mujoco 3.2.9; installed is mujoco 3.3.0"):
-        plain = MetaWorldVectorEnv(2, num_workers=1)
+def test_upstreams_own_code_may_be_asked_for() -> None:
+    plain = MetaWorldVectorEnv(2, num_workers=1, fast=False)
     fast = MetaWorldVectorEnv(2, num_workers=1, fast=True)
     options = {"tasks": [DRAWER, REACH]}
     try:
@@ -279,7 +282,7 @@ def test_a_diverging_simulation_ends_as_invalid_and_the_others_go_on(pool: MetaW
 
 @pytest.mark.parametrize("name", ["push-v3", "pick-place-v3", "basketball-v3"])
 def test_instances_of_one_task_may_be_at_different_places_of_their_episodes(name: str) -> None:
-    tasks = [_task(name, seed) for seed in range(3)]
+    tasks = [draw_task(name, seed) for seed in range(3)]
     pool = MetaWorldVectorEnv(3, num_workers=1)
     envs = [upstream_env(task) for task in tasks]
     observations, _ = pool.reset(options={"tasks": tasks})
@@ -315,9 +318,9 @@ def test_an_episode_is_truncated_after_exactly_500_steps(pool: MetaWorldVectorEn
     assert ends == [False] * 499 + [True]
 
 
-def test_a_dead_worker_raises_with_its_task(pool: MetaWorldVectorEnv) -> None:
-    assert pool._pool is not None
-    os.kill(pool._pool._workers[0].process.pid, signal.SIGKILL)
+def test_a_dead_worker_raises_with_itsdraw_task(pool: MetaWorldVectorEnv) -> None:
+    workers = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+    os.kill(int(workers[-2]), signal.SIGKILL)
     begun = time.monotonic()
     with pytest.raises(WorkerError, match=r"killed by SIGKILL in step of instance 0 with task .*reach-v3"):
         pool.step(np.zeros((3, 4), np.float32))

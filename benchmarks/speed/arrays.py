@@ -46,7 +46,7 @@ class EnvSpeed:
     sync_steps: int = 20
     """Vector steps in a round of ``SyncVectorEnv``."""
     seed: int = 0
-    """Seed of tasks, initial states and actions."""
+    """Seed for tasks, initial states and actions."""
 
     def __post_init__(self) -> None:
         require_positive(self, "num_envs", "rounds", "array_steps", "sync_steps")

@@ -63,7 +63,7 @@ class MetaWorldSpeed:
     build: bool = True
     """Also measure the time and memory to build the instances and reset them once."""
     seed: int = 0
-    """Seed of goals and actions."""
+    """Seed for goals and actions."""
 
     def __post_init__(self) -> None:
         require_positive(self, "num_envs", "steps", "rounds")

@@ -14,6 +14,7 @@ from metarl.envs.metaworld.vector_env import MetaWorldVectorEnv
 from metarl.envs.mujoco_graphics import OwnContext, choose_backend
 from metarl.errors import ConfigError
 from metarl.types import Task
+from metarl.vector.options import parse_reset_options
 
 Array = NDArray[Any]
 Frame = NDArray[np.uint8]
@@ -94,15 +95,15 @@ class RenderedVectorEnv(VectorWrapper):
 
     @property
     def render_mode(self) -> str:  # type: ignore[override] # As in VectorWrapper, where it is read-only too.
-        """The only one."""
+        """``"rgb_array"``, the only one."""
         return "rgb_array"
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """As the pool's."""
+        """Reset the pool, and forget the episodes that have ended."""
+        _, mask = parse_reset_options(options, self.num_envs)
         observations, info = self._pool.reset(seed=seed, options=options)
-        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, bool))
         self._num_steps[mask], self._ended[mask] = 0, False
         for index in np.flatnonzero(mask).tolist():
             self._tasks[index] = info["tasks"][index]
@@ -110,7 +111,7 @@ class RenderedVectorEnv(VectorWrapper):
         return observations, info
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """As the pool's."""
+        """Step the pool, and keep the actions."""
         results = self.env.step(actions)
         _, _, terminated, truncated, info = results
         played = np.flatnonzero(~self._ended & ~info["invalid"])

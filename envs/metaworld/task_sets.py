@@ -5,22 +5,18 @@ Importing this module imports neither metaworld nor MuJoCo: goals are made or re
 
 from __future__ import annotations
 
-import json
-import os
 import pickle
-import tempfile
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from metarl.digest import task_digest
-from metarl.envs.metaworld.upstream import TASK_NAMES, upstream
+from metarl.envs.metaworld.cache import cache_folder, read_cached, write_cached
+from metarl.envs.metaworld.upstream import TASK_NAMES, installed_version, upstream
 from metarl.errors import ConfigError, unknown_name
 from metarl.types import Task
 
@@ -45,8 +41,8 @@ class TaskSet:
     Attributes:
         name: ``"ml1/<task>"``, ``"ml10"``, ``"ml25"``, ``"ml45"``, or ``"custom"``.
         seed: upstream's seed of the goals.
-        train_names: of a custom set.
-        test_names: of a custom set.
+        train_names: training tasks of a custom set; empty for a benchmark.
+        test_names: test tasks of a custom set; empty for a benchmark.
     """
 
     name: str
@@ -86,9 +82,10 @@ class TaskSet:
     @property
     def _path(self) -> Path:
         # A goal is independent of the reward version, so both versions share a table.
-        key = task_digest(asdict(self) | {"versions": [version(name) for name in ("metaworld", "mujoco", "numpy")]})
+        versions = [installed_version(name) for name in ("metaworld", "mujoco", "numpy")]
+        key = task_digest(asdict(self) | {"versions": versions})
         name = self.name.replace("/", "-")
-        return cache_folder() / "metaworld" / f"{version('metaworld')}-{name}-seed{self.seed}-{key.hex()[:12]}.json"
+        return cache_folder() / "metaworld" / f"{versions[0]}-{name}-seed{self.seed}-{key.hex()[:12]}.json"
 
 
 @dataclass(frozen=True)
@@ -140,11 +137,6 @@ def by_name(tasks: Sequence[Task]) -> dict[str, list[Task]]:
     return named
 
 
-def cache_folder() -> Path:
-    """``$METARL_CACHE``, or ``~/.cache/metarl``."""
-    return Path(os.environ.get("METARL_CACHE") or Path.home() / ".cache" / "metarl")
-
-
 def _draw(task_set: TaskSet) -> GoalTable:
     """Upstream's task lists, each task's pickled settings reduced to the vector that defines it."""
     metaworld = upstream()
@@ -163,33 +155,22 @@ def _draw(task_set: TaskSet) -> GoalTable:
 
 def _read_table(path: Path) -> GoalTable | None:
     """The table in ``path``; None if there is none, or not a whole one (an old format, a damaged disk)."""
+    content = read_cached(path, _TABLE_FORMAT)
+    if content is None:
+        return None
     try:
-        content = json.loads(path.read_text())
-        if content["format"] != _TABLE_FORMAT:
-            return None
         splits = [
             tuple({"env_name": str(name), "rand_vec": np.array(vector, np.float64)} for name, vector in content[split])
             for split in ("train", "test")
         ]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
     return GoalTable(*splits)
 
 
 def _write_table(path: Path, table: GoalTable) -> None:
-    """Write atomically: a reader sees a whole file or none. Python's floats survive JSON exactly."""
-    content = {"format": _TABLE_FORMAT} | {
+    content = {
         split: [[task["env_name"], task["rand_vec"].tolist()] for task in getattr(table, split)]
         for split in ("train", "test")
     }
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            json.dump(content, file)
-        os.replace(file.name, path)
-    except OSError as error:
-        warnings.warn(
-            f"the Meta-World goals could not be kept in {path.parent} ({error}), so they will be drawn again next "
-            "time; METARL_CACHE names another folder.",
-            stacklevel=2,
-        )
+    write_cached(path, _TABLE_FORMAT, content, "the Meta-World goals")

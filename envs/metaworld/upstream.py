@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.metadata
+import importlib.util
 import pickle
 from typing import Any, Literal
 
 import numpy as np
 
 from metarl.envs.mujoco_graphics import choose_backend, import_mujoco
-from metarl.errors import unknown_name
+from metarl.errors import missing_extra, unknown_name
 from metarl.types import Task
 
 RewardVersion = Literal["v1", "v2"]
@@ -34,9 +35,25 @@ _REWARD_VERSIONS = ("v1", "v2")
 
 
 def upstream() -> Any:
-    """Upstream, imported when it is needed: that takes 0.4 s."""
+    """Upstream, imported when it is needed: that takes 0.4 s.
+
+    Raises:
+        ConfigError: if it, or MuJoCo, is not installed or cannot be imported.
+    """
+    installed_version("metaworld")
     import_mujoco()
     return importlib.import_module("metaworld")
+
+
+def installed_version(package: str) -> str:
+    """The version of ``package``, one of those that Meta-World needs, without importing it.
+
+    Raises:
+        ConfigError: naming metarl's extra if it is not installed.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise missing_extra(package, "metaworld", "Meta-World")
+    return importlib.metadata.version(package)
 
 
 def upstream_task(task: Task) -> Any:
@@ -54,8 +71,10 @@ def upstream_env(task: Task, *, reward_version: RewardVersion = "v2", **settings
     """Upstream's own environment posing ``task``, e.g. to render it: ``render_mode="rgb_array"``.
 
     Raises:
-        ConfigError: for an unknown task or reward version, or if there is no library to render with.
+        ConfigError: for an unknown task or reward version, if Meta-World is not installed, or if there is no library to
+            render with.
     """
+    installed_version("metaworld")
     if settings.get("render_mode") in ("rgb_array", "depth_array"):
         choose_backend()
     metaworld = upstream()

@@ -3,16 +3,17 @@
 One worker process for each core holds its share of the instances, shares memory with this process, and gets one message
 for each batch step. Inside, models lose what can only be seen and slow helpers are replaced by value-identical ones
 (:mod:`metarl.envs.metaworld.worker.patches`), all instances are observed at once, and v2 rewards run on floats
-(:mod:`metarl.envs.metaworld.worker.rewards`). Metaworld in this process stays untouched, and is not even
-imported.
+(:mod:`metarl.envs.metaworld.worker.rewards`). Metaworld in this process stays untouched, and is not even imported.
+
+A task in which that does not give upstream's numbers here (:mod:`metarl.envs.metaworld.verification`) is stepped by
+upstream's own code, in worker processes of its own, where no helper was replaced.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
-from importlib.metadata import version
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -20,22 +21,20 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
+from metarl.envs.metaworld.upstream import TASK_NAMES
+from metarl.envs.metaworld.verification import fast_code_differences, is_verified
 from metarl.envs.metaworld.worker.layout import FLOAT32_COLUMNS, INFO, INFO_KEYS, INVALID, NUM_COLUMNS, OBS, REWARD
+from metarl.envs.metaworld.worker.start import make_group
 from metarl.errors import ConfigError, WorkerError
 from metarl.tasks.distribution import Sampler
 from metarl.types import Task
 from metarl.vector.buffers import Buffers, Layout
-from metarl.vector.workers import Group, WorkerPool
+from metarl.vector.options import NO_TASK, parse_reset_options
+from metarl.vector.workers import WorkerPool
 
 Array = NDArray[Any]
 
-VERIFIED_VERSIONS = {
-    "metaworld": ("3.1.1",),
-    "mujoco": ("3.3.0",),
-    "numpy": ("2.4.6",),
-    "scipy": ("1.17.1",),
-}
-"""Versions with which the pool was shown to equal upstream; with others it steps upstream's own code."""
+_CLOSED = "this MetaWorldVectorEnv is closed; make a new one."
 
 _HAND_LOW, _HAND_HIGH = (-0.525, 0.348, -0.0525), (0.525, 1.025, 0.7)
 _FRAME_LOW = np.array([*_HAND_LOW, -1.0, *[-np.inf] * 14])
@@ -66,8 +65,9 @@ class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
         reward_version: upstream's reward functions, ``"v1"`` or ``"v2"``.
         num_workers: worker processes; default: one for each core that this process may use.
         sample: draws a task for each instance that is reset without one.
-        seed: of ``sample``'s stream, until ``reset(seed=...)`` gives another.
-        fast: use the value-identical helpers; default: if the installed versions are verified ones.
+        seed: seed for ``sample``'s stream, until ``reset(seed=...)`` gives another.
+        fast: True steps every task with the value-identical helpers, False with upstream's own code; default: the
+            helpers where they were shown to be identical, by a test at the first use if need be.
         worker_timeout: seconds that one instance may take for one call before its worker counts as hung.
 
     Attributes:
@@ -99,12 +99,16 @@ class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
         self._num_workers = min(num_workers or len(os.sched_getaffinity(0)), num_envs)
         self._sample = sample
         self._rng = np.random.default_rng(seed)
-        self._fast = is_verified() if fast is None else fast
+        # Asked in any case: this is where a package that is not installed is told.
+        verified = is_verified()
+        self._fast = True if fast is None and verified else fast
+        self._differences: dict[str, str] = {}
         self._timeout = worker_timeout
         self._tasks: list[Task | None] = [None] * num_envs
         self._ended = np.ones(num_envs, bool)
-        self._pool: WorkerPool | None = None
-        self._shares: list[tuple[slice, Buffers]] = []
+        self._pools: dict[bool, WorkerPool] = {}
+        self._is_fast = np.ones(num_envs, bool)
+        self._shares: list[tuple[slice, Buffers, Array]] = []
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -119,20 +123,20 @@ class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
             ConfigError: for a wrong number of tasks, a wrong mask, or if there is neither a task nor a sampler.
             WorkerError: if a simulation or its worker fails.
         """
-        options = options or {}
+        tasks, mask = parse_reset_options(options, self.num_envs)
         if isinstance(seed, list):
             raise ConfigError("MetaWorldVectorEnv takes one integer seed: its simulations are deterministic.")
         if seed is not None:
             self._rng = np.random.default_rng(seed)
-        mask = np.asarray(options.get("reset_mask", np.ones(self.num_envs, bool)))
-        if mask.shape != (self.num_envs,) or mask.dtype != bool:
-            raise ConfigError(
-                f"reset_mask must be bool of shape ({self.num_envs},), got {mask.dtype} of shape {mask.shape}."
-            )
+        if self.closed:
+            raise WorkerError(_CLOSED)
         rows = np.flatnonzero(mask).tolist()
-        self._choose_tasks(options.get("tasks"), rows)
-        pool = self._started()
-        self._call(pool.reset, [(row, self._tasks[row], None) for row in rows])
+        self._choose_tasks(tasks, rows)
+        self._choose_code(rows)
+        self._open_pools({bool(self._is_fast[row]) for row in rows})
+        for fast, pool in self._pools.items():
+            own = [row for row in rows if self._is_fast[row] == fast]
+            self._call(pool.reset, [(row, self._tasks[row], None) for row in own])
         self._ended[mask] = False
         return self._gather()[:, OBS], {"tasks": list(self._tasks)}
 
@@ -152,15 +156,18 @@ class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
         """
         if np.shape(actions) != (self.num_envs, 4):
             raise ConfigError(f"actions have shape {np.shape(actions)}, expected {(self.num_envs, 4)}.")
-        if self._pool is None and not self.closed:
+        if self.closed:
+            raise WorkerError(_CLOSED)
+        if not self._pools:
             raise ConfigError("call reset before step.")
-        for rows, share in self._shares:
+        for rows, share, _ in self._shares:
             share.actions[...] = actions[rows]
-        self._call(self._started().step)
+        for pool in self._pools.values():
+            self._call(pool.step)
         table = self._gather()
-        truncated = np.empty(self.num_envs, bool)
-        for rows, share in self._shares:
-            truncated[rows] = share.truncated
+        truncated = np.zeros(self.num_envs, bool)
+        for rows, share, own in self._shares:
+            truncated[rows][own] = share.truncated[own]
         info: dict[str, Any] = dict(zip(INFO_KEYS, table.T[INFO], strict=True))
         info["invalid"] = invalid = table[:, INVALID] > 0
         if truncated.any():
@@ -170,30 +177,44 @@ class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the worker processes."""
-        if self._pool is not None:
-            self._pool.close()
+        for pool in self._pools.values():
+            pool.close()
 
     def _choose_tasks(self, tasks: Sequence[Task] | None, rows: list[int]) -> None:
         if tasks is not None:
-            if len(tasks) != self.num_envs:
-                raise ConfigError(f"got {len(tasks)} tasks for {self.num_envs} instances: give one task per instance.")
             self._tasks = list(tasks)
         elif self._sample is not None:
             for row in rows:
                 self._tasks[row] = self._sample(self._rng)
         if any(self._tasks[row] is None for row in rows):
-            raise ConfigError('no task was given: call reset(options={"tasks": [...]}) first.')
+            raise ConfigError(NO_TASK)
 
-    def _started(self) -> WorkerPool:
-        if self.closed:
-            raise WorkerError("this MetaWorldVectorEnv is closed; make a new one.")
-        if self._pool is None:
-            layout = Layout(self.num_envs, FLOAT32_COLUMNS, 4)
-            self._pool = WorkerPool(
-                _group_maker(self._reward_version, self._fast), layout, self._num_workers, self._timeout
-            )
-            self._shares = self._pool.rows
-        return self._pool
+    def _choose_code(self, rows: list[int]) -> None:
+        """Whether the fast code steps these instances: all, none, or those whose task it was shown to step rightly."""
+        if self._fast is not None:
+            self._is_fast[rows] = self._fast
+            return
+        tasks: list[Any] = [self._tasks[row] for row in rows]
+        names = [task["env_name"] for task in tasks]
+        unknown = [name for name in dict.fromkeys(names) if name in TASK_NAMES and name not in self._differences]
+        if unknown:
+            self._differences |= fast_code_differences(unknown, self._reward_version, self._num_workers)
+        # An unknown name is for the worker to refuse.
+        self._is_fast[rows] = [not self._differences.get(name, "") for name in names]
+
+    def _open_pools(self, needed: set[bool]) -> None:
+        """Start the workers that are needed, and end in each pool the episodes of instances that are not its own."""
+        layout = Layout(self.num_envs, FLOAT32_COLUMNS, 4)
+        for fast in needed - self._pools.keys():
+            make_share = partial(make_group, self._reward_version, fast)
+            self._pools[fast] = WorkerPool(make_share, layout, self._num_workers, self._timeout)
+        self._shares = [
+            (rows, share, self._is_fast[rows] == fast)
+            for fast, pool in self._pools.items()
+            for rows, share in pool.rows
+        ]
+        for _, share, own in self._shares:
+            share.truncated[~own] = True
 
     def _call(self, verb: Any, *arguments: Any) -> None:
         try:
@@ -203,42 +224,7 @@ class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
             raise
 
     def _gather(self) -> Array:
-        table = np.empty((self.num_envs, NUM_COLUMNS))
-        for rows, share in self._shares:
-            table[rows] = share.observations.view(np.float64)
+        table = np.zeros((self.num_envs, NUM_COLUMNS))
+        for rows, share, own in self._shares:
+            table[rows][own] = share.observations.view(np.float64)[own]
         return table
-
-
-def is_verified() -> bool:
-    """Whether the installed versions are ones whose results the fast helpers were shown to equal; warns if not."""
-    wrong = {name: installed for name, known in VERIFIED_VERSIONS.items() if (installed := version(name)) not in known}
-    if wrong:
-        expected = ", ".join(f"{name} {' or '.join(VERIFIED_VERSIONS[name])}" for name in wrong)
-        found = ", ".join(f"{name} {installed}" for name, installed in wrong.items())
-        warnings.warn(
-            f"Meta-World runs at upstream's speed: the pool's fast code was verified with {expected}; "
-            f"installed is {found}.",
-            stacklevel=2,
-        )
-    return not wrong
-
-
-def _group_maker(reward_version: str, fast: bool) -> Any:
-    """What builds a worker's share; a closure, so that it travels by value and imports nothing of this module."""
-
-    def make_group(first: int, buffers: Buffers) -> Group:
-        import importlib
-        import os
-
-        # Workers draw nothing: a graphics library that is missing is no matter of theirs, nor the time to load one.
-        os.environ["MUJOCO_GL"] = "disable"
-        import mujoco
-
-        # A diverging simulation is reported in info; MuJoCo would also write a log into the working directory.
-        mujoco.set_mju_user_warning(lambda text: None)
-        name = "FastSimulations" if fast else "PlainSimulations"
-        module = importlib.import_module(f"metarl.envs.metaworld.worker.{'fast' if fast else 'plain'}_group")
-        group: Group = getattr(module, name)(reward_version, first, buffers)
-        return group
-
-    return make_group

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from metarl.errors import ConfigError
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Task
+from metarl.vector.options import parse_reset_options
 
 Array = NDArray[Any]
 
@@ -95,17 +96,22 @@ class RevealingVectorEnv(VectorEnv[Array, Array, Array]):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """As the inner environment's."""
+        """Reset the inner environment, and tell each instance its task.
+
+        Raises:
+            ConfigError: for a list of seeds, and whatever the inner environment refuses.
+        """
         if isinstance(seed, list):
             raise ConfigError("RevealingVectorEnv takes one integer seed for all instances.")
+        tasks, _ = parse_reset_options(options, self.num_envs)
         obs, info = self._env.reset(seed=seed, options=options)
-        if options and "tasks" in options:
-            numbers = np.stack([task_numbers(task) for task in options["tasks"]])
+        if tasks is not None:
+            numbers = np.stack([task_numbers(task) for task in tasks])
             self._told = ((numbers - self._mean) * self._scale).astype(np.float32)
         return self._tell(obs), info
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """As the inner environment's."""
+        """Step the inner environment, and tell each instance its task."""
         obs, rewards, terminated, truncated, info = self._env.step(actions)
         return self._tell(obs), rewards, terminated, truncated, info
 

@@ -6,7 +6,7 @@ A family describes itself as :class:`Dynamics`: pure functions of arrays with on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import gymnasium as gym
@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from metarl.errors import ConfigError
-from metarl.types import Task
+from metarl.vector.options import NO_TASK, parse_reset_options
 
 Array = NDArray[Any]
 Params = Mapping[str, Array]
@@ -80,19 +80,19 @@ class ArrayVectorEnv(VectorEnv[Array, Array, Array]):
         """Start an episode in every instance, or in those of ``options["reset_mask"]``.
 
         Raises:
-            ConfigError: for a wrong number of tasks, or if no task was ever given.
+            ConfigError: for a wrong number of tasks, a wrong mask, or if no task was ever given.
         """
-        options = options or {}
+        tasks, mask = parse_reset_options(options, self.num_envs)
         if isinstance(seed, list):
             raise ConfigError("ArrayVectorEnv takes one integer seed for all instances: they share one stream.")
         if seed is not None:
             self._rng = np.random.default_rng(seed)
-        if "tasks" in options:
-            self._set_tasks(options["tasks"])
+        if tasks is not None:
+            self._params = {name: np.stack([np.asarray(task[name]) for task in tasks]) for name in tasks[0]}
         if not self._params:
-            raise ConfigError('no task was given: call reset(options={"tasks": [...]}) first.')
-        mask = options.get("reset_mask")
-        if mask is None or len(self._state) != self.num_envs or self._state.size == 0:
+            raise ConfigError(NO_TASK)
+        # Before their first episode all instances need a state, also those outside the mask.
+        if mask.all() or self._state.size == 0:
             self._state = self.dynamics.reset(self._params, self._rng, self.num_envs)
             self._steps[:] = 0
         else:
@@ -109,8 +109,3 @@ class ArrayVectorEnv(VectorEnv[Array, Array, Array]):
 
     def _observe(self) -> Array:
         return self.dynamics.observe(self._state, self._params).astype(np.float32)
-
-    def _set_tasks(self, tasks: Sequence[Task]) -> None:
-        if len(tasks) != self.num_envs:
-            raise ConfigError(f"got {len(tasks)} tasks for {self.num_envs} instances: give one task per instance.")
-        self._params = {name: np.stack([np.asarray(task[name]) for task in tasks]) for name in tasks[0]}

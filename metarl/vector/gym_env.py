@@ -17,6 +17,7 @@ from metarl.errors import ConfigError, WorkerError
 from metarl.seeding import derive
 from metarl.types import Task
 from metarl.vector.buffers import Buffers, Layout
+from metarl.vector.options import NO_TASK, parse_reset_options
 from metarl.vector.workers import Request, WorkerPool
 
 Array = NDArray[Any]
@@ -282,21 +283,13 @@ class GymVectorEnv(VectorEnv[Array, Array, Array]):
             ConfigError: for a wrong number of tasks, a wrong mask, or if no task was ever given.
             WorkerError: if an environment or its worker fails.
         """
-        options = options or {}
+        tasks, mask = parse_reset_options(options, self.num_envs)
         if isinstance(seed, list):
             raise ConfigError("GymVectorEnv takes one integer seed and derives each instance's own from it.")
-        tasks: Sequence[Task] | None = options.get("tasks")
         if tasks is not None:
-            if len(tasks) != self.num_envs:
-                raise ConfigError(f"got {len(tasks)} tasks for {self.num_envs} instances: give one task per instance.")
-            self._tasks = list(tasks)
+            self._tasks = tasks
         if self._tasks is None:
-            raise ConfigError('no task was given: call reset(options={"tasks": [...]}) first.')
-        mask = np.asarray(options.get("reset_mask", np.ones(self.num_envs, bool)))
-        if mask.shape != (self.num_envs,) or mask.dtype != bool:
-            raise ConfigError(
-                f"reset_mask must be bool of shape ({self.num_envs},), got {mask.dtype} of shape {mask.shape}."
-            )
+            raise ConfigError(NO_TASK)
         requests = [
             (row, self._tasks[row], None if seed is None else instance_seed(seed, row))
             for row in np.flatnonzero(mask).tolist()

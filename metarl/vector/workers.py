@@ -238,14 +238,19 @@ def _start(first: int, layout: Layout) -> _Worker:
             [sys.executable, "-P", "-c", _BOOT, *(str(number) for number in (*handles, *sizes, first, os.getpid()))],
             pass_fds=handles,
             stdin=subprocess.DEVNULL,
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
-                # One thread each: the processes are the parallelism.
-                **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
-            },
+            env=interpreter_settings(),
         )
     return _Worker(process, Connection(ours.detach()), trace, first, layout.view(memory))
+
+
+def interpreter_settings() -> dict[str, str]:
+    """Environment variables for a fresh interpreter that imports what this one can, one of several at work."""
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
+        # One thread each: the processes are the parallelism.
+        **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+    }
 
 
 def _stop(workers: list[_Worker]) -> None:

@@ -26,5 +26,9 @@ INVALID = OUTCOME.stop
 """1.0 where the simulation diverged."""
 
 NUM_COLUMNS = INVALID + 1
+
+COLUMN_NAMES = (*(f"observation[{index}]" for index in range(OBS_DIM)), *INFO_KEYS, "reward", "invalid")
+"""What the columns are, for messages."""
+
 FLOAT32_COLUMNS = 2 * NUM_COLUMNS
 """``metarl.vector.buffers`` shares rows of float32; seen as float64, two of them are one number."""

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import _rotation_cy
 
+from metarl.envs.metaworld.worker.rotations import quaternions
 from metarl.envs.metaworld.worker.simulation import Simulation
 
 Array = NDArray[Any]
@@ -152,8 +152,7 @@ class Frames:
         objects += self._offsets
         if self._matrices:
             matrices = np.concatenate(self._matrices).reshape(-1, 3, 3)
-            # SciPy's own compiled function; MuJoCo's matrices come from unit quaternions and need no test.
-            objects[self._turned, 3:7] = _rotation_cy.from_matrix(matrices, assume_valid=True)
+            objects[self._turned, 3:7] = quaternions(matrices)
         apart = seen[:, 3:6] - seen[:, 6:9]
         # NumPy's dot product of each row with itself, as in upstream's norm.
         opened = np.sqrt(np.vecdot(apart, apart)) / 0.1

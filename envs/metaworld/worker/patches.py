@@ -22,7 +22,8 @@ from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from metaworld.sawyer_xyz_env import SawyerXYZEnv
 from metaworld.utils import reward_utils
 from numpy.typing import NDArray
-from scipy.spatial.transform import _rotation_cy
+
+from metarl.envs.metaworld.worker.rotations import quaternions
 
 Array = NDArray[Any]
 
@@ -223,10 +224,7 @@ def _touching_object(self: Any, object_geom_id: int) -> bool:
 
 
 class _Rotation:
-    """``Rotation.from_matrix(m).as_quat()`` by SciPy's own compiled function, without what surrounds it.
-
-    MuJoCo's matrices come from unit quaternions: SciPy's test of orthogonality always passes, and is skipped.
-    """
+    """SciPy's ``Rotation``, as far as upstream uses it: ``Rotation.from_matrix(m).as_quat()``."""
 
     __slots__ = ("_quat",)
 
@@ -235,7 +233,7 @@ class _Rotation:
 
     @classmethod
     def from_matrix(cls, matrix: Array) -> _Rotation:
-        return cls(_rotation_cy.from_matrix(matrix[None], assume_valid=True)[0])
+        return cls(quaternions(matrix[None])[0])
 
     def as_quat(self) -> Array:
         return self._quat

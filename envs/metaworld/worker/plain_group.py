@@ -1,4 +1,4 @@
-"""A worker's share of the Meta-World pool stepped by upstream's own code, for versions that were not verified."""
+"""A worker's share of the Meta-World pool, stepped by upstream's own code where the fast code has other numbers."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ class SimulationError(Exception):
 class PlainSimulations:
     """Instances of upstream's environments, each with a model of its own, reset and stepped one after another.
 
+    A row whose ``truncated`` is set, by whomever, is not stepped.
+
     Args:
         reward_version: upstream's reward functions.
         first: number of the first instance, for error messages.
@@ -34,7 +36,6 @@ class PlainSimulations:
         self._rows = buffers.observations.view(np.float64)
         self._envs: list[Any] = [None] * len(buffers.rewards)
         self._tasks: list[Any] = [None] * len(buffers.rewards)
-        self._ended = np.ones(len(buffers.rewards), bool)
 
     def reset(self, requests: Sequence[tuple[int, Any, int | None]]) -> None:
         """Start episodes."""
@@ -54,16 +55,18 @@ class PlainSimulations:
                 raise SimulationError(f"instance {self._first + row} raised in reset with task {task}") from error
             self._rows[row] = 0.0
             self._rows[row, OBS] = observation
-            buffers.terminated[row] = buffers.truncated[row] = self._ended[row] = False
+            buffers.terminated[row] = buffers.truncated[row] = False
 
     def step(self) -> None:
         """Advance every running instance by the action in its row."""
         buffers = self._buffers
         actions = buffers.actions.copy()
         self._rows[:, OUTCOME] = 0.0
-        for row in np.flatnonzero(~self._ended).tolist():
-            self._enter(row)
+        for row in np.flatnonzero(~buffers.truncated).tolist():
             env = self._envs[row]
+            if env is None:
+                continue
+            self._enter(row)
             before = env.data.time
             try:
                 observation, reward, _, truncated, info = env.step(actions[row])
@@ -79,7 +82,7 @@ class PlainSimulations:
                 self._rows[row, INFO] = [info[key] for key in INFO_KEYS]
                 self._rows[row, REWARD] = reward
             if truncated:
-                buffers.truncated[row] = self._ended[row] = True
+                buffers.truncated[row] = True
 
     def close(self) -> None:
         """Nothing outlives the process."""

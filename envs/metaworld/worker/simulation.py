@@ -11,7 +11,7 @@ import numpy as np
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 from numpy.typing import NDArray
 
-from metarl.envs.metaworld.worker import patches as metaworld_fast
+from metarl.envs.metaworld.worker import patches
 
 Array = NDArray[Any]
 
@@ -37,7 +37,7 @@ class Simulation:
         self.env_name = env_name
         self.env: Any = ALL_V3_ENVIRONMENTS[env_name](reward_function_version=reward_version)
         self.model, self.data = self.env.model, self.env.data
-        self.fast = metaworld_fast.FastData(self.data)
+        self.fast = patches.FastData(self.data)
         self.path: str = self.env.fullpath
         self.body_pos, self.site_pos = self.model.body_pos, self.model.site_pos
         self.compiled = self.placement = self.body_pos.copy(), self.site_pos.copy()

@@ -12,6 +12,7 @@ times a ``float64`` scalar not. Where upstream mixes them, these functions get t
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -28,13 +29,13 @@ Evaluation = tuple[Number, ...]
 """Upstream's ``info`` in the order of ``INFO_KEYS``; its last number is the reward."""
 
 Evaluate = Callable[[list[float], np.float32], Evaluation]
-"""From the frame (``FRAME_DIM`` numbers, clipped as upstream's observation) and the action's grip."""
+"""Maps the frame (``FRAME_DIM`` numbers, clipped as upstream's observation) and the action's grip to an evaluation."""
 
 Point = Sequence[float]
 """Three coordinates, metres."""
 
 Grasp = Callable[[Point, Point, Number], Number]
-"""From the object, the place between the fingers' tips, and the action's grip."""
+"""Maps the object, the place between the fingers' tips and the action's grip to a reward for grasping."""
 
 _LONG_TAIL = math.sqrt(1 / 0.1 - 1)
 _GAUSSIAN = float(np.sqrt(-2 * np.log(0.1)))
@@ -44,7 +45,7 @@ _sqrt = math.sqrt
 
 
 def sums_plainly(num_vectors: int = 2000) -> bool:
-    """Whether NumPy's dot products of two to four numbers are on this machine what the functions here compute.
+    """Whether NumPy's dot products of two to four numbers are x·x + y·y + z·z + w·w on this machine, each step rounded.
 
     They come from the BLAS library's kernel for the machine's processor, which may fuse multiplying and adding.
     """
@@ -61,15 +62,33 @@ def norm(vector: Array) -> float:
     return float(np.linalg.norm(vector))
 
 
-def length(x: float, y: float, z: float = 0.0, w: float = 0.0) -> float:
-    """``np.linalg.norm`` of a vector."""
+def length_by_floats(x: float, y: float, z: float = 0.0, w: float = 0.0) -> float:
+    """``np.linalg.norm`` of a vector where BLAS sums plainly."""
     return _sqrt(x * x + y * y + z * z + w * w)
+
+
+def length_by_blas(*components: float) -> float:
+    """``np.linalg.norm`` of a vector of two to four numbers where BLAS sums otherwise: by its own dot product."""
+    pack, memory, vector = _VECTORS[len(components)]
+    pack(memory, 0, *components)
+    return _sqrt(vector.dot(vector))
+
+
+def _vector(num: int) -> tuple[Callable[..., None], bytearray, Array]:
+    """A vector, its memory, and what writes numbers there: an array is filled faster so than through NumPy."""
+    memory = bytearray(8 * num)
+    return struct.Struct(f"{num}d").pack_into, memory, np.frombuffer(memory)
+
+
+_VECTORS = {num: _vector(num) for num in (2, 3, 4)}
+
+length: Callable[..., float] = length_by_floats if sums_plainly() else length_by_blas
+"""``np.linalg.norm`` of a vector of two to four numbers, on every processor: chosen once, by trial."""
 
 
 def distance(a: Point, b: Point) -> float:
     """``np.linalg.norm(a - b)``."""
-    x, y, z = a[0] - b[0], a[1] - b[1], a[2] - b[2]
-    return _sqrt(x * x + y * y + z * z)
+    return length(a[0] - b[0], a[1] - b[1], a[2] - b[2])
 
 
 def long_tail(x: float, lower: float, upper: float, margin: float) -> float:
