@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-import shutil
 from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from metarl.errors import ConfigError
-from metarl.networks.policy import Params, Policy
+from metarl.networks.params import Params
+from metarl.networks.policy import Policy
 from metarl.types import Spec
 
 Activation = Literal["tanh", "relu"]
-
-
-def stack(params: Params, num_tasks: int) -> Params:
-    """The same parameters for every task: views ``[task, ...]``."""
-    return {name: value.expand(num_tasks, *value.shape) for name, value in params.items()}
 
 
 def stacked_mlp(
@@ -59,7 +52,7 @@ def stacked_mlp_tangent(
 
     Args:
         params: as in :func:`stacked_mlp`.
-        tangent: of the parameters, of the same shapes.
+        tangent: direction in the parameters, of the same shapes.
         x: as in :func:`stacked_mlp`.
         hidden: what it took in.
         activation: as in :func:`stacked_mlp`.
@@ -188,7 +181,6 @@ class MLPPolicy(Policy):
             self.register_parameter(f"w{layer}", nn.Parameter(torch.empty(fan_in, fan_out).uniform_(-bound, bound)))
             self.register_parameter(f"b{layer}", nn.Parameter(torch.zeros(fan_out)))
         self.add_std(init_std)
-        self._compiled: Callable[..., Tensor] | None = None
 
     @property
     def head_names(self) -> frozenset[str]:
@@ -198,23 +190,7 @@ class MLPPolicy(Policy):
 
     def outputs(self, params: Params, obs: Tensor) -> Tensor:
         """See :meth:`Policy.outputs`."""
-        # Never where a derivative may be taken: through a compiled inner loss, second derivatives vanish silently.
-        compiled = None if torch.is_grad_enabled() else self._compiled
-        return (compiled or stacked_mlp)(params, obs, self.num_layers, self.activation)
-
-    def compile_inference(self) -> None:
-        """Compile the passes without derivatives, at the first of each kind; those with derivatives stay as they are.
-
-        Raises:
-            ConfigError: on a machine without a C++ compiler, which ``torch.compile`` calls.
-        """
-        compiler = os.environ.get("CXX", "g++")
-        if shutil.which(compiler) is None:
-            raise ConfigError(
-                f"compile needs a C++ compiler at run time, and {compiler!r} was not found: install g++, point CXX to "
-                "a compiler, or leave compile off."
-            )
-        self._compiled = torch.compile(stacked_mlp)
+        return stacked_mlp(params, obs, self.num_layers, self.activation)
 
     def linear_outputs(self, params: Params, obs: Tensor) -> tuple[Tensor, Callable[[Params], Tensor]]:
         """See :meth:`Policy.linear_outputs`; the hidden layers are not computed again."""
