@@ -60,16 +60,20 @@ class SNAILConfig(RecurrentPPOConfig):
     """SNAIL (Mishra et al., 2018, arXiv 1707.03141): RL² whose memory is convolutions and attention, trained by PPO."""
 
     when: ClassVar[str] = "as rl2, where what matters was seen long ago; trials of up to some hundred steps"
-    retired: ClassVar[Mapping[str, tuple[Any, ...] | None]] = {"encoder_sizes": ([],), "bptt_steps": (0,)}
+    retired: ClassVar[Mapping[str, tuple[Any, ...] | None]] = {
+        "encoder_sizes": ([],),
+        "bptt_steps": (0,),
+        "precision": ("float32",),
+    }
     bptt_steps: ClassVar[int] = 0
     """The attention reads the whole trial at once."""
+    precision: ClassVar[Precision] = "float32"
+    """Keys and values of all steps stay in the memory, in full precision."""
 
     memory: Literal["snail"] = "snail"
     """Convolutions and attention."""
     hidden_size: Count = 32
     """Filters of each block, and sizes of keys and values (the paper's 32)."""
-    precision: Precision = "float32"
-    """Precision of the matrix products in the memory; bfloat16 halves their time where the processor has it."""
 
     def make_memory(self, spec: Spec) -> Memory:
         """Blocks for the longest trial that training plays."""
@@ -96,7 +100,7 @@ class RL2(RecurrentPPO):
         super().__init__(config, spec, device, memory, memory.state_size)
         self.memory = memory
         self.bptt_steps = config.bptt_steps
-        self.precision: Precision = config.precision
+        self.precision = config.precision
 
     def components(self) -> Mapping[str, nn.Module | Optimizer]:
         """Network, normalisers and optimiser."""

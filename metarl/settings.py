@@ -45,12 +45,14 @@ def above(bound: float) -> Allowed:
     return Allowed(f"be a finite number above {bound:g}", lambda value: _is_finite(value) and value > bound)
 
 
+_UNIT = Allowed("lie in [0, 1]", lambda value: _is_finite(value) and 0 <= value <= 1)
+
 Count = Annotated[int, Allowed("be a whole number above 0", lambda value: _is_whole(value) and value > 0)]
 Natural = Annotated[int, Allowed("be a whole number of 0 or more", lambda value: _is_whole(value) and value >= 0)]
 Positive = Annotated[float, above(0)]
 NonNegative = Annotated[float, Allowed("be a finite number of 0 or more", lambda x: _is_finite(x) and x >= 0)]
-UnitInterval = Annotated[float, Allowed("lie in [0, 1]", lambda value: _is_finite(value) and 0 <= value <= 1)]
-PositiveShare = Annotated[float, Allowed("lie in (0, 1]", lambda value: _is_finite(value) and 0 < value <= 1)]
+UnitInterval = Annotated[float, _UNIT]
+PositiveShare = Annotated[Positive, _UNIT]
 Counts = Annotated[tuple[int, ...], Allowed("be whole numbers above 0", _are_counts)]
 """Several of them, such as the widths of layers; none at all is allowed."""
 SomeCounts = Annotated[Counts, Allowed("hold at least one number", lambda value: len(value) > 0)]

@@ -65,13 +65,30 @@ def stacked_mlp_tangent(
     return moved
 
 
-class _Hidden(torch.autograd.Function):
-    """``y = activation(x w + b)``, whose derivatives are written out: fewer kernels, and fewer passes over memory.
+# Derivatives of one hidden layer, for each task: z = x w + b, y = f(z), with f = tanh or relu. g is the gradient of y.
+#
+# First, by the chain rule:
+#     s = g f'(z)                     the gradient of z; f' is a function of y: 1 - y^2, or 1 where y > 0
+#     of_x = s w', of_w = x' s, of_b = sum_samples s
+#
+# Second: these gradients are differentiated again (a Hessian product does it along one direction). Given the adjoints
+# by_x, by_w, by_b of the three, and by_s of s itself, which a derivative of yet higher order may bring:
+#     m = by_s + by_b + x by_w + by_x w      the adjoint of s: all three are linear in it
+#     of g:  m f'(z)                         as s = g f'(z)
+#     of x:  s by_w'                         as of_w = x' s; of_x and of_b do not contain x but by s
+#     of w:  by_x' s                         as of_x = s w'; likewise
+#     of z:  m g f''(z)                      as f' depends on z; x, w and b get their shares of it by the first rule
+# With f = tanh, f'' = -2 y (1 - y^2), so that the last one is -2 m y (g f'(z)). With relu f'' vanishes: f' is constant
+# on both sides of 0. Nothing else is of second order: z is linear in x and w each, and its mixed derivative in x and w
+# are the two lines "of x" and "of w".
+#
+# Where the adjoint of z goes: z is not kept. `link`, a second output of the layer without memory of its own, takes its
+# place in the graph: it gets h = m y (g f'(z)), and where the first rule runs, s = g f'(z) - 2 h. So the adjoint of z
+# shares the three matrix products of the first rule, and y gets none, since all its influence on s is by z.
 
-    ``link`` stands for ``x w + b`` without its memory. What the second derivative adds there comes back as its gradient
-    (up to a factor of -2), so that it shares the matrix products of the first derivative, and so that the gradient of
-    ``y`` need not be kept beside that of ``x w + b``.
-    """
+
+class _Hidden(torch.autograd.Function):
+    """``y = f(x w + b)`` and ``link``, with the first rule above as derivative; fewer kernels and passes over memory."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
@@ -93,9 +110,9 @@ class _Hidden(torch.autograd.Function):
 
 
 class _HiddenSlope(torch.autograd.Function):
-    """The backward pass of :class:`_Hidden`: gradients of ``x``, ``w``, ``b`` and, not asked for, of ``x w + b``.
+    """The first rule above, with the second one as derivative: gradients of ``x``, ``w``, ``b``, and ``s``.
 
-    The last one is an output so that it can be saved and differentiated again, to any order.
+    ``s`` is an output so that it can be saved and differentiated again, to any order.
     """
 
     @staticmethod
@@ -121,7 +138,7 @@ class _HiddenSlope(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, w, y, slope, of_link = ctx.saved_tensors
-        # `moved` is the adjoint of `slope`, the only thing that the outputs are made of.
+        # `slope` is s above, `of_link` is h, and `moved` is m.
         by_x, by_w, by_b, moved = grads
         if moved is None:
             moved = (x.new_zeros(()) if by_b is None else by_b.unsqueeze(1)).expand_as(y)
@@ -133,7 +150,7 @@ class _HiddenSlope(torch.autograd.Function):
             moved = torch.baddbmm(moved, by_x, w)
         to_link = None
         if ctx.activation == "tanh":
-            # d/dz of g (1 - y^2) is -2 y (1 - y^2) g; the factor is applied where `link` is taken in.
+            # m y (g f'(z)), as s = g f'(z) - 2 h. The factor of -2 is applied where `link` is taken in.
             to_link = moved * y * (slope if of_link is None else slope + 2.0 * of_link)
         return (
             _before(moved, y, ctx.activation),
