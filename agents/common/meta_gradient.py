@@ -72,7 +72,7 @@ class Chunk:
         policy: adapted policy on the last rollout.
         jvp: how the parameters of ``policy`` move with the adapted ones.
         loss: objective, summed over tasks.
-        gradient: of ``loss`` with respect to the meta-parameters, flat ``[parameter]``.
+        gradient: gradient of ``loss`` with respect to the meta-parameters, flat ``[parameter]``.
     """
 
     batches: list[Batch]

@@ -73,8 +73,8 @@ class UpdateRule(nn.Module, abc.ABC):
         Args:
             state: from :meth:`init` or the previous step.
             params: ``[task, ...]``.
-            grads: of ``losses`` with respect to ``params``, ``[task, ...]``; without graph where derivatives are first
-                order, so that no gradient flows through them.
+            grads: gradients of ``losses`` with respect to ``params``, ``[task, ...]``; without graph where derivatives
+                are first order, so that no gradient flows through them.
             losses: ``[task]``; without graph likewise.
 
         Returns:

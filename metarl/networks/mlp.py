@@ -75,20 +75,22 @@ def stacked_mlp_tangent(
 # by_x, by_w, by_b of the three, and by_s of s itself, which a derivative of yet higher order may bring:
 #     m = by_s + by_b + x by_w + by_x w      the adjoint of s: all three are linear in it
 #     of g:  m f'(z)                         as s = g f'(z)
-#     of x:  s by_w'                         as of_w = x' s; of_x and of_b do not contain x but by s
-#     of w:  by_x' s                         as of_x = s w'; likewise
-#     of z:  m g f''(z)                      as f' depends on z; x, w and b get their shares of it by the first rule
-# With f = tanh, f'' = -2 y (1 - y^2), so that the last one is -2 m y (g f'(z)). With relu f'' vanishes: f' is constant
-# on both sides of 0. Nothing else is of second order: z is linear in x and w each, and its mixed derivative in x and w
-# are the two lines "of x" and "of w".
+#     of x:  s by_w'                         as of_w = x' s; of_x and of_b contain x within s alone
+#     of w:  by_x' s                         as of_x = s w'; of_w and of_b contain w within s alone
+#     of z:  m g f''(z)                      as f' depends on z; x, w and b get their parts of it by the first rule
+# With f = tanh, f'' = -2 y (1 - y^2), so that the last line is -2 m y (g f'(z)). With relu it vanishes, since f' is
+# constant on both sides of 0. There is no further term: z is linear in x and in w, so that its second derivatives in
+# either alone vanish, and the mixed one is what the lines "of x" and "of w" hold.
 #
-# Where the adjoint of z goes: z is not kept. `link`, a second output of the layer without memory of its own, takes its
-# place in the graph: it gets h = m y (g f'(z)), and where the first rule runs, s = g f'(z) - 2 h. So the adjoint of z
-# shares the three matrix products of the first rule, and y gets none, since all its influence on s is by z.
+# Where the adjoint of z goes: z itself is not kept. `link`, a second output of the layer without memory of its own,
+# stands for z in the graph. Its gradient is h = m y (g f'(z)), and where the first rule then runs it takes
+# s = g f'(z) - 2 h: so the adjoint of z shares the three matrix products with the gradient of y. Hence one more line,
+#     of h:  -2 m                            for third derivatives
+# and no gradient of y from f'(z), which would count the adjoint of z twice.
 
 
 class _Hidden(torch.autograd.Function):
-    """``y = f(x w + b)`` and ``link``, with the first rule above as derivative; fewer kernels and passes over memory."""
+    """``y = f(x w + b)`` and ``link``, with the first rule above as derivative: fewer kernels and passes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
