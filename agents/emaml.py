@@ -58,7 +58,7 @@ class ExplorationUpdate:
 
     Args:
         config: settings.
-        meta: whose meta-parameters move.
+        meta: policy, rule and derivatives; its meta-parameters move.
     """
 
     def __init__(self, config: EMAMLConfig, meta: MetaGradient) -> None:

@@ -71,7 +71,7 @@ class TRPOUpdate:
 
     Args:
         config: settings.
-        meta: whose meta-parameters move.
+        meta: policy, rule and derivatives; its meta-parameters move.
         objective: what to minimise, per task.
     """
 

@@ -68,7 +68,7 @@ class ClippedUpdate:
 
     Args:
         config: settings.
-        meta: whose meta-parameters move.
+        meta: policy, rule and derivatives; its meta-parameters move.
         make_objective: the policies that collected the pre-update rollouts -> what to minimise.
     """
 

@@ -61,7 +61,7 @@ class PenalisedUpdate:
 
     Args:
         config: settings.
-        meta: whose meta-parameters move.
+        meta: policy, rule and derivatives; its meta-parameters move.
     """
 
     def __init__(self, config: ProMPConfig, meta: MetaGradient) -> None:

@@ -56,7 +56,7 @@ class ReptileUpdate:
 
     Args:
         config: settings.
-        meta: whose meta-parameters move.
+        meta: policy, rule and derivatives; its meta-parameters move.
     """
 
     def __init__(self, config: ReptileConfig, meta: MetaGradient) -> None:

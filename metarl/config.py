@@ -59,6 +59,9 @@ def choose_device(name: str) -> torch.device:
 def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
     """A config dataclass from the JSON form of its fields; fields that are missing keep their defaults.
 
+    Older forms are understood: ``renamed`` and ``retired`` (see :class:`metarl.agent.AgentConfig`) say what the fields
+    were called, and which values are passed over.
+
     Raises:
         ConfigError: for an unknown field, with the nearest match and the valid ones; for a value of another kind.
     """

@@ -53,7 +53,7 @@ Positive = Annotated[float, above(0)]
 NonNegative = Annotated[float, Allowed("be a finite number of 0 or more", lambda x: _is_finite(x) and x >= 0)]
 UnitInterval = Annotated[float, _UNIT]
 PositiveShare = Annotated[Positive, _UNIT]
-Counts = Annotated[tuple[int, ...], Allowed("be whole numbers above 0", _are_counts)]
+Counts = Annotated[tuple[int, ...], Allowed("be a tuple of whole numbers above 0", _are_counts)]
 """Several of them, such as the widths of layers; none at all is allowed."""
 SomeCounts = Annotated[Counts, Allowed("hold at least one number", lambda value: len(value) > 0)]
 
@@ -104,7 +104,7 @@ def _choice(choices: tuple[Any, ...]) -> _Choice:
         return any(type(value) is type(choice) and value == choice for choice in choices)
 
     (*others, last) = choices
-    expected = f"be one of {', '.join(map(str, choices))}" if others else f"be {last!r}, which this agent fixes"
+    expected = f"be one of {', '.join(map(str, choices))}" if others else f"be {last!r}, which is fixed here"
     return _Choice(expected, test, choices)
 
 

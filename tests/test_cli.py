@@ -341,7 +341,7 @@ _TRAIN = "train maml-trpo bandit"
         (f"{_TRAIN} --inner-lr -0.1", r"MAMLTRPOConfig\.inner_lr must be a finite number above 0, got -0\.1"),
         (f"{_TRAIN} --inner-lr nan", r"MAMLTRPOConfig\.inner_lr must be a finite number above 0, got nan"),
         (f"{_TRAIN} --discount 1.5", r"MAMLTRPOConfig\.discount must lie in \[0, 1\], got 1\.5"),
-        (f"{_TRAIN} --hidden-sizes 8 0", r"MAMLTRPOConfig\.hidden_sizes must be whole numbers above 0"),
+        (f"{_TRAIN} --hidden-sizes 8 0", r"MAMLTRPOConfig\.hidden_sizes must be a tuple of whole numbers above 0"),
         (f"{_TRAIN} --seed -1", r"TrainConfig\.seed must be a whole number of 0 or more, got -1"),
         (f"{_TRAIN} --resume absent", r"--resume absent brings its own agent and tasks"),
         (f"{_TRAIN} --checkpoint x", r"--checkpoint x needs --resume RUN"),

@@ -72,7 +72,7 @@ def test_a_seed_must_be_a_natural_number(seed: Any) -> None:
 def test_negative_chunks_and_widths_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"task_chunk must be a whole number of 0 or more, got -1"):
         MAMLTRPOConfig(task_chunk=-1)
-    with pytest.raises(ConfigError, match=r"hidden_sizes must be whole numbers above 0, got \(8, 0\)"):
+    with pytest.raises(ConfigError, match=r"hidden_sizes must be a tuple of whole numbers above 0, got \(8, 0\)"):
         MAMLTRPOConfig(hidden_sizes=(8, 0))
 
 

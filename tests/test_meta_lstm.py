@@ -207,7 +207,7 @@ def test_agents_with_a_learned_rule_keep_the_contract(name: str, rule: Any) -> N
 @pytest.mark.parametrize("kind", [MetaSGDConfig, ReptileConfig, PretrainedConfig, OracleConfig])
 def test_agents_that_cannot_learn_a_rule_refuse_it(kind: Any) -> None:
     with pytest.raises(
-        ConfigError, match=rf"{kind.__name__}\.inner_rule must be 'sgd', which this agent fixes, got 'ravi-lstm'"
+        ConfigError, match=rf"{kind.__name__}\.inner_rule must be 'sgd', which is fixed here, got 'ravi-lstm'"
     ):
         kind(inner_rule="ravi-lstm")
 

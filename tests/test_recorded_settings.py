@@ -123,7 +123,7 @@ def test_what_an_algorithm_fixes_cannot_be_set(
     (value,) = get_args(hints(kind)[name])
     assert dataclasses.asdict(kind())[name] == value
     other = not value if isinstance(value, bool) else 1 if value == 0 else "other"
-    with pytest.raises(ConfigError, match=rf"{kind.__name__}\.{name} must be {value!r}, which this agent fixes, got"):
+    with pytest.raises(ConfigError, match=rf"{kind.__name__}\.{name} must be {value!r}, which is fixed here, got"):
         kind(**{name: other})
     flag = f"--{name.replace('_', '-')}"
     with pytest.raises(SystemExit, match="2"):
