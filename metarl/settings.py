@@ -33,7 +33,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    return (_is_whole(value) or isinstance(value, float)) and math.isfinite(value)
+    return (_is_whole(value) or isinstance(value, float)) and -math.inf < value < math.inf
 
 
 def _are_counts(value: Any) -> bool:

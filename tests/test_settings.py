@@ -51,8 +51,8 @@ class Example:
     ("name", "value"),
     [
         ("count", 7),
-        ("natural", 7),
-        ("positive", 1),
+        ("natural", 10**400),
+        ("positive", 10**400),
         ("non_negative", 2.5),
         ("unit", 0),
         ("share", 0.1),

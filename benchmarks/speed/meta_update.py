@@ -25,7 +25,7 @@ from metarl.agents.common.gradient_agent import GradientAgent
 from metarl.agents.maml import MAMLTRPOConfig
 from metarl.benchmarks.speed.measure import Clock, cuda_event, measure, now, peak_memory, product_rate, synthetic_trial
 from metarl.benchmarks.speed.plain_maml import PlainMAML
-from metarl.settings import SomeCounts, check_settings
+from metarl.settings import Natural, SomeCounts, check_settings
 from metarl.types import Spec, Trial
 
 SIDES = ("batched", "plain")
@@ -87,8 +87,8 @@ class UpdateSpeed:
     """Widths of the two hidden layers."""
     inner_steps: SomeCounts = (1, 3)
     """Numbers of gradient steps."""
-    seed: int = 0
-    """Seed of the rollouts."""
+    seed: Natural = 0
+    """Seed for the rollouts."""
 
     def __post_init__(self) -> None:
         check_settings(self)
