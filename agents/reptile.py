@@ -28,7 +28,6 @@ class ReptileConfig(GradientConfig):
     """Reptile on policy gradients; every rollout of a trial gives one inner step, the last one too."""
 
     when: ClassVar[str] = "the simplest baseline of meta-learning: no derivative of adaptation"
-
     renamed: ClassVar[Mapping[str, str]] = {"meta_step_size": "meta_lr"}
     retired: ClassVar[Mapping[str, tuple[Any, ...] | None]] = {**GradientConfig.retired, "first_order": None}
     trains_last_rollout: ClassVar[bool] = True
