@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_origin, get_type_hints
@@ -11,7 +12,8 @@ from typing import Any, Literal, TypeVar, get_origin, get_type_hints
 import torch
 from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
 
-from metarl.errors import ConfigError, require_positive, unknown_name
+from metarl.errors import ConfigError, unknown_name
+from metarl.settings import Count, Natural, check_settings
 
 Config = TypeVar("Config")
 
@@ -20,32 +22,25 @@ Config = TypeVar("Config")
 class TrainConfig:
     """Settings of the outer loop, the same for every agent."""
 
-    seed: int = 1
-    """Of parameters, tasks, environments and actions; the same seed gives the same run, bit for bit."""
+    seed: Natural = 1
+    """Seed for parameters, tasks, environments and actions; the same seed gives the same run, bit for bit."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where networks run; auto takes CUDA if there is any."""
-    num_iterations: int = 100
+    num_iterations: Count = 100
     """Meta-updates."""
-    meta_batch_size: int = 20
+    meta_batch_size: Count = 20
     """Tasks in one meta-update."""
-    eval_every: int = 25
+    eval_every: Count = 25
     """Iterations between evaluations on held-out tasks."""
-    eval_tasks: int = 40
+    eval_tasks: Count = 40
     """Held-out tasks in an evaluation."""
-    checkpoint_every: int = 5
+    checkpoint_every: Count = 5
     """Iterations between checkpoints."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: Count = 3
     """Newest checkpoints to keep; the best one is kept as well."""
 
     def __post_init__(self) -> None:
-        require_positive(
-            self,
-            *("num_iterations", "meta_batch_size", "eval_every", "eval_tasks", "checkpoint_every", "keep_checkpoints"),
-        )
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise ConfigError(f"TrainConfig.seed must be an integer of 0 or more, got {self.seed!r}.")
-        if self.device not in ("auto", "cpu", "cuda"):
-            raise unknown_name("device", self.device, ("auto", "cpu", "cuda"))
+        check_settings(self)
 
 
 def choose_device(name: str) -> torch.device:
@@ -64,6 +59,9 @@ def choose_device(name: str) -> torch.device:
 def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
     """A config dataclass from the JSON form of its fields; fields that are missing keep their defaults.
 
+    Older forms are understood: ``renamed`` and ``retired`` (see :class:`metarl.agent.AgentConfig`) say what the fields
+    were called, and which values are passed over.
+
     Raises:
         ConfigError: for an unknown field, with the nearest match and the valid ones; for a value of another kind.
     """
@@ -71,7 +69,7 @@ def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
     hints = get_type_hints(kind)
     names = [field.name for field in dataclasses.fields(kind)]
     arguments: dict[str, Any] = {}
-    for name, value in values.items():
+    for name, value in _of_today(kind, values).items():
         if name not in names:
             raise unknown_name(f"field of {kind.__name__}", name, names)
         if isinstance(value, list) and get_origin(hints[name]) is tuple:
@@ -86,3 +84,24 @@ def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
                 f"{kind.__name__}.{name} must be of the type {expected}, got {json.dumps(value)}."
             ) from None
     return kind(**arguments)
+
+
+def _of_today(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of an older config file under today's names, without those that never acted."""
+    renamed: Mapping[str, str] = getattr(kind, "renamed", {})
+    retired: Mapping[str, tuple[Any, ...] | None] = getattr(kind, "retired", {})
+    fields = {field.name for field in dataclasses.fields(kind)}
+    found: dict[str, Any] = {}
+    for old, value in values.items():
+        name = renamed.get(old, old)
+        if name in retired:
+            passed_over = retired[name]
+            if passed_over is None or value in passed_over:
+                continue
+            if name not in fields:
+                warnings.warn(f"{kind.__name__} has no {name} any more: {value!r} is passed over.", stacklevel=3)
+                continue
+        if name in found:
+            raise ConfigError(f"{kind.__name__}.{name} is given twice, as {name} and by its older name.")
+        found[name] = value
+    return found

@@ -34,7 +34,8 @@ from rich.table import Table
 from metarl.envs.metaworld import TASK_NAMES, TaskSet
 from metarl.envs.metaworld.upstream import upstream_env, upstream_task
 from metarl.envs.metaworld.vector_env import MetaWorldVectorEnv
-from metarl.errors import ConfigError, require_positive, told_errors
+from metarl.errors import ConfigError, told_errors
+from metarl.settings import Count, check_settings
 from metarl.types import Task
 
 Array = NDArray[Any]
@@ -50,13 +51,13 @@ class MetaWorldSpeed:
 
     benchmarks: tuple[str, ...] = ("ml10",)
     """Meta-World's task sets, e.g. ml10 ml1/reach-v3; ml1 stands for all 50 tasks, each alone."""
-    num_envs: int = 20
+    num_envs: Count = 20
     """Instances stepped together, the same number for each task name."""
     cores: tuple[int, ...] = (1, 2)
     """Numbers of cores to measure on."""
-    steps: int = 40
+    steps: Count = 40
     """Vector steps in a round."""
-    rounds: int = 5
+    rounds: Count = 5
     """Timed rounds of each side; the fastest counts. All rounds together must fit an episode of 500 steps."""
     clock: Literal["wall", "cpu"] = "wall"
     """On a busy machine ``cpu`` counts what the sides' processes computed; it says nothing about several cores."""
@@ -66,7 +67,7 @@ class MetaWorldSpeed:
     """Seed for goals and actions."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "num_envs", "steps", "rounds")
+        check_settings(self)
 
 
 def measure(benchmark: str, settings: MetaWorldSpeed) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from metarl.agent import Agent, AgentConfig
 from metarl.agents import AGENTS, PretrainedConfig
-from metarl.config import TrainConfig, choose_device
+from metarl.config import TrainConfig, choose_device, from_dict
 from metarl.errors import ConfigError
 from metarl.experiments.presets import from_json, to_json
 from metarl.runs.folder import RunFolder
@@ -129,7 +129,7 @@ def reference_config(agent: str, config: AgentConfig) -> PretrainedConfig:
     known = {field.name for field in dataclasses.fields(PretrainedConfig)}
     if not known <= {field.name for field in dataclasses.fields(config)}:
         raise ConfigError(f"a pretrained reference needs a MAML agent beside it, got {agent!r}.")
-    return PretrainedConfig(**{name: getattr(config, name) for name in known})
+    return from_dict(PretrainedConfig, {name: getattr(config, name) for name in known})
 
 
 def pretrained_reference(experiment: Experiment) -> Experiment:

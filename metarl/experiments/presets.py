@@ -38,7 +38,7 @@ _CARTPOLE_MAML = Preset(
 _CARTPOLE_RL2 = Preset(
     "chosen on training tasks for 2 CPU cores",
     {"num_iterations": 50, "meta_batch_size": 100, "eval_every": 10},
-    {"hidden_size": 64, "learning_rate": 2e-3},
+    {"hidden_size": 64, "meta_lr": 2e-3},
 )
 _CARTPOLES = ("cartpole", "cartpole-random", "cartpole-extreme", "cartpole-goal", "cartpole-mirrored")
 
@@ -68,11 +68,11 @@ _LOCOMOTION_PROMP = Preset(
 _LOCOMOTION_RL2 = Preset(
     "RL2 in ProMP's comparison (arXiv 1810.06784): LSTM 64, 100 tasks x 2 episodes, 5 epochs, 501 iterations",
     {"num_iterations": 501, "meta_batch_size": 100},
-    {"memory": "lstm", "hidden_size": 64, "learning_rate": 1e-3, "num_epochs": 5},
+    {"memory": "lstm", "hidden_size": 64, "meta_lr": 1e-3, "num_epochs": 5},
 )
 
 _VARIBAD_PPO = {
-    "learning_rate": 7e-4,
+    "meta_lr": 7e-4,
     "num_epochs": 2,
     "clip_range": 0.1,
     "gae_lambda": 0.9,
@@ -95,7 +95,7 @@ _NAVIGATION_VARIBAD = Preset(
         "episodes_per_trial": 3,
         "num_minibatches": 8,
         "entropy_coef": 1e-3,
-        "kl_weight": 1.0,
+        "kl_coef": 1.0,
         "vae_batch_size": 15,
         "num_decoded_steps": 50,
     },
@@ -107,7 +107,7 @@ _BANDIT = Preset(
     {
         "episodes_per_trial": 1,
         "gae_lambda": 0.3,
-        "learning_rate": 1e-3,
+        "meta_lr": 1e-3,
         "normalise_obs": False,
         "normalise_rewards": False,
     },
@@ -115,7 +115,7 @@ _BANDIT = Preset(
 _TABULAR_MDP = Preset(
     "RL2 (arXiv 1611.02779): GAE lambda 0.3, 10 episodes; batch scaled down to the CPU",
     {"num_iterations": 300, "meta_batch_size": 200, "eval_tasks": 200, "eval_every": 50},
-    {"episodes_per_trial": 10, "gae_lambda": 0.3, "learning_rate": 1e-3},
+    {"episodes_per_trial": 10, "gae_lambda": 0.3, "meta_lr": 1e-3},
 )
 
 _META_WORLD = "Meta-World+ (arXiv 2505.11289) and its code: budget of 2 M steps per training task"
@@ -154,7 +154,7 @@ PRESETS: dict[str, Preset] = {
     **{f"{agent}:navigation-2d": _NAVIGATION_PROMP for agent in _PROMP_FAMILY},
     "reptile:navigation-2d": Preset(
         "as maml-trpo; its own steps: at 0.1 adaptation hardly moves, as nothing trains for large gradients",
-        agent={"activation": "relu", "inner_lr": 0.5, "meta_step_size": 1.0},
+        agent={"activation": "relu", "inner_lr": 0.5, "meta_lr": 1.0},
     ),
     **{f"{agent}:{tasks}": _LOCOMOTION_MAML for agent in _MAML_FAMILY for tasks in _LOCOMOTION},
     **{f"{agent}:{tasks}": _LOCOMOTION_PROMP for agent in _PROMP_FAMILY for tasks in _LOCOMOTION},
@@ -168,7 +168,7 @@ PRESETS: dict[str, Preset] = {
             "hidden_size": 64,
             "episodes_per_trial": 1,
             "gae_lambda": 0.3,
-            "learning_rate": 1e-3,
+            "meta_lr": 1e-3,
             "num_vae_updates": 4,
             "vae_batch_size": 250,
             "normalise_obs": False,
@@ -179,7 +179,7 @@ PRESETS: dict[str, Preset] = {
     "snail:bandit": Preset(_BANDIT.source, _BANDIT.train, _BANDIT.agent),
     **{f"{agent}:tabular-mdp": _TABULAR_MDP for agent in ("rl2", "snail")},
     "rl2:navigation-2d": Preset(
-        "as rl2 on locomotion", {"meta_batch_size": 100}, {"hidden_size": 64, "learning_rate": 1e-3, "num_epochs": 5}
+        "as rl2 on locomotion", {"meta_batch_size": 100}, {"hidden_size": 64, "meta_lr": 1e-3, "num_epochs": 5}
     ),
     **{
         name: preset

@@ -18,7 +18,7 @@ from metarl.errors import ConfigError
 from metarl.vector.options import NO_TASK, parse_reset_options
 
 Array = NDArray[Any]
-Params = Mapping[str, Array]
+TaskParams = Mapping[str, Array]
 """Task parameters by name, one row per instance: ``[instance]`` or ``[instance, ...]``."""
 
 
@@ -33,18 +33,18 @@ class Dynamics(Protocol):
     def action_space(self) -> gym.spaces.Discrete | gym.spaces.Box:
         """Space of one instance's action."""
 
-    def reset(self, params: Params, rng: np.random.Generator, num: int) -> Array:
+    def reset(self, params: TaskParams, rng: np.random.Generator, num: int) -> Array:
         """Initial states ``[num, ...]`` for instances with these ``params`` (already selected: ``num`` rows)."""
 
     def step(
-        self, state: Array, action: Array, params: Params, rng: np.random.Generator
+        self, state: Array, action: Array, params: TaskParams, rng: np.random.Generator
     ) -> tuple[Array, Array, Array, Mapping[str, Array]]:
         """Next states ``[num, ...]``, rewards ``[num]``, terminated ``[num]`` bool and infos by name, ``[num]`` each.
 
         ``action`` is ``[num]`` integers (discrete) or ``[num, action_dim]`` inside the box.
         """
 
-    def observe(self, state: Array, params: Params) -> Array:
+    def observe(self, state: Array, params: TaskParams) -> Array:
         """Observations ``[num, obs_dim]``; never reveals the task unless the family says so."""
 
 
