@@ -191,6 +191,8 @@ class GradientAgent(Agent[FastWeights]):
         policy: adapts instead of the MLP of ``config``, e.g. a :class:`metarl.networks.policy.ModulePolicy`.
     """
 
+    config: GradientConfig
+
     def __init__(
         self,
         config: GradientConfig,

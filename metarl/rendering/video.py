@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from metarl.errors import ConfigError
 from metarl.rendering.replay import Frame, Moment
+from metarl.runs.files import replacing
 
 _CAPTION_HEIGHT = 64
 _FONT = ImageFont.load_default(18)
@@ -65,23 +65,16 @@ def write_mp4(path: Path, frames: Iterable[Frame], fps: Fraction, hold_seconds: 
         ConfigError: if the file cannot be written.
     """
     check_video_path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".mp4.tmp")
-    os.close(handle)
     try:
-        _encode(name, frames, fps, round(hold_seconds * fps))
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
+        with replacing(path) as temporary:
+            _encode(temporary, frames, fps, round(hold_seconds * fps))
     except OSError as error:
         raise ConfigError(f"cannot write the video {path}: {error.strerror or error}.") from error
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
-def _encode(name: str, frames: Iterable[Frame], fps: Fraction, num_held: int) -> None:
+def _encode(path: Path, frames: Iterable[Frame], fps: Fraction, num_held: int) -> None:
     # Moving the index to the front lets a browser begin before it has the whole file.
-    with av.open(name, "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = None
         for frame in _with_held_end(frames, num_held):
             # H.264 with half the resolution of colour takes even sizes alone.
