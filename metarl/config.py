@@ -74,14 +74,15 @@ def run_config(
         agent: name or ``module:attribute`` of the agent; None for an agent that cannot be found by a name.
         tasks: id or ``module:attribute`` of the distribution; None as for the agent.
         train: settings of the outer loop.
-        settings: the agent's config, a dataclass; they stand under the agent's name.
+        settings: the agent's config, a dataclass; they stand under the agent's name, or under ``"settings"`` where
+            that is None. None for an agent without a config.
         not_found: for ``"agent"`` and ``"tasks"`` the reason why they have no name.
     """
     return {
         "agent": agent,
         "tasks": tasks,
         "train": dataclasses.asdict(train),
-        **({} if agent is None else {agent: dataclasses.asdict(settings)}),
+        **({} if settings is None else {agent or "settings": dataclasses.asdict(settings)}),
         **({"not_found": dict(not_found)} if not_found else {}),
     }
 

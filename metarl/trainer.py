@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from metarl.agent import Agent
+from metarl.agent import Agent, AgentConfig
 from metarl.agents.registry import agent_name
 from metarl.config import TrainConfig, run_config
 from metarl.errors import CheckpointError, ConfigError, NonFiniteError
@@ -184,7 +184,8 @@ def _find_names(agent: Agent[Any], distribution: TaskDistribution, config: Train
             names[part] = find()
         except ConfigError as error:
             not_found[part] = str(error)
-    return run_config(names.get("agent"), names.get("tasks"), config, agent.config, not_found)
+    settings = agent.config if isinstance(agent.config, AgentConfig) else None
+    return run_config(names.get("agent"), names.get("tasks"), config, settings, not_found)
 
 
 def _name_agent(agent: Agent[Any]) -> str:
@@ -194,7 +195,7 @@ def _name_agent(agent: Agent[Any]) -> str:
         ConfigError: saying why it cannot.
     """
     config = agent.config
-    if config is None:
+    if not isinstance(config, AgentConfig):
         raise ConfigError(f"the agent, a {type(agent).__name__}, carries no config to build it from")
     name = agent_name(config)
     again = config.build(agent.spec, torch.device("cpu"), 0)

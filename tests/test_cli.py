@@ -17,6 +17,8 @@ from typing import Any
 
 import matplotlib.image
 import pytest
+from helpers.command_line import metarl as _metarl
+from helpers.command_line import refused as _refused
 
 from metarl.agents import AGENTS
 from metarl.cli import entry as cli
@@ -40,26 +42,6 @@ def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "path", [*sys.path])
-
-
-def _metarl(words: str | list[str]) -> int:
-    """The exit status of a command run in this process."""
-    try:
-        return cli.main(words.split() if isinstance(words, str) else words)
-    except SystemExit as stop:
-        return int(str(stop.code))
-
-
-def _refused(words: str | list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """What a command that must fail prints, in one line; it leaves no run behind."""
-    before = sorted(Path().glob("runs/*"))
-    capsys.readouterr()
-    assert _metarl(words) == 2
-    printed = capsys.readouterr()
-    text = re.sub(r"[│\s]+", " ", printed.err + printed.out)
-    assert "Traceback" not in text
-    assert sorted(Path().glob("runs/*")) == before
-    return text
 
 
 @pytest.fixture

@@ -73,9 +73,12 @@ class Experiment(Setup):
 
         Raises:
             ConfigError: for a change that a checkpoint cannot follow: an optimiser, for one, brings its own step size.
-            CheckpointError: if the run is in use.
+            CheckpointError: if the run is in use, or its checkpoint is that of another agent.
         """
-        before = dataclasses.asdict(self.agent_config) | {"seed": self.train_config.seed}
+        content = self.run.read_config()
+        # A script's run may have recorded no settings of its agent: then they are those that are given now.
+        recorded = content.keys() & {self.name, "settings"}
+        before = (dataclasses.asdict(self.agent_config) if recorded else {}) | {"seed": self.train_config.seed}
         after = dataclasses.asdict(agent_config) | {"seed": train_config.seed}
         for name, value in before.items():
             if after[name] != value:
@@ -84,7 +87,9 @@ class Experiment(Setup):
                     f"{self.run.path}, got {after[name]!r}. Leave it out, or start a new run."
                 )
         choose_device(train_config.device)
-        changed = dataclasses.replace(self, train_config=train_config)
+        changed = dataclasses.replace(self, train_config=train_config, agent_config=agent_config)
+        if "not_found" in content and self.run.checkpoints.iterations():
+            changed.load()  # Agent and tasks are what somebody says: they must fit what was saved.
         with self.run.lock():
             self.run.write_config(changed.to_json())
         return changed
