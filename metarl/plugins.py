@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import os
@@ -72,20 +73,45 @@ def attribute_name(module_name: str, attribute: str) -> str | None:
         attribute: a name in that module.
 
     Returns:
-        ``module:attribute``; None for a script that another process could not import by its name, since it lies
-        outside the working directory or there is no file.
+        ``module:attribute``; None for what another process would not find so: in a script outside the working
+        directory, in a session without a file, or below ``if __name__ == "__main__":``.
     """
     if module_name == "__main__":
         main = sys.modules["__main__"]
-        if getattr(main, "__spec__", None) is not None:
-            # Started by python -m.
-            module_name = main.__spec__.name  # type: ignore[union-attr]
-        else:
-            script = Path(getattr(main, "__file__", None) or os.devnull).resolve()
-            if script.parent != Path.cwd() or not script.stem.isidentifier():
-                return None
+        script = Path(getattr(main, "__file__", None) or os.devnull).resolve()
+        if not script.is_file() or not _binds_on_import(script.read_text(), attribute):
+            return None
+        spec = getattr(main, "__spec__", None)
+        if spec is not None:
+            module_name = spec.name  # Started by python -m.
+        elif script.parent == Path.cwd() and script.stem.isidentifier():
             module_name = script.stem
+        else:
+            return None
     return f"{module_name}:{attribute}"
+
+
+def _binds_on_import(source: str, name: str) -> bool:
+    """Whether a script gives ``name`` a value also when it is imported and not started."""
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            bound = {statement.name}
+        elif isinstance(statement, ast.If) and "__name__" in _names(statement.test, ast.Load):
+            continue
+        else:
+            bound = _names(statement, ast.Store)
+        if name in bound:
+            return True
+    return False
+
+
+def _names(tree: ast.AST, context: type[ast.expr_context]) -> set[str]:
+    """Variables that are read or bound anywhere in ``tree``; what it imports is bound."""
+    nodes = list(ast.walk(tree))
+    names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, context)}
+    if context is ast.Store:
+        names |= {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
+    return names
 
 
 def find_attribute(value: object) -> str | None:

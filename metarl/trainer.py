@@ -196,7 +196,7 @@ def _name_agent(agent: Agent[Any]) -> str:
     """
     config = agent.config
     if not isinstance(config, AgentConfig):
-        raise ConfigError(f"the agent, a {type(agent).__name__}, carries no config to build it from")
+        raise ConfigError(f"its class, {type(agent).__name__}, carries no config to build it from")
     name = agent_name(config)
     again = config.build(agent.spec, torch.device("cpu"), 0)
     # A script may have given it another policy or outer update, which nobody would notice later on.

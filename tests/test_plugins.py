@@ -54,9 +54,9 @@ def test_what_no_module_holds_has_no_name() -> None:
     class Hidden(MAMLTRPOConfig):
         """A class inside a function."""
 
-    with pytest.raises(ConfigError, match="the class .*Hidden is not held by a module"):
+    with pytest.raises(ConfigError, match=r"the class .*Hidden is not held by a module"):
         agent_name(Hidden())
-    with pytest.raises(ConfigError, match="'bandit' is not one of metarl's own, and no module .* holds it"):
+    with pytest.raises(ConfigError, match=r"'bandit' is not one of metarl's own, and no module .* holds it"):
         distribution_name(dataclasses.replace(MINE, horizon=3))
     assert find_attribute(object()) is None
 
@@ -114,6 +114,16 @@ def test_a_script_is_called_by_the_name_by_which_it_can_be_imported(tmp_path: Pa
         assert _run(script, tmp_path, module) == ["script:thing", "True", "ran"]
 
 
+def test_what_a_script_holds_only_when_it_is_started_has_no_name(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    bound = "from sys import path as found\nfor looped in [[1]]: pass\ndef f():\n    late = 1\nclass C: late = 2\n"
+    script.write_text(
+        f"from metarl.plugins import find_attribute\n{bound}if __name__ == '__main__':\n    late = [2]\n"
+        "    print(*map(find_attribute, (late, looped, f, C)))\n"
+    )
+    assert _run(script, tmp_path) == ["None", "script:looped", "script:f", "script:C"]
+
+
 def test_a_script_outside_the_working_directory_has_no_name(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(_SCRIPT.split("print(load")[0])
@@ -125,7 +135,9 @@ def test_a_script_that_trains_when_it_is_imported_is_told_what_to_do() -> None:
     Path("trains_at_once.py").write_text(
         "from metarl import RunFolder, make\nbandit = make('bandit')\nRunFolder.create('runs', 'x')\n"
     )
-    with pytest.raises(ConfigError, match="makes a run folder while it is imported. Move that part below `if __name__"):
+    with pytest.raises(
+        ConfigError, match=r"makes a run folder while it is imported\. Move that part below `if __name__"
+    ):
         load_distribution("trains_at_once:bandit")
     assert not Path("runs").exists()
 

@@ -94,12 +94,15 @@ class Setup:
         if missing := needed - content.keys():
             raise ConfigError(f"config.json lacks {', '.join(sorted(missing))}; it is not that of a run.")
         parts = _read_parts(content, "config.json", agent)
-        for part, name, given in (("agent", parts.agent, agent), ("tasks", parts.tasks, tasks)):
+        for part, name, given, example in (
+            ("agent", parts.agent, agent, "MyConfig"),
+            ("tasks", parts.tasks, tasks, "pendulums"),
+        ):
             if name is None and given is None:
                 raise ConfigError(
                     f"the run was made by a script, and its config.json does not name the {part}: "
                     f"{parts.not_found[part]}. "
-                    f"Name them with --{part} module:{'MyConfig' if part == 'agent' else 'attribute'}."
+                    f"Name {'it' if part == 'agent' else 'them'} with --{part} module:{example}."
                 )
         if agent is not None and parts.agent is not None and agent != parts.agent:
             raise ConfigError(f"the run's agent is {parts.agent!r}, got --agent {agent!r}. Leave it out.")
