@@ -51,6 +51,7 @@ class RandomAgent(Agent[None]):
 
     def __init__(self, config: RandomConfig, spec: Spec, device: torch.device) -> None:
         super().__init__(spec, device, num_adaptations=0, rollouts_per_task=config.rollouts_per_task)
+        self.config = config
 
     def components(self) -> Mapping[str, nn.Module]:
         """Nothing to save."""

@@ -33,7 +33,11 @@ class Agent(abc.ABC, Generic[State]):
         rollouts_per_task: episodes collected for each task between two adaptations.
         num_eval_adaptations: calls of ``adapt`` in an evaluation, unless it says otherwise.
         generator: source of every sample that ``act`` and ``meta_update`` draw.
+        config: settings that it was built from, recorded in its run's folder so that the command line can build it
+            again; None for an agent that has none.
     """
+
+    config: AgentConfig | None = None
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, cast, get_origin, get_type_hints
 
 import torch
 from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
@@ -56,8 +56,39 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    """A config dataclass from the JSON form of its fields; fields that are missing keep their defaults.
+def run_config(
+    agent: str | None,
+    tasks: str | None,
+    train: TrainConfig,
+    settings: Any,
+    not_found: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What stands in the ``config.json`` of a run.
+
+    Args:
+        agent: name or ``module:attribute`` of the agent; None for an agent that cannot be found by a name.
+        tasks: id or ``module:attribute`` of the distribution; None as for the agent.
+        train: settings of the outer loop.
+        settings: the agent's config, a dataclass; they stand under the agent's name, or under ``"settings"`` where
+            that is None. None for an agent without a config.
+        not_found: for ``"agent"`` and ``"tasks"`` the reason why they have no name.
+    """
+    return {
+        "agent": agent,
+        "tasks": tasks,
+        "train": dataclasses.asdict(train),
+        **({} if settings is None else {agent or "settings": dataclasses.asdict(settings)}),
+        **({"not_found": dict(not_found)} if not_found else {}),
+    }
+
+
+def from_dict(kind: type[Config], values: Mapping[str, Any], base: Config | None = None) -> Config:
+    """A config dataclass from the JSON form of its fields.
+
+    Args:
+        kind: the dataclass.
+        values: fields by name; tuples may come as lists.
+        base: what fields that are missing keep; default: their defaults.
 
     Older forms are understood: ``renamed`` and ``retired`` (see :class:`metarl.agent.AgentConfig`) say what the fields
     were called, and which values are passed over.
@@ -83,7 +114,7 @@ def from_dict(kind: type[Config], values: Mapping[str, Any]) -> Config:
             raise ConfigError(
                 f"{kind.__name__}.{name} must be of the type {expected}, got {json.dumps(value)}."
             ) from None
-    return kind(**arguments)
+    return kind(**arguments) if base is None else cast(Config, dataclasses.replace(cast(Any, base), **arguments))
 
 
 def _of_today(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -146,6 +146,8 @@ class GradientAgent(Agent[FastWeights]):
         update: moves the meta-parameters.
     """
 
+    config: GradientConfig
+
     def __init__(
         self, config: GradientConfig, spec: Spec, device: torch.device, seed: int, *, policy: Policy | None = None
     ) -> None:

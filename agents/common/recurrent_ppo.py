@@ -109,6 +109,8 @@ class RecurrentPPO(Agent[Tensor]):
         state_size: numbers in the memory of one trial; all zero before the first step.
     """
 
+    config: RecurrentPPOConfig
+
     def __init__(
         self, config: RecurrentPPOConfig, spec: Spec, device: torch.device, trained: nn.Module, state_size: int
     ) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ import numpy as np
 
 from metarl.errors import ConfigError, missing_extra
 from metarl.rendering.replay import Frame, Moment
+from metarl.runs.files import replacing
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont, ImageFont
@@ -77,25 +77,18 @@ def write_mp4(path: Path, frames: Iterable[Frame], fps: Fraction, hold_seconds: 
         ConfigError: if the file cannot be written.
     """
     check_video_path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".mp4.tmp")
-    os.close(handle)
     try:
-        _encode(name, frames, fps, round(hold_seconds * fps))
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
+        with replacing(path) as temporary:
+            _encode(temporary, frames, fps, round(hold_seconds * fps))
     except OSError as error:
         raise ConfigError(f"cannot write the video {path}: {error.strerror or error}.") from error
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
-def _encode(name: str, frames: Iterable[Frame], fps: Fraction, num_held: int) -> None:
+def _encode(path: Path, frames: Iterable[Frame], fps: Fraction, num_held: int) -> None:
     import av
 
     # Moving the index to the front lets a browser begin before it has the whole file.
-    with av.open(name, "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = None
         for frame in _with_held_end(frames, num_held):
             # H.264 with half the resolution of colour takes even sizes alone.
