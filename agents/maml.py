@@ -19,11 +19,11 @@ from torch.optim import Optimizer
 from metarl.adaptation import UpdateRule
 from metarl.agents.common.gradient_agent import GradientConfig, OuterUpdate, named_rule
 from metarl.agents.common.meta_gradient import Batch, Chunk, MetaGradient, Objective, loss_after_adaptation
+from metarl.config.settings import Count, Positive, PositiveShare
 from metarl.errors import NonFiniteError
 from metarl.functional.returns import masked_mean
 from metarl.functional.trust_region import backtrack, conjugate_gradient, step_to_radius
 from metarl.networks.policy import Policy
-from metarl.settings import Count, Positive, PositiveShare
 
 
 @dataclass(frozen=True)

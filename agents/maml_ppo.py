@@ -17,12 +17,12 @@ from torch.optim import Adam, Optimizer
 from metarl.adaptation import UpdateRule
 from metarl.agents.common.gradient_agent import GradientConfig, OuterUpdate, named_rule
 from metarl.agents.common.meta_gradient import Batch, MetaGradient, Objective, PolicyAt
+from metarl.config.settings import Count, Positive
 from metarl.errors import NonFiniteError
 from metarl.functional.policy_losses import clipped_ratio_loss
 from metarl.functional.returns import masked_mean
 from metarl.networks.distributions import Distribution
 from metarl.networks.policy import Policy
-from metarl.settings import Count, Positive
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from metarl.adaptation import UpdateRule
 from metarl.agents.common.gradient_agent import OuterUpdate, named_rule
 from metarl.agents.common.meta_gradient import Batch, MetaGradient, Objective, PolicyAt
 from metarl.agents.maml_ppo import ClippedConfig, ClippedUpdate, clipped_loss, pre_update_kl
+from metarl.config.settings import NonNegative, Positive
 from metarl.networks.distributions import Distribution
 from metarl.networks.policy import Policy
-from metarl.settings import NonNegative, Positive
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from metarl.agent import Agent, AgentConfig
 from metarl.agents.common.gradient_agent import GradientConfig, OuterUpdate
 from metarl.agents.common.meta_gradient import MetaGradient
 from metarl.agents.maml import TRPOUpdate, TrustRegionConfig
+from metarl.config.settings import Count
 from metarl.networks.distributions import Categorical, Distribution
 from metarl.networks.policy import Policy
-from metarl.settings import Count
 from metarl.types import Action, Rollout, Spec, Timestep, Trial
 
 

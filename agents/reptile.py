@@ -17,10 +17,10 @@ from torch.optim import Optimizer
 from metarl.adaptation import StepSizes, UpdateRule, inner_loop
 from metarl.agents.common.gradient_agent import GradientConfig, OuterUpdate
 from metarl.agents.common.meta_gradient import Batch, MetaGradient
+from metarl.config.settings import Count, PositiveShare
 from metarl.errors import NonFiniteError
 from metarl.networks.params import stack
 from metarl.networks.policy import Policy
-from metarl.settings import Count, PositiveShare
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metarl.agents.common.recurrent_ppo import RecurrentPPO, RecurrentPPOConfig, Sequences, Trials, end_to_end
+from metarl.config.settings import Count, Counts, Natural
 from metarl.errors import ConfigError
 from metarl.networks.distributions import Distribution
 from metarl.networks.memory import GRUMemory, LSTMMemory, Memory
 from metarl.networks.snail import SNAILMemory
 from metarl.seeding import torch_stream
-from metarl.settings import Count, Counts, Natural
 from metarl.types import Rollout, Spec, Trial
 
 Precision = Literal["float32", "bfloat16"]

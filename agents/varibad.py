@@ -35,10 +35,10 @@ from torch.nn.functional import one_hot
 from torch.optim import Adam, Optimizer
 
 from metarl.agents.common.recurrent_ppo import RecurrentPPO, RecurrentPPOConfig, Sequences, Trials, end_to_end, take
+from metarl.config.settings import Count, Natural, Positive, SomeCounts
 from metarl.networks.belief import BeliefEncoder, BeliefPolicy, Decoder
 from metarl.networks.distributions import DiagGaussian, Distribution
 from metarl.seeding import torch_stream
-from metarl.settings import Count, Natural, Positive, SomeCounts
 from metarl.types import Rollout, Spec, Timestep, Trial
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metarl.settings import check_settings
+from metarl.config.settings import check_settings
 from metarl.types import Action, Rollout, Spec, Timestep, Trial
 
 State = TypeVar("State")
@@ -102,8 +102,8 @@ class Agent(abc.ABC, Generic[State]):
 class AgentConfig(abc.ABC):
     """Settings of one kind of agent; a frozen dataclass that knows how to build it.
 
-    The types of its fields say which values they take (:mod:`metarl.settings`). A field that an algorithm fixes is a
-    ``Literal`` of one value: it cannot be set, and it is recorded with the others.
+    The types of its fields say which values they take (:mod:`metarl.config.settings`). A field that an algorithm fixes
+    is a ``Literal`` of one value: it cannot be set, and it is recorded with the others.
 
     Attributes:
         when: when to choose this agent, for ``metarl list``.

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 
-from metarl.errors import ConfigError
-from metarl.settings import (
+from metarl.config.settings import (
     Count,
     Counts,
     Natural,
@@ -22,6 +21,7 @@ from metarl.settings import (
     above,
     check_settings,
 )
+from metarl.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ from torch.optim import Optimizer
 from metarl.adaptation import AndrychowiczLSTM, RaviLSTM, StepSizes, UpdateRule, inner_loop
 from metarl.agent import Agent, AgentConfig
 from metarl.agents.common.meta_gradient import Batch, MetaGradient
+from metarl.config.settings import Count, Counts, Natural, Positive, UnitInterval, above
 from metarl.networks.mlp import Activation, MLPPolicy
 from metarl.networks.params import Params, stack
 from metarl.networks.policy import MIN_STD, Policy
 from metarl.seeding import torch_stream
-from metarl.settings import Count, Counts, Natural, Positive, UnitInterval, above
 from metarl.types import Action, Rollout, Spec, Timestep, Trial
 
 InnerRule = Literal["sgd", "ravi-lstm", "andrychowicz-lstm"]

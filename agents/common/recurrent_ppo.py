@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from metarl.agent import Agent, AgentConfig
+from metarl.config.settings import Count, Positive, UnitInterval
 from metarl.functional.policy_losses import clipped_ratio_loss
 from metarl.functional.returns import discounted_sums, gae, masked_mean, normalise
 from metarl.networks.distributions import Categorical, DiagGaussian, Distribution
 from metarl.networks.memory import trial_inputs
 from metarl.networks.normaliser import RunningMoments
-from metarl.settings import Count, Positive, UnitInterval
 from metarl.types import Action, Spec, Timestep, Trial
 
 

@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 import metarl.envs  # noqa: F401  registers the families
+from metarl.config.settings import Count, check_settings
 from metarl.errors import told_errors
-from metarl.settings import Count, check_settings
 from metarl.tasks.registry import make
 from metarl.vector.array_env import Array
 

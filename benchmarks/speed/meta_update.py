@@ -25,7 +25,7 @@ from metarl.agents.common.gradient_agent import GradientAgent
 from metarl.agents.maml import MAMLTRPOConfig
 from metarl.benchmarks.speed.measure import Clock, cuda_event, measure, now, peak_memory, product_rate, synthetic_trial
 from metarl.benchmarks.speed.plain_maml import PlainMAML
-from metarl.settings import Natural, SomeCounts, check_settings
+from metarl.config.settings import Natural, SomeCounts, check_settings
 from metarl.types import Spec, Trial
 
 SIDES = ("batched", "plain")

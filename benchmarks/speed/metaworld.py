@@ -31,11 +31,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from metarl.config.settings import Count, check_settings
 from metarl.envs.metaworld import TASK_NAMES, TaskSet
 from metarl.envs.metaworld.upstream import upstream_env, upstream_task
 from metarl.envs.metaworld.vector_env import MetaWorldVectorEnv
 from metarl.errors import ConfigError, told_errors
-from metarl.settings import Count, check_settings
 from metarl.types import Task
 
 Array = NDArray[Any]
