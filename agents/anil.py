@@ -9,19 +9,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
-from metarl.agents.common.gradient_agent import GradientAgent
-from metarl.agents.maml import MAMLTRPOConfig, TRPOUpdate
-from metarl.types import Spec
+from metarl.adaptation import UpdateRule
+from metarl.agents.common.gradient_agent import OuterUpdate, named_rule
+from metarl.agents.common.meta_gradient import MetaGradient
+from metarl.agents.maml import TRPOUpdate, TrustRegionConfig
+from metarl.networks.policy import Policy
 
 
 @dataclass(frozen=True)
-class ANILConfig(MAMLTRPOConfig):
+class ANILConfig(TrustRegionConfig):
     """Almost no inner loop: the last layer alone adapts."""
 
     when: ClassVar[str] = "features can be shared by all tasks and only the last layer must adapt"
 
-    def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
-        """A fresh agent."""
-        return GradientAgent(self, spec, device, seed, lambda agent: TRPOUpdate(self), head_only=True)
+    def make_rule(self, policy: Policy) -> UpdateRule:
+        """The one that ``inner_rule`` names, on the last layer."""
+        return named_rule(self, policy, adapted=policy.head_names)
+
+    def make_update(self, meta: MetaGradient) -> OuterUpdate:
+        """MAML's."""
+        return TRPOUpdate(self, meta)

@@ -16,21 +16,27 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metarl.agents.common.gradient_agent import Batch, GradientAgent, PolicyAt, loss_after_adaptation
-from metarl.agents.maml import MAMLTRPOConfig, TRPOUpdate
+from metarl.adaptation import UpdateRule
+from metarl.agents.common.gradient_agent import OuterUpdate, named_rule
+from metarl.agents.common.meta_gradient import Batch, MetaGradient, PolicyAt, loss_after_adaptation
+from metarl.agents.maml import TRPOUpdate, TrustRegionConfig
 from metarl.functional.policy_losses import likelihood_ratio_loss
-from metarl.types import Spec
+from metarl.networks.policy import Policy
 
 
 @dataclass(frozen=True)
-class EMAMLConfig(MAMLTRPOConfig):
+class EMAMLConfig(TrustRegionConfig):
     """E-MAML with a TRPO outer loop."""
 
     when: ClassVar[str] = "the first rollout must explore for the sake of the next ones"
 
-    def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
-        """A fresh agent."""
-        return GradientAgent(self, spec, device, seed, lambda agent: ExplorationUpdate(self))
+    def make_rule(self, policy: Policy) -> UpdateRule:
+        """The one that ``inner_rule`` names."""
+        return named_rule(self, policy)
+
+    def make_update(self, meta: MetaGradient) -> OuterUpdate:
+        """TRPO on MAML's loss and the credit of pre-update actions."""
+        return ExplorationUpdate(self, meta)
 
 
 def loss_with_exploration(policy_at: PolicyAt, batches: Sequence[Batch]) -> Tensor:
@@ -52,19 +58,20 @@ class ExplorationUpdate:
 
     Args:
         config: settings.
+        meta: policy, rule and derivatives; its meta-parameters move.
     """
 
-    def __init__(self, config: MAMLTRPOConfig) -> None:
-        self._trpo = TRPOUpdate(config, loss_with_exploration)
+    def __init__(self, config: EMAMLConfig, meta: MetaGradient) -> None:
+        self._trpo = TRPOUpdate(config, meta, loss_with_exploration)
 
     def components(self) -> Mapping[str, nn.Module | Optimizer]:
-        """TRPO keeps nothing between updates."""
-        return {}
+        """Those of TRPO."""
+        return self._trpo.components()
 
-    def __call__(self, agent: GradientAgent, batches: list[Batch]) -> dict[str, float]:
+    def __call__(self, batches: list[Batch]) -> dict[str, float]:
         """Standardise the returns after adaptation, then one TRPO step."""
         returns = batches[-1].returns
         # A single task has no others to compare with: its credit is zero.
         spread = returns.std(correction=0)
         credit = torch.where(spread > 0, (returns - returns.mean()) / spread.clamp(min=1e-8), torch.zeros_like(returns))
-        return self._trpo(agent, [*batches[:-1], dataclasses.replace(batches[-1], returns=credit)])
+        return self._trpo([*batches[:-1], dataclasses.replace(batches[-1], returns=credit)])

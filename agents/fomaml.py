@@ -6,23 +6,37 @@ adapted parameters, ``dL/dtheta'``, as if ``theta' = theta - alpha dL/dtheta`` m
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
-import torch
-
-from metarl.agents.common.gradient_agent import GradientAgent
-from metarl.agents.maml import MAMLTRPOConfig
-from metarl.types import Spec
+from metarl.adaptation import UpdateRule
+from metarl.agents.common.gradient_agent import GradientConfig, OuterUpdate, named_rule
+from metarl.agents.common.meta_gradient import MetaGradient
+from metarl.agents.maml import TRPOUpdate, TrustRegionConfig
+from metarl.networks.policy import Policy
 
 
 @dataclass(frozen=True)
-class FOMAMLConfig(MAMLTRPOConfig):
+class FOMAMLConfig(TrustRegionConfig):
     """First-order MAML with a TRPO outer loop."""
 
     when: ClassVar[str] = "second-order products cost too much; first-order MAML"
+    retired: ClassVar[Mapping[str, tuple[Any, ...] | None]] = {
+        **GradientConfig.retired,
+        "first_order": (False,),
+        "fisher_metric": ("full",),
+    }
 
-    def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
-        """A fresh agent; ``first_order`` is always on."""
-        return MAMLTRPOConfig.build(dataclasses.replace(self, first_order=True), spec, device, seed)
+    first_order: Literal[True] = True
+    """No derivative knows the Hessians of the inner loop."""
+    fisher_metric: Literal["first_order"] = "first_order"
+    """Nor does the trust region's metric."""
+
+    def make_rule(self, policy: Policy) -> UpdateRule:
+        """The one that ``inner_rule`` names."""
+        return named_rule(self, policy)
+
+    def make_update(self, meta: MetaGradient) -> OuterUpdate:
+        """MAML's."""
+        return TRPOUpdate(self, meta)

@@ -9,49 +9,57 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+import tyro
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from metarl.agents.common.gradient_agent import Batch, GradientAgent, GradientConfig, Objective, loss_after_adaptation
-from metarl.errors import NonFiniteError, require_in_unit_interval, require_positive, unknown_name
+from metarl.adaptation import UpdateRule
+from metarl.agents.common.gradient_agent import GradientConfig, OuterUpdate, named_rule
+from metarl.agents.common.meta_gradient import Batch, Chunk, MetaGradient, Objective, loss_after_adaptation
+from metarl.config.settings import Count, Positive, PositiveShare
+from metarl.errors import NonFiniteError
 from metarl.functional.returns import masked_mean
 from metarl.functional.trust_region import backtrack, conjugate_gradient, step_to_radius
-from metarl.types import Spec
+from metarl.networks.policy import Policy
 
 
 @dataclass(frozen=True)
-class MAMLTRPOConfig(GradientConfig):
+class TrustRegionConfig(GradientConfig):
+    """Settings of the agents whose outer loop is TRPO."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"metric": "fisher_metric"}
+
+    max_kl: Positive = 0.01
+    """Radius of the trust region, in nats."""
+    cg_iterations: Count = 10
+    """Conjugate gradient iterations."""
+    cg_damping: Positive = 1e-5
+    """Added to the diagonal of the Fisher matrix."""
+    backtrack_ratio: PositiveShare = 0.8
+    """Factor between the steps that the line search tries."""
+    max_backtracks: Count = 15
+    """Steps that the line search tries before it keeps the old parameters."""
+    fisher_metric: Annotated[Literal["full", "first_order"], tyro.conf.arg(aliases=["--metric"])] = "full"
+    """Whether the trust region's metric knows the Hessians of the inner loop; without them its products are several
+    times cheaper and the step less apt. The gradient is the same. With first_order it never knows them."""
+
+
+@dataclass(frozen=True)
+class MAMLTRPOConfig(TrustRegionConfig):
     """MAML with a TRPO outer loop."""
 
     when: ClassVar[str] = "few gradient steps must suffice, and adapting further must not hurt"
 
-    max_kl: float = 0.01
-    """Radius of the trust region, in nats."""
-    cg_iterations: int = 10
-    """Conjugate gradient iterations."""
-    cg_damping: float = 1e-5
-    """Added to the diagonal of the Fisher matrix."""
-    backtrack_ratio: float = 0.8
-    """Factor between the steps that the line search tries."""
-    max_backtracks: int = 15
-    """Steps that the line search tries before it keeps the old parameters."""
-    metric: Literal["full", "first_order"] = "full"
-    """Whether the trust region's metric knows the Hessians of the inner loop; without them its products are several
-    times cheaper and the step less apt. The gradient is the same."""
+    def make_rule(self, policy: Policy) -> UpdateRule:
+        """The one that ``inner_rule`` names."""
+        return named_rule(self, policy)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(self, "max_kl", "cg_iterations", "cg_damping", "backtrack_ratio", "max_backtracks")
-        require_in_unit_interval(self, "backtrack_ratio")
-        if self.metric not in ("full", "first_order"):
-            raise unknown_name("metric", self.metric, ("full", "first_order"))
-
-    def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
-        """A fresh agent."""
-        return GradientAgent(self, spec, device, seed, lambda agent: TRPOUpdate(self))
+    def make_update(self, meta: MetaGradient) -> OuterUpdate:
+        """TRPO on the loss after adaptation."""
+        return TRPOUpdate(self, meta)
 
 
 class TRPOUpdate:
@@ -63,48 +71,46 @@ class TRPOUpdate:
 
     Args:
         config: settings.
+        meta: policy, rule and derivatives; its meta-parameters move.
         objective: what to minimise, per task.
     """
 
-    def __init__(self, config: MAMLTRPOConfig, objective: Objective = loss_after_adaptation) -> None:
+    def __init__(
+        self, config: TrustRegionConfig, meta: MetaGradient, objective: Objective = loss_after_adaptation
+    ) -> None:
         self.config = config
+        self.meta = meta
         self.objective = objective
 
     def components(self) -> Mapping[str, nn.Module | Optimizer]:
         """TRPO keeps nothing between updates."""
         return {}
 
-    def __call__(self, agent: GradientAgent, batches: list[Batch]) -> dict[str, float]:
+    def __call__(self, batches: list[Batch]) -> dict[str, float]:
         """Gradient, conjugate gradient, line search."""
-        config, num_tasks = self.config, len(batches[-1].obs)
-        cheap = config.metric == "first_order"
-        chunks = [agent.linearise(p, self.objective, first_order_metric=cheap) for p in agent.chunks(batches)]
+        config, meta, num_tasks = self.config, self.meta, len(batches[-1].obs)
+        cheap = config.fisher_metric == "first_order"
+        chunks = [meta.linearise(part, self.objective, first_order_metric=cheap) for part in meta.chunks(batches)]
         gradient = torch.stack([chunk.gradient for chunk in chunks]).sum(0) / num_tasks
         loss_before = float(torch.stack([chunk.loss for chunk in chunks]).sum() / num_tasks)
         if not (math.isfinite(loss_before) and torch.isfinite(gradient).all()):
             raise NonFiniteError(f"the meta-gradient is not finite (loss {loss_before}).")
 
         def product(vector: Tensor) -> Tensor:
-            images = [agent.fisher_product(chunk, vector) for chunk in chunks]
+            images = [meta.fisher_product(chunk, vector) for chunk in chunks]
             return torch.stack(images).sum(0) / num_tasks + config.cg_damping * vector
 
-        def evaluate(flat: Tensor) -> tuple[float, float]:
-            sums = torch.zeros(2, dtype=flat.dtype, device=flat.device)
-            for chunk in chunks:
-                losses, policy = agent.evaluate_at(flat, chunk.batches, self.objective)
-                with torch.no_grad():
-                    kl = masked_mean(chunk.policy.kl(policy), chunk.batches[-1].valid, (1,))
-                sums = sums + torch.stack([losses.sum(), kl.sum()])
-            loss, kl_mean = (sums / num_tasks).tolist()
-            return loss, kl_mean
-
         direction, image = conjugate_gradient(product, gradient, config.cg_iterations)
-        step = step_to_radius(direction, image, config.max_kl)
-        start = agent.flatten(agent.meta_parameters())
         end, loss_after, kl, trials = backtrack(
-            evaluate, start, step, loss_before, config.max_kl, config.backtrack_ratio, config.max_backtracks
+            lambda flat: self._loss_and_kl(flat, chunks),
+            meta.current(),
+            step_to_radius(direction, image, config.max_kl),
+            loss_before,
+            config.max_kl,
+            config.backtrack_ratio,
+            config.max_backtracks,
         )
-        agent.assign(end)
+        meta.assign(end)
         with torch.no_grad():
             entropies = [masked_mean(c.policy.entropy(), c.batches[-1].valid, (1,)) for c in chunks]
         return {
@@ -116,3 +122,14 @@ class TRPOUpdate:
             "gradient_norm": float(gradient.norm()),
             "entropy": float(torch.cat(entropies).mean()),
         }
+
+    def _loss_and_kl(self, flat: Tensor, chunks: list[Chunk]) -> tuple[float, float]:
+        """Mean objective at other meta-parameters, and mean KL of the adapted policies from those that acted."""
+        sums = torch.zeros(2, dtype=flat.dtype, device=flat.device)
+        for chunk in chunks:
+            losses, policy = self.meta.evaluate_at(flat, chunk.batches, self.objective)
+            with torch.no_grad():
+                kl = masked_mean(chunk.policy.kl(policy), chunk.batches[-1].valid, (1,))
+            sums = sums + torch.stack([losses.sum(), kl.sum()])
+        loss, kl_mean = (sums / sum(len(chunk.batches[-1].obs) for chunk in chunks)).tolist()
+        return loss, kl_mean

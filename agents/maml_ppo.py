@@ -6,7 +6,7 @@ MAML's loss after adaptation (Finn, Abbeel, Levine, 2017, arXiv 1703.03400, Algo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,86 +14,103 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from metarl.agents.common.gradient_agent import Batch, GradientAgent, GradientConfig, Objective, PolicyAt
-from metarl.errors import NonFiniteError, require_positive
+from metarl.adaptation import UpdateRule
+from metarl.agents.common.gradient_agent import GradientConfig, OuterUpdate, named_rule
+from metarl.agents.common.meta_gradient import Batch, MetaGradient, Objective, PolicyAt
+from metarl.config.settings import Count, Positive
+from metarl.errors import NonFiniteError
 from metarl.functional.policy_losses import clipped_ratio_loss
 from metarl.functional.returns import masked_mean
 from metarl.networks.distributions import Distribution
-from metarl.types import Spec
+from metarl.networks.policy import Policy
 
 
 @dataclass(frozen=True)
-class MAMLPPOConfig(GradientConfig):
+class ClippedConfig(GradientConfig):
+    """Settings of the agents whose outer loop is PPO."""
+
+    meta_lr: Positive = 1e-3
+    """Adam's step size in the outer loop."""
+    num_epochs: Count = 5
+    """Steps on each batch of trials."""
+    clip_range: Positive = 0.3
+    """Clipping of the likelihood ratio after adaptation."""
+
+
+@dataclass(frozen=True)
+class MAMLPPOConfig(ClippedConfig):
     """MAML with a PPO outer loop."""
 
     when: ClassVar[str] = "as maml-trpo, with cheaper updates and several of them on each batch"
 
-    meta_lr: float = 1e-3
-    """Adam's step size in the outer loop."""
-    num_epochs: int = 5
-    """Steps on each batch of trials."""
-    clip_range: float = 0.3
-    """Clipping of the likelihood ratio after adaptation."""
+    def make_rule(self, policy: Policy) -> UpdateRule:
+        """The one that ``inner_rule`` names."""
+        return named_rule(self, policy)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(self, "meta_lr", "num_epochs", "clip_range")
+    def make_update(self, meta: MetaGradient) -> OuterUpdate:
+        """Several clipped steps."""
+        return ClippedUpdate(self, meta, lambda old: clipped_loss(self.clip_range))
 
-    def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
-        """A fresh agent."""
-        return GradientAgent(self, spec, device, seed, lambda agent: ClippedUpdate(self, agent))
+
+def clipped_loss(clip_range: float) -> Objective:
+    """PPO's clipped surrogate of the policies after adaptation."""
+
+    def clipped(policy_at: PolicyAt, batches: Sequence[Batch]) -> Tensor:
+        outer = batches[-1]
+        log_prob = policy_at(len(batches) - 1).log_prob(outer.actions)
+        return clipped_ratio_loss(log_prob, outer.log_probs, outer.advantages, outer.valid, clip_range)
+
+    return clipped
 
 
 class ClippedUpdate:
-    """Epochs of Adam on the clipped surrogate after adaptation.
+    """Epochs of Adam on an objective after adaptation.
 
     Args:
         config: settings.
-        agent: whose meta-parameters move.
+        meta: policy, rule and derivatives; its meta-parameters move.
+        make_objective: the policies that collected the pre-update rollouts -> what to minimise.
     """
 
-    def __init__(self, config: MAMLPPOConfig, agent: GradientAgent) -> None:
+    def __init__(
+        self,
+        config: ClippedConfig,
+        meta: MetaGradient,
+        make_objective: Callable[[Sequence[Distribution]], Objective],
+    ) -> None:
         self.config = config
-        self.optimizer = Adam(agent.meta_parameters().values(), lr=config.meta_lr)
+        self.meta = meta
+        self.make_objective = make_objective
+        self.optimizer = Adam(meta.meta_parameters().values(), lr=config.meta_lr)
 
     def components(self) -> Mapping[str, nn.Module | Optimizer]:
         """Adam's moments."""
         return {"optimizer": self.optimizer}
 
-    def __call__(self, agent: GradientAgent, batches: list[Batch]) -> dict[str, float]:
+    def __call__(self, batches: list[Batch]) -> dict[str, float]:
         """Several steps on one batch of trials."""
-        num_tasks = len(batches[-1].obs)
-        parts = agent.chunks(batches)
-        old = [_acting_policies(agent, part) for part in parts]
+        meta, num_tasks = self.meta, len(batches[-1].obs)
+        parts = meta.chunks(batches)
+        old = [_acting_policies(meta, part) for part in parts]
         losses: list[Tensor] = []
         for _ in range(self.config.num_epochs):
-            chunks = [agent.linearise(part, self.objective(known)) for part, known in zip(parts, old, strict=True)]
+            chunks = [meta.linearise(part, self.make_objective(known)) for part, known in zip(parts, old, strict=True)]
             losses.append(torch.stack([chunk.loss for chunk in chunks]).sum() / num_tasks)
             gradient = torch.stack([chunk.gradient for chunk in chunks]).sum(0) / num_tasks
             del chunks  # Their graphs, before the next epoch makes its own.
             # Before the step: a NaN would stay in the parameters and in Adam's moments.
             if not torch.isfinite(gradient).all():
                 raise NonFiniteError(f"the meta-gradient is not finite (losses {[float(loss) for loss in losses]}).")
-            for name, slope in agent.unflatten(gradient).items():
-                agent.meta_parameters()[name].grad = slope.clone()
+            for name, slope in meta.unflatten(gradient).items():
+                meta.meta_parameters()[name].grad = slope.clone()
             self.optimizer.step()
-        kls = [_kl_moved(agent, part, known) for part, known in zip(parts, old, strict=True)]
+        kls = [_kl_moved(meta, part, known) for part, known in zip(parts, old, strict=True)]
         return {
             "loss": float(losses[0]),
             "improvement": float(losses[0] - losses[-1]),
             "pre_update_kl": sum(float(kl) for kl in kls) / num_tasks,
             "gradient_norm": float(gradient.norm()),
         }
-
-    def objective(self, old: Sequence[Distribution]) -> Objective:
-        """What Adam minimises; ``old`` are the policies that collected the pre-update rollouts."""
-
-        def clipped(policy_at: PolicyAt, batches: Sequence[Batch]) -> Tensor:
-            outer = batches[-1]
-            log_prob = policy_at(len(old)).log_prob(outer.actions)
-            return clipped_ratio_loss(log_prob, outer.log_probs, outer.advantages, outer.valid, self.config.clip_range)
-
-        return clipped
 
 
 def pre_update_kl(old: Sequence[Distribution], policy_at: PolicyAt, batches: Sequence[Batch]) -> Tensor:
@@ -102,7 +119,7 @@ def pre_update_kl(old: Sequence[Distribution], policy_at: PolicyAt, batches: Seq
     return torch.stack(kls).mean(0) if kls else torch.zeros_like(batches[-1].returns)
 
 
-def _acting_policies(agent: GradientAgent, batches: list[Batch]) -> list[Distribution]:
+def _acting_policies(meta: MetaGradient, batches: list[Batch]) -> list[Distribution]:
     """The policies that collected the pre-update rollouts."""
     found: list[Distribution] = []
 
@@ -110,11 +127,11 @@ def _acting_policies(agent: GradientAgent, batches: list[Batch]) -> list[Distrib
         found.extend(policy_at(stage) for stage in range(len(batches) - 1))
         return torch.zeros(len(batches[-1].obs))
 
-    agent.evaluate_at(agent.flatten(agent.meta_parameters()), batches, remember)
+    meta.evaluate_at(meta.current(), batches, remember)
     return found
 
 
-def _kl_moved(agent: GradientAgent, batches: list[Batch], old: Sequence[Distribution]) -> Tensor:
+def _kl_moved(meta: MetaGradient, batches: list[Batch], old: Sequence[Distribution]) -> Tensor:
     """How far the pre-update policies are from those that acted, summed over tasks."""
-    now = agent.flatten(agent.meta_parameters())
-    return agent.evaluate_at(now, batches, lambda policy_at, parts: pre_update_kl(old, policy_at, parts))[0].sum()
+    kls, _ = meta.evaluate_at(meta.current(), batches, lambda policy_at, parts: pre_update_kl(old, policy_at, parts))
+    return kls.sum()

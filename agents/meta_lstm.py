@@ -13,11 +13,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from metarl.agents.maml import MAMLTRPOConfig
+from metarl.adaptation import UpdateRule
+from metarl.agents.common.gradient_agent import OuterUpdate, named_rule
+from metarl.agents.common.meta_gradient import MetaGradient
+from metarl.agents.maml import TRPOUpdate, TrustRegionConfig
+from metarl.networks.policy import Policy
 
 
 @dataclass(frozen=True)
-class MetaLSTMConfig(MAMLTRPOConfig):
+class MetaLSTMConfig(TrustRegionConfig):
     """A learned update rule with a TRPO outer loop."""
 
     when: ClassVar[str] = "gradient descent adapts too little in the steps there are: learn the step"
@@ -27,3 +31,11 @@ class MetaLSTMConfig(MAMLTRPOConfig):
     step)."""
     first_order: bool = True
     """Take inner gradients for constants in all derivatives, as both papers do."""
+
+    def make_rule(self, policy: Policy) -> UpdateRule:
+        """The one that ``inner_rule`` names."""
+        return named_rule(self, policy)
+
+    def make_update(self, meta: MetaGradient) -> OuterUpdate:
+        """MAML's."""
+        return TRPOUpdate(self, meta)

@@ -9,15 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-
-from metarl.agents.common.gradient_agent import GradientAgent
-from metarl.agents.maml import MAMLTRPOConfig, TRPOUpdate
-from metarl.types import Spec
+from metarl.adaptation import StepSizes, UpdateRule
+from metarl.agents.common.gradient_agent import OuterUpdate
+from metarl.agents.common.meta_gradient import MetaGradient
+from metarl.agents.maml import TRPOUpdate, TrustRegionConfig
+from metarl.networks.policy import Policy
 
 
 @dataclass(frozen=True)
-class MetaSGDConfig(MAMLTRPOConfig):
+class MetaSGDConfig(TrustRegionConfig):
     """A step size for every parameter is learned along with the policy; ``inner_lr`` is where they begin."""
 
     when: ClassVar[str] = "a good step size is not known, or differs between parameters"
@@ -25,6 +25,10 @@ class MetaSGDConfig(MAMLTRPOConfig):
     inner_rule: Literal["sgd"] = "sgd"
     """Gradient descent alone: the step sizes are what is learned of it."""
 
-    def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
-        """A fresh agent."""
-        return GradientAgent(self, spec, device, seed, lambda agent: TRPOUpdate(self), learned_rates=True)
+    def make_rule(self, policy: Policy) -> UpdateRule:
+        """Gradient descent with a step size to learn for every parameter."""
+        return StepSizes(policy.params(), self.inner_lr, learned=True)
+
+    def make_update(self, meta: MetaGradient) -> OuterUpdate:
+        """MAML's."""
+        return TRPOUpdate(self, meta)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
+from metarl.adaptation import StepSizes, UpdateRule
 from metarl.agent import Agent, AgentConfig
-from metarl.agents.common.gradient_agent import GradientAgent
-from metarl.agents.maml import MAMLTRPOConfig, TRPOUpdate
-from metarl.errors import require_positive
+from metarl.agents.common.gradient_agent import GradientConfig, OuterUpdate
+from metarl.agents.common.meta_gradient import MetaGradient
+from metarl.agents.maml import TRPOUpdate, TrustRegionConfig
+from metarl.config.settings import Count
 from metarl.networks.distributions import Categorical, Distribution
+from metarl.networks.policy import Policy
 from metarl.types import Action, Rollout, Spec, Timestep, Trial
 
 
@@ -24,16 +27,13 @@ class RandomConfig(AgentConfig):
 
     when: ClassVar[str] = "reference: uniformly random actions"
 
-    rollouts_per_task: int = 20
+    rollouts_per_task: Count = 20
     """Episodes of each task."""
 
     @property
     def num_adaptations(self) -> int:
         """It does not adapt."""
         return 0
-
-    def __post_init__(self) -> None:
-        require_positive(self, "rollouts_per_task")
 
     def build(self, spec: Spec, device: torch.device, seed: int) -> RandomAgent:
         """A random agent; it has no parameters, so ``seed`` does nothing."""
@@ -51,6 +51,7 @@ class RandomAgent(Agent[None]):
 
     def __init__(self, config: RandomConfig, spec: Spec, device: torch.device) -> None:
         super().__init__(spec, device, num_adaptations=0, rollouts_per_task=config.rollouts_per_task)
+        self.config = config
 
     def components(self) -> Mapping[str, nn.Module]:
         """Nothing to save."""
@@ -80,27 +81,37 @@ class RandomAgent(Agent[None]):
         return {}
 
 
+_UNUSED: dict[str, None] = {"num_inner_steps": None, "first_order": None, "fisher_metric": None}
+"""Settings of the inner loop that training without one never used, whatever older config files say."""
+
+
 @dataclass(frozen=True)
-class PretrainedConfig(MAMLTRPOConfig):
+class PretrainedConfig(TrustRegionConfig):
     """One TRPO policy over all tasks, without adaptation in training; fine-tuned by policy gradient at test time."""
 
     when: ClassVar[str] = "reference: one policy over all tasks, fine-tuned at test time"
+    retired: ClassVar[Mapping[str, tuple[Any, ...] | None]] = {**GradientConfig.retired, **_UNUSED}
 
+    num_inner_steps: Literal[0] = 0
+    """MAML-TRPO without inner steps is TRPO over all tasks."""
     inner_rule: Literal["sgd"] = "sgd"
     """Gradient descent alone: without inner steps in training there is nothing to learn a rule from."""
+    first_order: Literal[False] = False
+    """Without inner steps there are no Hessians to leave out."""
+    fisher_metric: Literal["full"] = "full"
+    """Nor are there for the metric."""
 
-    @property
-    def num_adaptations(self) -> int:
-        """None in training."""
-        return 0
+    def make_rule(self, policy: Policy) -> UpdateRule:
+        """Gradient descent, at test time."""
+        return StepSizes(policy.params(), self.inner_lr, learned=False)
 
-    def build(self, spec: Spec, device: torch.device, seed: int) -> GradientAgent:
-        """MAML-TRPO without inner steps is TRPO over all tasks; ``num_inner_steps`` is not used."""
-        return GradientAgent(self, spec, device, seed, lambda agent: TRPOUpdate(self), num_adaptations=0)
+    def make_update(self, meta: MetaGradient) -> OuterUpdate:
+        """TRPO."""
+        return TRPOUpdate(self, meta)
 
 
 @dataclass(frozen=True)
-class OracleConfig(PretrainedConfig):
+class OracleConfig(TrustRegionConfig):
     """One TRPO policy over all tasks that sees its task: an upper reference without any need to adapt.
 
     The command line appends the task's numbers to its observations (:func:`metarl.tasks.oracle.reveal_task`).
@@ -108,3 +119,21 @@ class OracleConfig(PretrainedConfig):
 
     when: ClassVar[str] = "reference: one policy over all tasks that is told the task"
     told_task: ClassVar[bool] = True
+    retired: ClassVar[Mapping[str, tuple[Any, ...] | None]] = {**GradientConfig.retired, **_UNUSED}
+
+    num_inner_steps: Literal[0] = 0
+    """It is told what others learn by adapting."""
+    inner_rule: Literal["sgd"] = "sgd"
+    """As in :class:`PretrainedConfig`."""
+    first_order: Literal[False] = False
+    """As in :class:`PretrainedConfig`."""
+    fisher_metric: Literal["full"] = "full"
+    """As in :class:`PretrainedConfig`."""
+
+    def make_rule(self, policy: Policy) -> UpdateRule:
+        """Gradient descent, at test time."""
+        return StepSizes(policy.params(), self.inner_lr, learned=False)
+
+    def make_update(self, meta: MetaGradient) -> OuterUpdate:
+        """TRPO."""
+        return TRPOUpdate(self, meta)

@@ -10,19 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metarl.agents.common.recurrent_ppo import RecurrentPPO, RecurrentPPOConfig, Sequences, Trials, end_to_end
-from metarl.errors import ConfigError, require_positive, unknown_name
+from metarl.config.settings import Count, Counts, Natural
+from metarl.errors import ConfigError
 from metarl.networks.distributions import Distribution
 from metarl.networks.memory import GRUMemory, LSTMMemory, Memory
 from metarl.networks.snail import SNAILMemory
 from metarl.seeding import torch_stream
 from metarl.types import Rollout, Spec, Trial
+
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -31,35 +34,21 @@ class RL2Config(RecurrentPPOConfig):
 
     when: ClassVar[str] = "tasks must be explored within an episode, and training data is plentiful"
 
-    memory: Literal["gru", "lstm", "snail"] = "gru"
-    """What remembers the trial: a recurrent network, or SNAIL's convolutions and attention."""
-    hidden_size: int = 128
-    """Units of the recurrent network; for snail the filters of each block (the paper's 32)."""
-    encoder_sizes: tuple[int, ...] = ()
+    memory: Literal["gru", "lstm"] = "gru"
+    """What remembers the trial; SNAIL's convolutions and attention are the agent ``snail``."""
+    hidden_size: Count = 128
+    """Units of the recurrent network."""
+    encoder_sizes: Counts = ()
     """Widths of tanh layers before the recurrent network (Meta-World+: two of 256)."""
-    bptt_steps: int = 0
+    bptt_steps: Natural = 0
     """Steps that a gradient flows back through; 0: the whole trial. Later steps start from the remembered state."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the matrix products in memory and encoder; bfloat16 halves their time where the processor has it."""
+    precision: Precision = "float32"
+    """Precision of the matrix products in memory and encoder; bfloat16 halves their time where the processor has it."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(self, "hidden_size")
-        if self.memory not in ("gru", "lstm", "snail"):
-            raise unknown_name("memory", self.memory, ("gru", "lstm", "snail"))
-        if self.precision not in ("float32", "bfloat16"):
-            raise unknown_name("precision", self.precision, ("float32", "bfloat16"))
-        if isinstance(self.bptt_steps, bool) or not isinstance(self.bptt_steps, int) or self.bptt_steps < 0:
-            raise ConfigError(
-                f"{type(self).__name__}.bptt_steps must be a whole number of 0 or more, got {self.bptt_steps!r}."
-            )
-        if any(width < 1 for width in self.encoder_sizes):
-            raise ConfigError(f"{type(self).__name__}.encoder_sizes must be above 0, got {self.encoder_sizes!r}.")
-        if self.memory == "snail" and (self.bptt_steps or self.encoder_sizes):
-            raise ConfigError(
-                f"bptt_steps={self.bptt_steps} and encoder_sizes={self.encoder_sizes} are for memory gru or lstm; "
-                "snail reads the whole trial at once."
-            )
+    def make_memory(self, spec: Spec) -> Memory:
+        """A recurrent network."""
+        kind = GRUMemory if self.memory == "gru" else LSTMMemory
+        return kind(spec, self.hidden_size, self.init_std, self.encoder_sizes)
 
     def build(self, spec: Spec, device: torch.device, seed: int) -> RL2:
         """A fresh agent."""
@@ -67,34 +56,51 @@ class RL2Config(RecurrentPPOConfig):
 
 
 @dataclass(frozen=True)
-class SNAILConfig(RL2Config):
+class SNAILConfig(RecurrentPPOConfig):
     """SNAIL (Mishra et al., 2018, arXiv 1707.03141): RL² whose memory is convolutions and attention, trained by PPO."""
 
     when: ClassVar[str] = "as rl2, where what matters was seen long ago; trials of up to some hundred steps"
+    retired: ClassVar[Mapping[str, tuple[Any, ...] | None]] = {
+        "encoder_sizes": ([],),
+        "bptt_steps": (0,),
+        "precision": ("float32",),
+    }
+    bptt_steps: ClassVar[int] = 0
+    """The attention reads the whole trial at once."""
+    precision: ClassVar[Precision] = "float32"
+    """Keys and values of all steps stay in the memory, in full precision."""
 
-    memory: Literal["gru", "lstm", "snail"] = "snail"
-    """What remembers the trial."""
-    hidden_size: int = 32
-    """Filters of each block, and sizes of keys and values."""
+    memory: Literal["snail"] = "snail"
+    """Convolutions and attention."""
+    hidden_size: Count = 32
+    """Filters of each block, and sizes of keys and values (the paper's 32)."""
+
+    def make_memory(self, spec: Spec) -> Memory:
+        """Blocks for the longest trial that training plays."""
+        return SNAILMemory(spec, self.hidden_size, self.init_std, self.episodes_per_trial * spec.horizon)
+
+    def build(self, spec: Spec, device: torch.device, seed: int) -> RL2:
+        """A fresh agent."""
+        return RL2(self, spec, device, seed)
 
 
 class RL2(RecurrentPPO):
-    """Its state is that of the memory.
+    """A recurrent policy; its state is that of the memory.
 
     Args:
         config: settings.
         spec: sizes of observation and action.
         device: where everything lives.
-        seed: of the initial parameters.
+        seed: seed for the initial parameters.
     """
 
-    config: RL2Config
-
-    def __init__(self, config: RL2Config, spec: Spec, device: torch.device, seed: int) -> None:
+    def __init__(self, config: RL2Config | SNAILConfig, spec: Spec, device: torch.device, seed: int) -> None:
         with torch_stream(seed, "init"):
-            memory = _make_memory(config, spec).to(device)
+            memory = config.make_memory(spec).to(device)
         super().__init__(config, spec, device, memory, memory.state_size)
         self.memory = memory
+        self.bptt_steps = config.bptt_steps
+        self.precision = config.precision
 
     def components(self) -> Mapping[str, nn.Module | Optimizer]:
         """Network, normalisers and optimiser."""
@@ -118,46 +124,39 @@ class RL2(RecurrentPPO):
 
     def meta_update(self, trial: Trial) -> dict[str, float]:
         """PPO on whole trials, or on the pieces that ``bptt_steps`` cuts them into."""
-        self._update_return_moments(trial)
-        metrics = self._improve(self._sequences(trial))
-        self._update_input_moments(trial)
+        self.update_return_moments(trial)
+        metrics = self.improve(self.sequences(trial))
+        self.update_input_moments(trial)
         return metrics
 
     @torch.no_grad()
-    def _sequences(self, trial: Trial) -> Sequences:
+    def sequences(self, trial: Trial) -> Sequences:
         """Lay the episodes of each trial end to end and compute advantages over the whole of it."""
         trials = Trials(
             *end_to_end(
                 [(self._inputs(r.timesteps), r.actions, r.log_probs, r.rewards, r.valid) for r in trial.rollouts]
             )
         )
-        num_steps = self.config.bptt_steps or trials.inputs.shape[1]
-        memories, values = [self._no_memory(len(trials.inputs))], []
+        num_steps = self.bptt_steps or trials.inputs.shape[1]
+        memories, values = [self.no_memory(len(trials.inputs))], []
         for piece in trials.inputs.split(num_steps, dim=1):  # type: ignore[no-untyped-call]
-            _, value, following = self._forward(piece, memories[-1])
+            _, value, following = self.forward(piece, memories[-1])
             memories.append(following)
             values.append(value)
         # The trial is the horizon of the objective: behind its end there is nothing to be worth anything.
         nothing = torch.zeros_like(trials.rewards[:, 0])
-        return self._with_advantages(
-            trials, torch.cat(values, dim=1), nothing, torch.stack(memories[:-1], 1), num_steps
-        )
+        return self.with_advantages(trials, torch.cat(values, dim=1), nothing, torch.stack(memories[:-1], 1), num_steps)
 
-    def _forward(self, inputs: Tensor, memory: Tensor) -> tuple[Distribution, Tensor, Tensor]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+    def forward(self, inputs: Tensor, memory: Tensor) -> tuple[Distribution, Tensor, Tensor]:
+        """See :meth:`RecurrentPPO.forward`."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             features, memory = self.memory.remember(inputs, memory)
         # Heads and what is kept between calls stay in full precision.
         out, values = self.memory.heads(features.to(inputs.dtype))
         log_std = None if self.spec.discrete else self.memory.log_std
         return self._policy(out, log_std), values, memory.to(inputs.dtype)
 
-    def _evaluate(self, batch: Sequences) -> tuple[Distribution, Tensor]:
-        policy, values, _ = self._forward(batch.inputs, batch.memory)
+    def evaluate(self, batch: Sequences) -> tuple[Distribution, Tensor]:
+        """See :meth:`RecurrentPPO.evaluate`."""
+        policy, values, _ = self.forward(batch.inputs, batch.memory)
         return policy, values
-
-
-def _make_memory(config: RL2Config, spec: Spec) -> Memory:
-    if config.memory == "snail":
-        return SNAILMemory(spec, config.hidden_size, config.init_std, config.episodes_per_trial * spec.horizon)
-    kind = GRUMemory if config.memory == "gru" else LSTMMemory
-    return kind(spec, config.hidden_size, config.init_std, config.encoder_sizes)

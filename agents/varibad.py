@@ -18,7 +18,7 @@ Where this differs from the authors' code (``lmzintgraf/varibad``):
   Between two episodes the encoder sees the new episode's first observation with a done flag, not the old one's last.
 * Encoder and decoder see the normalised observations and rewards that the policy sees, not raw ones.
 * Subsampled terms of the ELBO are weighted such that the sum over all of them is estimated without bias; the code adds
-  up what it drew, so there ``kl_weight`` depends on how much that is. Lengths of trials may differ.
+  up what it drew, so there its weight depends on how much that is. Lengths of trials may differ.
 * One ReLU layer embeds the encoder's whole input, and the value loss is the plain squared error, as in RL².
 """
 
@@ -26,15 +26,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
+import tyro
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torch.optim import Adam, Optimizer
 
 from metarl.agents.common.recurrent_ppo import RecurrentPPO, RecurrentPPOConfig, Sequences, Trials, end_to_end, take
-from metarl.errors import ConfigError, require_positive
+from metarl.config.settings import Count, Natural, Positive, SomeCounts
 from metarl.networks.belief import BeliefEncoder, BeliefPolicy, Decoder
 from metarl.networks.distributions import DiagGaussian, Distribution
 from metarl.seeding import torch_stream
@@ -46,49 +47,38 @@ class VariBADConfig(RecurrentPPOConfig):
     """VariBAD with PPO."""
 
     when: ClassVar[str] = "as rl2, where rewards or dynamics tell the task: it learns to predict them"
+    renamed: ClassVar[Mapping[str, str]] = {
+        **RecurrentPPOConfig.renamed,
+        "vae_learning_rate": "vae_lr",
+        "kl_weight": "kl_coef",
+    }
 
-    latent_size: int = 5
+    latent_size: Count = 5
     """Coordinates of the latent task."""
-    embedding_size: int = 64
+    embedding_size: Count = 64
     """Units between the encoder's input and its GRU."""
-    hidden_size: int = 128
+    hidden_size: Count = 128
     """Units of the encoder's GRU."""
-    hidden_sizes: tuple[int, ...] = (128, 128)
+    hidden_sizes: SomeCounts = (128, 128)
     """Widths of the hidden layers of policy and value."""
-    decoder_sizes: tuple[int, ...] = (64, 32)
+    decoder_sizes: SomeCounts = (64, 32)
     """Widths of the hidden layers of the decoder."""
     decode_states: bool = False
     """Decode next states too; for tasks that differ in their dynamics."""
-    kl_weight: float = 0.1
+    kl_coef: Annotated[Positive, tyro.conf.arg(aliases=["--kl-weight"])] = 0.1
     """Weight of the KL between successive beliefs in the ELBO."""
-    vae_learning_rate: float = 1e-3
+    vae_lr: Annotated[Positive, tyro.conf.arg(aliases=["--vae-learning-rate"])] = 1e-3
     """Adam's step size for encoder and decoder."""
-    num_vae_updates: int = 3
+    num_vae_updates: Count = 3
     """Steps on the ELBO in one iteration."""
-    vae_batch_size: int = 25
+    vae_batch_size: Count = 25
     """Trials in one of these steps, or all of the iteration if these are fewer."""
-    num_elbo_terms: int = 50
+    num_elbo_terms: Natural = 50
     """Beliefs of a trial, drawn at random, that are decoded; 0: all."""
-    num_decoded_steps: int = 0
+    num_decoded_steps: Natural = 0
     """Steps of a trial, drawn at random, that each belief has to decode; 0: all."""
     bootstrap_trials: bool = False
     """Value the state in which time ran out on a trial, instead of nothing: where the limit is no part of the task."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_positive(
-            self,
-            *("latent_size", "embedding_size", "hidden_size", "kl_weight", "vae_learning_rate"),
-            *("num_vae_updates", "vae_batch_size"),
-        )
-        for name in ("num_elbo_terms", "num_decoded_steps"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ConfigError(f"VariBADConfig.{name} must be a whole number of 0 or more, got {value!r}.")
-        for name in ("hidden_sizes", "decoder_sizes"):
-            sizes = getattr(self, name)
-            if not sizes or any(width < 1 for width in sizes):
-                raise ConfigError(f"VariBADConfig.{name} must be one or more widths above 0, got {sizes!r}.")
 
     def build(self, spec: Spec, device: torch.device, seed: int) -> VariBAD:
         """A fresh agent."""
@@ -121,7 +111,7 @@ class VariBAD(RecurrentPPO):
         config: settings.
         spec: sizes of observation and action.
         device: where everything lives.
-        seed: of the initial parameters.
+        seed: seed for the initial parameters.
     """
 
     config: VariBADConfig
@@ -144,7 +134,7 @@ class VariBAD(RecurrentPPO):
         self.encoder = encoder.to(device)
         self.decoders = nn.ModuleDict(decoders).to(device)
         self._vae_parameters = [*self.encoder.parameters(), *self.decoders.parameters()]
-        self.vae_optimizer = Adam(self._vae_parameters, lr=config.vae_learning_rate)
+        self.vae_optimizer = Adam(self._vae_parameters, lr=config.vae_lr)
 
     def components(self) -> Mapping[str, nn.Module | Optimizer]:
         """Networks, normalisers and both optimisers."""
@@ -162,21 +152,23 @@ class VariBAD(RecurrentPPO):
 
     def meta_update(self, trial: Trial) -> dict[str, float]:
         """PPO on the beliefs that the policy acted on, then several steps on the ELBO."""
-        self._update_return_moments(trial)
-        experience = self._experience(trial)
-        metrics = self._improve(self._acted_steps(experience, trial.rollouts[-1]))
-        metrics |= self._improve_belief(experience)
-        self._update_input_moments(trial)
+        self.update_return_moments(trial)
+        experience = self.experience(trial)
+        metrics = self.improve(self.acted_steps(experience, trial.rollouts[-1]))
+        metrics |= self.improve_belief(experience)
+        self.update_input_moments(trial)
         return metrics
 
     # The policy -----------------------------------------------------------------------------------------------------
 
-    def _forward(self, inputs: Tensor, memory: Tensor) -> tuple[Distribution, Tensor, Tensor]:
+    def forward(self, inputs: Tensor, memory: Tensor) -> tuple[Distribution, Tensor, Tensor]:
+        """See :meth:`RecurrentPPO.forward`."""
         belief, memory = self.encoder(inputs, memory)
         out, values = self.policy(self._on_belief(inputs, belief))
         return self._distribution(out), values, memory
 
-    def _evaluate(self, batch: Sequences) -> tuple[Distribution, Tensor]:
+    def evaluate(self, batch: Sequences) -> tuple[Distribution, Tensor]:
+        """See :meth:`RecurrentPPO.evaluate`."""
         out, values = self.policy(batch.inputs)
         return self._distribution(out), values
 
@@ -188,10 +180,10 @@ class VariBAD(RecurrentPPO):
         return self._policy(out, None if self.spec.discrete else self.policy.log_std)
 
     @torch.no_grad()
-    def _acted_steps(self, experience: Experience, last: Rollout) -> Sequences:
+    def acted_steps(self, experience: Experience, last: Rollout) -> Sequences:
         """Every step by itself, since the beliefs are given: minibatches are drawn over steps, not over trials."""
         trials = experience.trials
-        belief, _ = self.encoder(trials.inputs, self._no_memory(len(trials.inputs)))
+        belief, _ = self.encoder(trials.inputs, self.no_memory(len(trials.inputs)))
         inputs = self._on_belief(trials.inputs, belief)
         _, values = self.policy(inputs)
         last_value = torch.zeros_like(values[:, 0])
@@ -199,19 +191,19 @@ class VariBAD(RecurrentPPO):
             after = values.gather(1, trials.valid.sum(1, keepdim=True)).squeeze(1)
             last_value = torch.where(last.truncated.any(2).flatten(), after, last_value)
         nothing = values.new_zeros(*values.shape, 0)
-        return self._with_advantages(replace(trials, inputs=inputs), values, last_value, nothing, 1)
+        return self.with_advantages(replace(trials, inputs=inputs), values, last_value, nothing, 1)
 
     # The belief -----------------------------------------------------------------------------------------------------
 
-    def _improve_belief(self, experience: Experience) -> dict[str, float]:
+    def improve_belief(self, experience: Experience) -> dict[str, float]:
         """Several steps on the ELBO of trials drawn at random."""
         config, num_trials = self.config, len(experience.seen)
         metrics: list[Tensor] = []
         for _ in range(config.num_vae_updates):
             rows = torch.randperm(num_trials, generator=self.generator, device=self.device)[: config.vae_batch_size]
             batch = experience[rows]
-            terms = self._choose(batch.seen, config.num_elbo_terms)
-            steps = self._choose(batch.trials.valid, config.num_decoded_steps)
+            terms = self.choose(batch.seen, config.num_elbo_terms)
+            steps = self.choose(batch.trials.valid, config.num_decoded_steps)
             shape = (*terms[0].shape, config.latent_size)
             noise = torch.randn(shape, generator=self.generator, device=self.device, dtype=batch.steps.dtype)
             loss, errors = self.vae_loss(batch, terms, steps, noise)
@@ -237,7 +229,7 @@ class VariBAD(RecurrentPPO):
             The loss, and by name the mean error of a decoded step and the mean KL of a belief.
         """
         trials, obs_dim = batch.trials, self.spec.obs_dim
-        belief, _ = self.encoder(trials.inputs, self._no_memory(len(trials.inputs)))
+        belief, _ = self.encoder(trials.inputs, self.no_memory(len(trials.inputs)))
         num_beliefs = batch.seen.sum()
         before = DiagGaussian(*(_shifted(parameter) for parameter in belief.parameters))
         kl = (belief.kl(before) * batch.seen).sum() / num_beliefs
@@ -259,11 +251,11 @@ class VariBAD(RecurrentPPO):
         errors = {"reward_error": error("rewards", known, rewards[..., None])}
         if self.config.decode_states:
             errors["state_error"] = error("states", known[..., :-obs_dim], known[..., -obs_dim:])
-        loss = torch.stack([*errors.values()]).sum() + self.config.kl_weight * kl
+        loss = torch.stack([*errors.values()]).sum() + self.config.kl_coef * kl
         per_step = num_beliefs / weight.sum()
         return loss, {name: value * per_step for name, value in errors.items()} | {"belief_kl": kl}
 
-    def _choose(self, valid: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    def choose(self, valid: Tensor, num: int) -> tuple[Tensor, Tensor]:
         """Draw up to ``num`` valid steps of every row, all if it is 0, without replacement.
 
         Returns:
@@ -278,7 +270,7 @@ class VariBAD(RecurrentPPO):
         return index, weight
 
     @torch.no_grad()
-    def _experience(self, trial: Trial) -> Experience:
+    def experience(self, trial: Trial) -> Experience:
         """Lay the episodes of each trial end to end, and behind them what was seen after the last action."""
         episodes = [self._episode(rollout) for rollout in trial.rollouts]
         last = trial.rollouts[-1]

@@ -7,20 +7,18 @@ must have been made alike. Interrupted, the same command goes on.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
 
-from metarl.agents import AGENTS
+from metarl.agents.registry import load_agent
 from metarl.benchmarks.cells import Cell, console, read_scores, run_cells
-from metarl.benchmarks.report import Scores, write_report
+from metarl.benchmarks.report import Scores, write_returns_page
 from metarl.errors import ConfigError, told_errors
-from metarl.experiments.presets import settings
-from metarl.tasks.registry import load_distribution
+from metarl.experiments import resolve
+from metarl.runs.files import safe_name
 
 PUBLISHED = {
     "navigation-2d": "MAML (arXiv 1703.03400, Table 4) -40.4, -11.7, -3.3, -3.2 after 0 to 3 steps of "
@@ -73,7 +71,7 @@ def main() -> None:
             f"--num-tasks and --rollouts-per-task must be above 0, got {options.num_tasks} and "
             f"{options.rollouts_per_task}."
         )
-    folder = options.results / options.tasks.replace("/", "-")
+    folder = options.results / safe_name(options.tasks)
     scores = run_cells(cells, folder, options.runs, options.num_tasks, options.rollouts_per_task)
     if len(scores) == len(cells):
         known = read_scores(folder, options.tasks)
@@ -85,7 +83,7 @@ def main() -> None:
                 *(["", f"Published: {PUBLISHED[options.tasks]}"] if options.tasks in PUBLISHED else []),
             ]
         )
-        text = write_report(known, folder, f"Adaptation on {options.tasks}", introduction)
+        text = write_returns_page(known, folder, f"Adaptation on {options.tasks}", introduction)
         console.print(text, soft_wrap=True, markup=False)
 
 
@@ -95,7 +93,7 @@ def _commands(scores: Scores) -> list[str]:
     for agent in dict.fromkeys(cell.agent for cell in scores):
         chosen = {cell: score for cell, score in scores.items() if cell.agent == agent}
         first, score = next(iter(chosen.items()))
-        preset, _ = settings(agent, first.tasks)
+        preset = resolve(agent, first.tasks).train_config
         ran = score["config"]["train"]
         iterations = ran["num_iterations"] // 2 if agent == "pretrained" else ran["num_iterations"]
         rest = ["--seeds", *(str(cell.seed) for cell in chosen)]
@@ -111,20 +109,15 @@ def _commands(scores: Scores) -> list[str]:
 
 
 def _train(options: Options, agent: str) -> dict[str, Any]:
-    preset, config = settings(agent, options.tasks)
-    by_gradient = AGENTS[agent].adapts_by == "gradient step"
-    size = options.meta_batch_size if by_gradient else None
-    batch = {} if size is None else {"meta_batch_size": size}
-    train = preset if size is None else dataclasses.replace(preset, meta_batch_size=size)
+    by_gradient = load_agent(agent).adapts_by == "gradient step"
+    batch = {"meta_batch_size": options.meta_batch_size} if by_gradient and options.meta_batch_size is not None else {}
+    setup = resolve(agent, options.tasks, train=batch)
     if options.steps is None:
-        iterations = options.num_iterations or train.num_iterations
+        iterations = options.num_iterations or setup.train_config.num_iterations
         return {**batch, "num_iterations": 2 * iterations if agent == "pretrained" else iterations}
     if options.num_iterations is not None:
         raise ConfigError(f"--steps {options.steps} and --num-iterations {options.num_iterations}: give one of them.")
-    spec = load_distribution(options.tasks).spec
-    built = config.build(spec, torch.device("cpu"), 0)
-    episodes = train.meta_batch_size * built.rollouts_per_task * (built.num_adaptations + 1)
-    return {**batch, "num_iterations": max(1, round(options.steps / (episodes * spec.horizon)))}
+    return {**batch, "num_iterations": max(1, round(options.steps / setup.steps_per_iteration))}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 import tyro
 
 from metarl.benchmarks.cells import Cell, console, run_cells
-from metarl.benchmarks.report import write_report
+from metarl.benchmarks.report import write_returns_page
 from metarl.errors import told_errors, unknown_name
 
 VARIANTS = ("cartpole", "cartpole-random", "cartpole-extreme", "cartpole-goal", "cartpole-mirrored")
@@ -57,7 +57,7 @@ def main() -> None:
     ]
     scores = run_cells(cells, options.results, options.runs, options.num_tasks)
     if len(scores) == len(cells):
-        text = write_report(
+        text = write_returns_page(
             scores,
             options.results,
             "CartPole variants",

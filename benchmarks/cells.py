@@ -5,7 +5,6 @@ A *cell* is one agent on one task distribution with one seed. Its score is a JSO
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,18 +16,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from metarl.agents import AGENTS
-from metarl.config import choose_device
 from metarl.errors import ConfigError
 from metarl.evaluation.evaluator import evaluate
-from metarl.experiments.experiment import Experiment
-from metarl.experiments.presets import settings
-from metarl.runs.files import write_atomically
+from metarl.experiments import Experiment, resolve
+from metarl.runs.files import read_json, safe_name, write_atomically
 from metarl.runs.folder import RunFolder
 from metarl.runs.logger import read_metrics
-from metarl.tasks.registry import load_distribution
 
-EVALUATION_SEED = 3_000_017
-"""Draws the held-out tasks of all benchmarks; no training and no choice of settings has used it."""
+BENCHMARK_SEED = 3_000_017
+"""Draws the held-out tasks of all benchmarks; no training and no choice of settings has used it, and neither has
+``metarl evaluate``, whose own seed is another one."""
 
 console = Console()
 
@@ -57,7 +54,7 @@ class Cell:
     def name(self) -> str:
         """File name of the cell's score and of its run folder."""
         variant = f"-{self.variant}" if self.variant else ""
-        return f"{self.tasks.replace('/', '-')}-{self.agent}{variant}-seed{self.seed}"
+        return safe_name(f"{self.tasks}-{self.agent}{variant}-seed{self.seed}")
 
 
 def run_cells(
@@ -95,13 +92,13 @@ def run_cells(
             if not path.exists() and not _run_cell(cell, path, runs, num_tasks, rollouts_per_task, bar):
                 console.print("Stopped; everything is saved. The same command goes on from here.")
                 break
-            scores[cell] = json.loads(path.read_text())
+            scores[cell] = read_json(path)
             bar.advance(overall)
     return scores
 
 
 def _require_same_scoring(path: Path, num_tasks: int, rollouts_per_task: int | None) -> None:
-    score = json.loads(path.read_text())
+    score = read_json(path)
     for what, scored, asked in (
         ("held-out tasks", len(score["returns"]), num_tasks),
         ("episodes per task and shot", score.get("rollouts_per_task"), rollouts_per_task),
@@ -124,7 +121,7 @@ def _run_cell(cell: Cell, path: Path, runs: Path, num_tasks: int, rollouts_per_t
             agent,
             experiment.distribution,
             num_tasks=num_tasks,
-            seed=EVALUATION_SEED,
+            seed=BENCHMARK_SEED,
             rollouts_per_task=rollouts_per_task,
         )
         content = describe(cell, experiment) | {
@@ -139,10 +136,13 @@ def _run_cell(cell: Cell, path: Path, runs: Path, num_tasks: int, rollouts_per_t
 
 def read_scores(results: Path, tasks: str) -> dict[Cell, dict[str, Any]]:
     """All scores of a family of tasks in a folder, by cell, in the order of agents and seeds."""
-    found = [json.loads(path.read_text()) for path in results.glob("*-seed*.json")]
+    found = [read_json(path) for path in results.glob("*-seed*.json")]
     cells = {Cell(score["agent"], tasks, score["seed"]): score for score in found if score["tasks"] == tasks}
-    agents = list(AGENTS)
-    return dict(sorted(cells.items(), key=lambda pair: (agents.index(pair[0].agent), pair[0].seed)))
+    order = {agent: number for number, agent in enumerate(AGENTS)}
+    # Agents of the user's own come last.
+    return dict(
+        sorted(cells.items(), key=lambda pair: (order.get(pair[0].agent, len(order)), pair[0].agent, pair[0].seed))
+    )
 
 
 def describe(cell: Cell, experiment: Experiment) -> dict[str, Any]:
@@ -175,15 +175,10 @@ def open_experiment(cell: Cell, runs: Path) -> Experiment:
         experiment = Experiment.open(folder)
         _require_same_settings(cell, experiment)
         return experiment
-    train_config, agent_config = settings(cell.agent, cell.tasks)
-    train_config = dataclasses.replace(train_config, seed=cell.seed, **cell.train)
-    agent_config = dataclasses.replace(agent_config, **cell.settings)
-    distribution = load_distribution(cell.tasks)
-    # What cannot work must fail before there is a run folder.
-    agent_config.build(distribution.spec, choose_device(train_config.device), cell.seed)
-    distribution.sample_meta_batch(train_config.meta_batch_size, np.random.default_rng(0))
+    setup = resolve(cell.agent, cell.tasks, train={"seed": cell.seed, **cell.train}, settings=cell.settings)
+    setup.check()
     folder.mkdir(parents=True, exist_ok=True)
-    return Experiment.create(cell.agent, cell.tasks, train_config, agent_config, RunFolder(folder))
+    return Experiment.create(setup, RunFolder(folder))
 
 
 def _require_same_settings(cell: Cell, experiment: Experiment) -> None:
@@ -199,7 +194,7 @@ def _require_same_settings(cell: Cell, experiment: Experiment) -> None:
 
 def _curve(experiment: Experiment) -> dict[str, list[float]]:
     """Training return and success of the last rollout of a trial, by iteration."""
-    last = experiment.build().num_adaptations
+    last = experiment.agent_config.num_adaptations
     names = {"env_steps": "env_steps", "return": f"train/return_{last}", "success": f"train/success_{last}"}
     metrics = read_metrics(experiment.run.metrics)
     return {name: [round(float(line[key]), 4) for line in metrics] for name, key in names.items()}

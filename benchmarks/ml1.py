@@ -6,25 +6,34 @@ table and curves to ``benchmarks/results/ml1-<task>``. Interrupted, the same com
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+import tyro
 
 from metarl.benchmarks.metaworld.runs import run
 from metarl.envs.metaworld import TASK_NAMES
 from metarl.errors import told_errors, unknown_name
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What decides which tasks there are; parsed first."""
+
+    task: str = "reach-v3"
+    """Task of Meta-World."""
+
+
 @told_errors()
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--task", default="reach-v3")
-    known, words = first.parse_known_args(sys.argv[1:] if arguments is None else list(arguments))
-    if known.task not in TASK_NAMES:
-        raise unknown_name("Meta-World task", known.task, TASK_NAMES)
-    command = f"metarl.benchmarks.ml1 --task {known.task}"
-    run(words, f"ml1/{known.task}", f"ml1 --task {known.task}", command, ("test",))
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    chosen, words = tyro.cli(Chosen, args=words, prog="ml1", return_unknown_args=True, add_help=False)
+    if chosen.task not in TASK_NAMES:
+        raise unknown_name("Meta-World task", chosen.task, TASK_NAMES)
+    command = f"metarl.benchmarks.ml1 --task {chosen.task}"
+    run(words, f"ml1/{chosen.task}", f"ml1 --task {chosen.task}", command, ("test",))
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from metarl.agents import AGENTS
+from metarl.agents.registry import load_agent
 from metarl.benchmarks.cells import Cell
+from metarl.plotting import save_figure
+from metarl.runs.files import write_atomically
 from metarl.statistics import crossed_interval
 
 Scores = Mapping[Cell, Mapping[str, Any]]
@@ -21,7 +23,7 @@ _SMOOTHED = 40
 """Curves of more iterations than these are drawn as running means over a tenth of them."""
 
 
-def write_report(scores: Scores, folder: Path, title: str, introduction: str) -> str:
+def write_returns_page(scores: Scores, folder: Path, title: str, introduction: str) -> str:
     """Write ``README.md`` and ``returns.png`` into ``folder``: a row and a curve for each (tasks, agent) in ``scores``.
 
     Args:
@@ -57,7 +59,7 @@ def write_report(scores: Scores, folder: Path, title: str, introduction: str) ->
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("return on held-out tasks")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
-    figure.savefig(folder / "returns.png", dpi=130)
+    save_figure(figure, folder / "returns.png", dpi=130)
     curves = _draw_curves(scores, families, folder / "learning.png")
     text = "\n".join(
         [
@@ -74,13 +76,13 @@ def write_report(scores: Scores, folder: Path, title: str, introduction: str) ->
             "",
             *curves,
             *notes(folder),
-            *(f"- `{agent}`: {AGENTS[agent].when}." for agent in dict.fromkeys(cell.agent for cell in scores)),
+            *agent_lines(cell.agent for cell in scores),
             "",
             provenance(scores.values()),
             "",
         ]
     )
-    (folder / "README.md").write_text(text)
+    write_atomically(folder / "README.md", text.encode())
     return text
 
 
@@ -103,7 +105,7 @@ def _draw_curves(scores: Scores, families: Sequence[str], path: Path) -> list[st
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("training return, last shot of a trial")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)
     return [
         "![learning](learning.png)",
         "",
@@ -121,6 +123,12 @@ def smooth(values: Sequence[float]) -> NDArray[np.float64]:
     sums = np.cumsum(np.concatenate([np.zeros(1), curve]))
     first = np.maximum(np.arange(len(curve)) + 1 - width, 0)
     return np.asarray((sums[1:] - sums[first]) / (np.arange(len(curve)) + 1 - first), np.float64)
+
+
+def agent_lines(agents: Iterable[str]) -> list[str]:
+    """A line of Markdown for each agent that says when it is to be chosen."""
+    kinds = {agent: load_agent(agent) for agent in dict.fromkeys(agents)}
+    return [f"- `{agent}`: {kind.when}." for agent, kind in kinds.items() if kind.when]
 
 
 def notes(folder: Path) -> list[str]:

@@ -8,6 +8,6 @@ from metarl.tasks.registry import register
 
 for _family in (classic_control, navigation, bandits, tabular_mdp, locomotion, metaworld):
     for _distribution in _family.DISTRIBUTIONS:
-        register(_distribution)
+        register(_distribution, built_in=True)
 
 __all__ = ["make_vec"]

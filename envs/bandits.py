@@ -18,7 +18,7 @@ import numpy as np
 from metarl.errors import ConfigError, unknown_name
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Task
-from metarl.vector.array_env import Array, ArrayVectorEnv, Params
+from metarl.vector.array_env import Array, ArrayVectorEnv, TaskParams
 from metarl.vector.streams import RowStreams
 
 _KINDS = ("bernoulli", "gaussian")
@@ -48,12 +48,12 @@ class BanditDynamics:
         """The arm to pull."""
         return gym.spaces.Discrete(self.num_arms)
 
-    def reset(self, params: Params, rng: RowStreams, num: int) -> Array:
+    def reset(self, params: TaskParams, rng: RowStreams, num: int) -> Array:
         """The constant state, ``[num, 1]``."""
         return np.zeros((num, 1))
 
     def step(
-        self, state: Array, action: Array, params: Params, rng: RowStreams
+        self, state: Array, action: Array, params: TaskParams, rng: RowStreams
     ) -> tuple[Array, Array, Array, Mapping[str, Array]]:
         """Pull one arm per instance. One call draws one number per instance, uniform or normal by ``kind``."""
         num = len(action)
@@ -64,7 +64,7 @@ class BanditDynamics:
             rewards = means + rng.standard_normal(num)
         return state, rewards, np.zeros(num, bool), {}
 
-    def observe(self, state: Array, params: Params) -> Array:
+    def observe(self, state: Array, params: TaskParams) -> Array:
         """Zeros ``[num, 1]``."""
         return state
 

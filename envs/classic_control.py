@@ -20,7 +20,7 @@ import gymnasium as gym
 import numpy as np
 
 from metarl.tasks.distribution import TaskDistribution
-from metarl.vector.array_env import Array, ArrayVectorEnv, Dynamics, Params
+from metarl.vector.array_env import Array, ArrayVectorEnv, Dynamics, TaskParams
 from metarl.vector.streams import RowStreams
 
 Intervals = tuple[tuple[float, float], ...]
@@ -63,12 +63,12 @@ class CartPole:
         self.observation_space = gym.spaces.Box(-high, high)
         self.action_space = gym.spaces.Discrete(2)
 
-    def reset(self, params: Params, rng: RowStreams, num: int) -> Array:
+    def reset(self, params: TaskParams, rng: RowStreams, num: int) -> Array:
         """States ``[num, 4]``, uniform in ±0.05."""
         return rng.uniform(-0.05, 0.05, (num, 4))
 
     def step(
-        self, state: Array, action: Array, params: Params, rng: RowStreams
+        self, state: Array, action: Array, params: TaskParams, rng: RowStreams
     ) -> tuple[Array, Array, Array, Mapping[str, Array]]:
         """One Euler step; equations of Florian (2007), "Correct equations for the dynamics of the cart-pole system"."""
         x, x_dot, theta, theta_dot = state.T
@@ -91,7 +91,7 @@ class CartPole:
         reward = np.exp(-np.abs(new[0] - params["target"])) * ~terminated if self.goal else np.ones(len(state))
         return new.T, reward, terminated, NO_INFO
 
-    def observe(self, state: Array, params: Params) -> Array:
+    def observe(self, state: Array, params: TaskParams) -> Array:
         """The state itself, ``[num, 4]``."""
         return state
 
@@ -116,13 +116,13 @@ class Pendulum:
         self.observation_space = gym.spaces.Box(-high, high)
         self.action_space = gym.spaces.Box(-self.MAX_TORQUE, self.MAX_TORQUE, (1,))
 
-    def reset(self, params: Params, rng: RowStreams, num: int) -> Array:
+    def reset(self, params: TaskParams, rng: RowStreams, num: int) -> Array:
         """States ``[num, 2]``: any angle, velocity in ±1."""
         high = np.array([np.pi, 1.0])
         return rng.uniform(-high, high, (num, 2))
 
     def step(
-        self, state: Array, action: Array, params: Params, rng: RowStreams
+        self, state: Array, action: Array, params: TaskParams, rng: RowStreams
     ) -> tuple[Array, Array, Array, Mapping[str, Array]]:
         """One step; ``action`` is ``[num, 1]``. The reward is of the state before it, as in Gymnasium."""
         angle, velocity = state.T
@@ -135,7 +135,7 @@ class Pendulum:
         new_state = np.stack([angle + self.TIME_STEP * new_velocity, new_velocity], axis=-1)
         return new_state, -cost, np.zeros(len(state), bool), NO_INFO
 
-    def observe(self, state: Array, params: Params) -> Array:
+    def observe(self, state: Array, params: TaskParams) -> Array:
         """Cosine, sine, velocity, ``[num, 3]``."""
         return np.stack([np.cos(state[:, 0]), np.sin(state[:, 0]), state[:, 1]], axis=-1)
 
@@ -162,12 +162,12 @@ class Acrobot:
         self.observation_space = gym.spaces.Box(-high, high)
         self.action_space = gym.spaces.Discrete(3)
 
-    def reset(self, params: Params, rng: RowStreams, num: int) -> Array:
+    def reset(self, params: TaskParams, rng: RowStreams, num: int) -> Array:
         """States ``[num, 4]`` (two angles, two velocities), uniform in ±0.1: hanging down."""
         return rng.uniform(-0.1, 0.1, (num, 4))
 
     def step(
-        self, state: Array, action: Array, params: Params, rng: RowStreams
+        self, state: Array, action: Array, params: TaskParams, rng: RowStreams
     ) -> tuple[Array, Array, Array, Mapping[str, Array]]:
         """One Runge-Kutta step of order 4, then angles wrapped to ±pi and velocities clipped."""
         dt = self.TIME_STEP
@@ -183,12 +183,12 @@ class Acrobot:
         terminated = -np.cos(new[0]) - np.cos(new[0] + new[1]) > 1.0
         return new.T, np.where(terminated, 0.0, -1.0), terminated, NO_INFO
 
-    def observe(self, state: Array, params: Params) -> Array:
+    def observe(self, state: Array, params: TaskParams) -> Array:
         """Cosines and sines of the angles and the velocities, ``[num, 6]``."""
         cos, sin = np.cos(state[:, :2]), np.sin(state[:, :2])
         return np.concatenate([cos[:, :1], sin[:, :1], cos[:, 1:], sin[:, 1:], state[:, 2:]], axis=1)
 
-    def _derivatives(self, state: Array, torque: Array, params: Params) -> Array:
+    def _derivatives(self, state: Array, torque: Array, params: TaskParams) -> Array:
         """Time derivative ``[4, num]`` of ``state`` ``[4, num]``; Sutton and Barto (1998), section 11.3."""
         angle1, angle2, velocity1, velocity2 = state
         mass, moi, length = params["mass"], params["moi"], params["length"]
@@ -233,12 +233,12 @@ class MountainCar:
         self.observation_space = gym.spaces.Box(low, high)
         self.action_space = gym.spaces.Discrete(3)
 
-    def reset(self, params: Params, rng: RowStreams, num: int) -> Array:
+    def reset(self, params: TaskParams, rng: RowStreams, num: int) -> Array:
         """States ``[num, 2]``: position uniform in [-0.6, -0.4], at rest."""
         return np.stack([rng.uniform(-0.6, -0.4, num), np.zeros(num)], axis=-1)
 
     def step(
-        self, state: Array, action: Array, params: Params, rng: RowStreams
+        self, state: Array, action: Array, params: TaskParams, rng: RowStreams
     ) -> tuple[Array, Array, Array, Mapping[str, Array]]:
         """One step; the left wall stops the car."""
         position, velocity = state.T
@@ -249,7 +249,7 @@ class MountainCar:
         terminated = (position >= self.GOAL_POSITION) & (velocity >= 0)
         return np.stack([position, velocity], axis=-1), np.full(len(state), -1.0), terminated, NO_INFO
 
-    def observe(self, state: Array, params: Params) -> Array:
+    def observe(self, state: Array, params: TaskParams) -> Array:
         """The state itself, ``[num, 2]``."""
         return state
 

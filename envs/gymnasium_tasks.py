@@ -17,6 +17,7 @@ One with ``sample_tasks / set_task``: :func:`from_set_task`. Anything else: :cla
 from __future__ import annotations
 
 import contextlib
+import importlib
 import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -25,7 +26,7 @@ from typing import Any, Protocol, runtime_checkable
 import gymnasium as gym
 import numpy as np
 
-from metarl.envs.mujoco_graphics import OwnContext, choose_backend
+from metarl.envs.mujoco_graphics import OwnContext, choose_backend, import_mujoco
 from metarl.errors import ConfigError
 from metarl.tasks.distribution import Sampler, TaskDistribution
 from metarl.types import Task
@@ -162,11 +163,20 @@ def _as_set_task_env(env: gym.Env[Any, Any]) -> SetTaskEnv:
 
 
 def _make(env: str, horizon: int | None, task: Task) -> gym.Env[Any, Any]:
+    if _uses_mujoco(env):
+        import_mujoco()
     return gym.make(env, max_episode_steps=horizon, **task)
 
 
+def _uses_mujoco(env: str) -> bool:
+    module, _, env_id = env.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    return "mujoco" in str(gym.spec(env_id).entry_point)
+
+
 def _make_rendering(env: str, horizon: int | None, task: Task) -> gym.Env[Any, Any]:
-    uses_mujoco = "mujoco" in str(gym.spec(env).entry_point)
+    uses_mujoco = _uses_mujoco(env)
     if uses_mujoco:
         choose_backend()
     made = gym.make(env, max_episode_steps=horizon, render_mode="rgb_array", **task)

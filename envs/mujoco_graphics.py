@@ -44,8 +44,10 @@ def choose_backend() -> str:
         The value of ``MUJOCO_GL``.
 
     Raises:
-        ConfigError: if ``MUJOCO_GL`` has a value that cannot render, or if nothing can; it names the Debian packages.
+        ConfigError: if MuJoCo is not installed, if ``MUJOCO_GL`` has a value that cannot render, or if nothing can; it
+            names the Debian packages.
     """
+    _require_mujoco()
     chosen = os.environ.get("MUJOCO_GL", "").strip().lower()
     if chosen and chosen not in BACKENDS:
         raise unknown_name("value of MUJOCO_GL", chosen, BACKENDS)
@@ -67,8 +69,7 @@ def import_mujoco() -> None:
     Raises:
         ConfigError: if MuJoCo is not installed, or if ``MUJOCO_GL`` is set and the import fails.
     """
-    if importlib.util.find_spec("mujoco") is None:
-        raise missing_extra("mujoco", "mujoco", "this family of tasks")
+    _require_mujoco()
     try:
         importlib.import_module("mujoco")
     except (ImportError, AttributeError, RuntimeError) as error:
@@ -79,6 +80,11 @@ def import_mujoco() -> None:
             f"MuJoCo cannot be imported with MUJOCO_GL={value} ({type(error).__name__}: {error}). {_INSTALL} "
             "Without rendering, unset MUJOCO_GL."
         ) from error
+
+
+def _require_mujoco() -> None:
+    if importlib.util.find_spec("mujoco") is None:
+        raise missing_extra("mujoco", "mujoco", "simulating with MuJoCo")
 
 
 class OwnContext(gym.Wrapper[Any, Any, Any, Any]):

@@ -30,7 +30,7 @@ import numpy as np
 
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Task
-from metarl.vector.array_env import Array, ArrayVectorEnv, Params
+from metarl.vector.array_env import Array, ArrayVectorEnv, TaskParams
 from metarl.vector.streams import RowStreams
 
 _MAX_STEP = 0.1
@@ -62,12 +62,12 @@ class PointDynamics:
         """Displacement, ``[2]``."""
         return gym.spaces.Box(-_MAX_STEP, _MAX_STEP, (2,), np.float32)
 
-    def reset(self, params: Params, rng: RowStreams, num: int) -> Array:
+    def reset(self, params: TaskParams, rng: RowStreams, num: int) -> Array:
         """The origin, ``[num, 2]``."""
         return np.zeros((num, 2))
 
     def step(
-        self, state: Array, action: Array, params: Params, rng: RowStreams
+        self, state: Array, action: Array, params: TaskParams, rng: RowStreams
     ) -> tuple[Array, Array, Array, Mapping[str, Array]]:
         """Move, then judge the new position; draws no random number."""
         position = state + np.clip(action.astype(np.float64), -_MAX_STEP, _MAX_STEP)
@@ -79,7 +79,7 @@ class PointDynamics:
         at_goal = distance <= self.sparse_radius
         return position, np.where(at_goal, 1.0 - distance, 0.0), np.zeros(len(action), bool), {"success": at_goal}
 
-    def observe(self, state: Array, params: Params) -> Array:
+    def observe(self, state: Array, params: TaskParams) -> Array:
         """Positions ``[num, 2]``."""
         return state
 

@@ -20,7 +20,7 @@ import numpy as np
 from metarl.errors import ConfigError
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Task
-from metarl.vector.array_env import Array, ArrayVectorEnv, Params
+from metarl.vector.array_env import Array, ArrayVectorEnv, TaskParams
 from metarl.vector.streams import RowStreams
 
 
@@ -49,12 +49,12 @@ class TabularDynamics:
         """One of ``num_actions`` actions."""
         return gym.spaces.Discrete(self.num_actions)
 
-    def reset(self, params: Params, rng: RowStreams, num: int) -> Array:
+    def reset(self, params: TaskParams, rng: RowStreams, num: int) -> Array:
         """State 0 everywhere, int64 ``[num]``."""
         return np.zeros(num, np.int64)
 
     def step(
-        self, state: Array, action: Array, params: Params, rng: RowStreams
+        self, state: Array, action: Array, params: TaskParams, rng: RowStreams
     ) -> tuple[Array, Array, Array, Mapping[str, Array]]:
         """One transition per instance.
 
@@ -69,7 +69,7 @@ class TabularDynamics:
         rewards = params["reward_means"][rows, state, action] + rng.standard_normal(num)
         return next_state, rewards, np.zeros(num, bool), {}
 
-    def observe(self, state: Array, params: Params) -> Array:
+    def observe(self, state: Array, params: TaskParams) -> Array:
         """One-hot states ``[num, num_states]``."""
         return np.eye(self.num_states)[state]
 

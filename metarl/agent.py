@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from metarl.config.settings import check_settings
 from metarl.networks.noise import TaskNoise
 from metarl.types import Action, Rollout, Spec, Timestep, Trial
 
@@ -35,7 +36,11 @@ class Agent(abc.ABC, Generic[State]):
         noise: source of every sample that ``act`` draws: each task has a stream of its own, so that it plays the same
             in any company.
         generator: source of every sample that ``meta_update`` draws.
+        config: settings that it was built from, recorded in its run's folder so that the command line can build it
+            again; None for an agent that has none.
     """
+
+    config: AgentConfig | None = None
 
     def __init__(
         self,
@@ -102,15 +107,26 @@ class Agent(abc.ABC, Generic[State]):
 class AgentConfig(abc.ABC):
     """Settings of one kind of agent; a frozen dataclass that knows how to build it.
 
+    The types of its fields say which values they take (:mod:`metarl.config.settings`). A field that an algorithm fixes
+    is a ``Literal`` of one value: it cannot be set, and it is recorded with the others.
+
     Attributes:
         when: when to choose this agent, for ``metarl list``.
         told_task: whether the task's numbers are appended to its observations.
         adapts_by: what lies between two rollouts of a trial.
+        renamed: today's names of settings, by the names in older config files.
+        retired: settings of older config files, under today's names, that do nothing or cannot be set any more: the
+            values that are passed over, None for any, since they never acted.
     """
 
     when: ClassVar[str] = ""
     told_task: ClassVar[bool] = False
     adapts_by: ClassVar[Literal["gradient step", "episode"]] = "gradient step"
+    renamed: ClassVar[Mapping[str, str]] = {}
+    retired: ClassVar[Mapping[str, tuple[Any, ...] | None]] = {}
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     @property
     @abc.abstractmethod

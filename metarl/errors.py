@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -96,30 +95,3 @@ def folded(names: Sequence[str]) -> list[str]:
     large = {group for group, count in groups.items() if count > _MOST_LISTED}
     listed = [name for name in names if name.split("/")[0] not in large]
     return listed + [f"{group}/... ({groups[group]} of them)" for group in sorted(large)]
-
-
-def require_positive(owner: object, *names: str) -> None:
-    """Refuse fields of ``owner``, a dataclass, that are not numbers above zero, or not whole where declared ``int``.
-
-    Raises:
-        ConfigError: naming the first offending field, its value and what is expected.
-    """
-    types = {field.name: field.type for field in dataclasses.fields(owner)}  # type: ignore[arg-type]
-    for name in names:
-        value = getattr(owner, name)
-        if types[name] in ("int", int) and not isinstance(value, int):
-            raise ConfigError(f"{type(owner).__name__}.{name} must be a whole number above 0, got {value!r}.")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0 or value == float("inf"):
-            raise ConfigError(f"{type(owner).__name__}.{name} must be a finite number above 0, got {value!r}.")
-
-
-def require_in_unit_interval(owner: object, *names: str) -> None:
-    """Refuse fields of ``owner`` outside [0, 1].
-
-    Raises:
-        ConfigError: naming the first offending field, its value and the interval.
-    """
-    for name in names:
-        value = getattr(owner, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-            raise ConfigError(f"{type(owner).__name__}.{name} must lie in [0, 1], got {value!r}.")

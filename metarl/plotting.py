@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from metarl.errors import ConfigError
+from metarl.runs.files import write_atomically
 from metarl.runs.logger import read_metrics
 from metarl.statistics import Interval
 
@@ -44,7 +46,7 @@ def adaptation_figure(rows: Mapping[str, Sequence[Interval]], path: Path, title:
     axes.set_xticks(range(most))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def learning_figure(runs: Mapping[str, Path], path: Path) -> None:
@@ -83,12 +85,19 @@ def learning_figure(runs: Mapping[str, Path], path: Path) -> None:
     axes.set(xlabel="environment steps, adaptation included", ylabel="return")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
+    """Write a figure in one step, in the format of the path's suffix (PNG without one).
+
+    Raises:
+        ConfigError: for an unknown format, or if the file cannot be written.
+    """
+    data = io.BytesIO()
     try:
-        figure.savefig(path, dpi=150, format=path.suffix[1:] or "png")
+        figure.savefig(data, dpi=dpi, format=path.suffix[1:] or "png")
+        write_atomically(path, data.getvalue())
     except (OSError, ValueError) as error:  # ValueError: a suffix that is no image format.
         raise ConfigError(f"cannot write the figure {path}: {error}.") from error
 

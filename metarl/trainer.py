@@ -17,16 +17,19 @@ from typing import Any
 
 import torch
 
-from metarl.agent import Agent
-from metarl.config import TrainConfig
-from metarl.errors import CheckpointError, NonFiniteError
+from metarl.agent import Agent, AgentConfig
+from metarl.agents.registry import agent_name
+from metarl.config import TrainConfig, run_config
+from metarl.errors import CheckpointError, ConfigError, NonFiniteError
 from metarl.evaluation.evaluator import evaluate, require_same_spaces
+from metarl.plugins import refuse_while_importing
 from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
 from metarl.runs.folder import RunFolder
 from metarl.runs.logger import Logger
 from metarl.seeding import derive, numpy_stream
 from metarl.tasks.distribution import TaskDistribution
+from metarl.tasks.registry import distribution_name
 from metarl.types import Trial
 
 _SCORE_WINDOW = 10
@@ -67,7 +70,8 @@ def train(
         distribution: trained on its train split, monitored on its test split. The best checkpoint is chosen by
             training return, since choosing by test tasks would spoil them for the final evaluation.
         config: settings.
-        run: where checkpoints and logs go; locked while training.
+        run: where checkpoints and logs go; locked while training. A folder without config.json gets one that names
+            agent and tasks, as far as another process can find them by a name, for ``metarl evaluate`` and its like.
         checkpoint: resume from this file instead of the newest; what came after it is kept in the run's folder
             ``abandoned``.
         listener: called after every iteration.
@@ -79,9 +83,10 @@ def train(
     Raises:
         NonFiniteError: if a reward, an observation, a metric or a parameter is NaN or infinite, naming iteration,
             tensor and last good checkpoint; nothing of that iteration is saved.
-        ConfigError: if the agent was built for other spaces.
+        ConfigError: if the agent was built for other spaces; if the command line is importing the script that trains.
         CheckpointError: if the run is in use, a checkpoint is damaged or of another agent, or the disk is full.
     """
+    refuse_while_importing("trains")
     require_same_spaces(agent, distribution)
     run.checkpoints.keep_last = config.keep_checkpoints
     with run.lock(), contextlib.ExitStack() as stack:
@@ -103,9 +108,8 @@ def train(
             saved = iteration
 
         if not (run.path / "config.json").exists():
-            # A run of a script; the command line writes more.
-            name = type(agent).__name__
-            run.write_config({"agent": name, "tasks": distribution.id, "train": dataclasses.asdict(config)})
+            # A script's run: that of an experiment has its config from the start.
+            run.write_config(_find_names(agent, distribution, config))
             run.write_manifest(config.seed, agent.device)
         if checkpoint is not None:
             run.set_aside(state.iteration)
@@ -165,6 +169,46 @@ def restore(agent: Agent[Any], content: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"the checkpoint does not fit this agent: it was saved by another one, or with other settings. {error}"
         ) from error
+
+
+def _find_names(agent: Agent[Any], distribution: TaskDistribution, config: TrainConfig) -> dict[str, Any]:
+    """The content of config.json for a script's run: names of agent and tasks, or why they have none."""
+    names: dict[str, str] = {}
+    not_found: dict[str, str] = {}
+    finders: dict[str, Callable[[], str]] = {
+        "agent": lambda: _name_agent(agent),
+        "tasks": lambda: distribution_name(distribution),
+    }
+    for part, find in finders.items():
+        try:
+            names[part] = find()
+        except ConfigError as error:
+            not_found[part] = str(error)
+    settings = agent.config if isinstance(agent.config, AgentConfig) else None
+    return run_config(names.get("agent"), names.get("tasks"), config, settings, not_found)
+
+
+def _name_agent(agent: Agent[Any]) -> str:
+    """The name under which ``agent`` can be built again.
+
+    Raises:
+        ConfigError: saying why it cannot.
+    """
+    config = agent.config
+    if not isinstance(config, AgentConfig):
+        raise ConfigError(f"its class, {type(agent).__name__}, carries no config to build it from")
+    name = agent_name(config)
+    again = config.build(agent.spec, torch.device("cpu"), 0)
+    # A script may have given it another policy or outer update, which nobody would notice later on.
+    theirs, ours = vars(again) | {"class": again}, vars(agent) | {"class": agent}
+    for part in theirs.keys() & ours.keys():
+        there, here = type(theirs[part]), type(ours[part])
+        if there is not here and type(None) not in (there, here):
+            raise ConfigError(
+                f"its config, a {type(config).__name__}, builds another agent: {part} is a {there.__name__} there and "
+                f"a {here.__name__} here"
+            )
+    return name
 
 
 @dataclass(frozen=True)

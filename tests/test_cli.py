@@ -17,10 +17,12 @@ from typing import Any
 
 import matplotlib.image
 import pytest
+from helpers.command_line import metarl as _metarl
+from helpers.command_line import refused as _refused
 
 from metarl.agents import AGENTS
 from metarl.cli import entry as cli
-from metarl.cli.train import TrainOptions
+from metarl.cli.train import Source, TrainOptions
 from metarl.config import TrainConfig
 from metarl.experiments.presets import PRESETS
 from metarl.runs.folder import RunFolder
@@ -40,26 +42,6 @@ def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr(sys, "path", [*sys.path])
-
-
-def _metarl(words: str | list[str]) -> int:
-    """The exit status of a command run in this process."""
-    try:
-        return cli.main(words.split() if isinstance(words, str) else words)
-    except SystemExit as stop:
-        return int(str(stop.code))
-
-
-def _refused(words: str | list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """What a command that must fail prints, in one line; it leaves no run behind."""
-    before = sorted(Path().glob("runs/*"))
-    capsys.readouterr()
-    assert _metarl(words) == 2
-    printed = capsys.readouterr()
-    text = re.sub(r"[│\s]+", " ", printed.err + printed.out)
-    assert "Traceback" not in text
-    assert sorted(Path().glob("runs/*")) == before
-    return text
 
 
 @pytest.fixture
@@ -187,9 +169,9 @@ def test_help_describes_every_setting(agent: str, capsys: pytest.CaptureFixture[
         cli.main(["train", agent, "bandit", "--help"])
     assert stop.value.code == 0
     printed = capsys.readouterr().out
-    for kind in (TrainConfig, AGENTS[agent], TrainOptions):
+    for kind in (TrainConfig, AGENTS[agent], Source, TrainOptions):
         flags = [field.name.replace("_", "-") for field in dataclasses.fields(kind)]
-        for flag in set(flags) - {"train", "agent"}:
+        for flag in set(flags) - {"train", "settings", "source"}:
             assert re.search(rf"--{flag}[ ,]", printed), flag
     assert "Meta-updates." in printed
 
@@ -336,13 +318,13 @@ _TRAIN = "train maml-trpo bandit"
         (f"{_TRAIN} --num-iterations 2.5", r"--num-iterations.*'2\.5'"),
         (f"{_TRAIN} --num-iterations", r"--num-iterations"),
         (f"{_TRAIN} --device tpu", r"'tpu'.*--device.*'auto', 'cpu', 'cuda'"),
-        (f"{_TRAIN} --num-iterations -3", r"TrainConfig\.num_iterations must be a finite number above 0, got -3"),
-        (f"{_TRAIN} --meta-batch-size 0", r"TrainConfig\.meta_batch_size must be a finite number above 0, got 0"),
+        (f"{_TRAIN} --num-iterations -3", r"TrainConfig\.num_iterations must be a whole number above 0, got -3"),
+        (f"{_TRAIN} --meta-batch-size 0", r"TrainConfig\.meta_batch_size must be a whole number above 0, got 0"),
         (f"{_TRAIN} --inner-lr -0.1", r"MAMLTRPOConfig\.inner_lr must be a finite number above 0, got -0\.1"),
         (f"{_TRAIN} --inner-lr nan", r"MAMLTRPOConfig\.inner_lr must be a finite number above 0, got nan"),
         (f"{_TRAIN} --discount 1.5", r"MAMLTRPOConfig\.discount must lie in \[0, 1\], got 1\.5"),
-        (f"{_TRAIN} --hidden-sizes 8 0", r"MAMLTRPOConfig\.hidden_sizes must be above 0"),
-        (f"{_TRAIN} --seed -1", r"TrainConfig\.seed must be an integer of 0 or more, got -1"),
+        (f"{_TRAIN} --hidden-sizes 8 0", r"MAMLTRPOConfig\.hidden_sizes must be a tuple of whole numbers above 0"),
+        (f"{_TRAIN} --seed -1", r"TrainConfig\.seed must be a whole number of 0 or more, got -1"),
         (f"{_TRAIN} --resume absent", r"--resume absent brings its own agent and tasks"),
         (f"{_TRAIN} --checkpoint x", r"--checkpoint x needs --resume RUN"),
         ("train --resume absent", r"absent does not exist"),
@@ -352,7 +334,7 @@ _TRAIN = "train maml-trpo bandit"
         ("check os.absent:x", r"cannot import the module 'os\.absent'"),
         ("check :x", r"'' of ':x' is not a module's name"),
         ("check ../mine:x", r"'\.\./mine' of .* is not a module's name"),
-        ("check os:", r"expected a TaskDistribution, found nothing\. Distributions in os: none"),
+        ("check os:", r"expected a TaskDistribution, found nothing\. What os has of that kind: nothing"),
         ("check os:path", r"expected a TaskDistribution, found module"),
         ("check pendulm", r"Did you mean 'pendulum'\?"),
         ("evaluate absent", r"absent does not exist"),
@@ -467,7 +449,7 @@ def test_a_broken_distribution_is_refused(mine: str, capsys: pytest.CaptureFixtu
     assert "mine/endless" in _refused(f"check {mine}:endless", capsys)
     assert "mine/endless" in _refused(f"train rl2 {mine}:endless", capsys)
     text = _refused(f"check {mine}:god", capsys)
-    assert f"Distributions in {mine}: good, leaky, endless" in text
+    assert f"What {mine} has of that kind: good, leaky, endless" in text
 
 
 @pytest.mark.parametrize(("line", "named"), [("1 / 0", "ZeroDivisionError"), ("import absent_module", "absent_module")])

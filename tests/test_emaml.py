@@ -100,7 +100,7 @@ def test_pre_update_actions_that_led_to_a_better_adaptation_become_likelier() ->
     agent = EMAMLConfig(hidden_sizes=(5,), inner_lr=1e-6, max_kl=0.05).build(DISCRETE, CPU, 0)
 
     def share() -> float:
-        policy = agent.policy.distribution(agent.stacked(3), pre.obs.flatten(1, 2))
+        policy = agent.policy.distribution(agent.begin(3).params, pre.obs.flatten(1, 2))
         return policy.log_prob(torch.full_like(pre.actions, 2).flatten(1, 2))[pre.valid.flatten(1)].exp().mean().item()
 
     before = share()

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from metarl.agents import MAMLTRPOConfig, RandomConfig, RL2Config
-from metarl.cli.report import evaluation_rows, write_report
+from metarl.cli.report import evaluation_rows, write_adaptation
 from metarl.config import TrainConfig
 from metarl.errors import CheckpointError, ConfigError
-from metarl.experiments.experiment import Experiment, pretrained_reference, reference_config
+from metarl.experiments import Experiment, Setup
+from metarl.experiments.experiment import pretrained_reference, reference_config
 from metarl.runs.folder import RunFolder
 from metarl.tasks.registry import load_distribution
 
@@ -23,7 +24,7 @@ _MAML = MAMLTRPOConfig(hidden_sizes=(4,), rollouts_per_task=2, cg_iterations=2, 
 
 @pytest.fixture
 def experiment(tmp_path: Path) -> Experiment:
-    return Experiment.create("maml-trpo", "bandit", _TRAIN, _MAML, RunFolder.create(tmp_path, "run"))
+    return Experiment.create(Setup("maml-trpo", "bandit", _TRAIN, _MAML), RunFolder.create(tmp_path, "run"))
 
 
 def test_an_experiment_is_opened_as_it_was_created(experiment: Experiment) -> None:
@@ -113,7 +114,7 @@ def test_every_row_of_the_table_is_scored_on_the_same_tasks(experiment: Experime
     for row in rows:
         for mean, low, high in row.intervals:
             assert low <= mean <= high
-    figure = write_report(rows, experiment.distribution, tmp_path / "scores", "x", {"seed": 9})
+    figure = write_adaptation(rows, experiment.distribution, tmp_path / "scores", "x", {"seed": 9})
     written = json.loads((tmp_path / "scores.json").read_text())
     assert figure.is_file() and written["seed"] == 9
     assert [row["label"] for row in written["rows"]] == [row.label for row in rows]

@@ -91,3 +91,9 @@ def test_environment_without_set_task_is_refused_with_the_way_out() -> None:
     tasks = from_set_task("mine/none", lambda: gym.make("Pendulum-v1"))
     with pytest.raises(ConfigError, match=r"PendulumEnv must have the methods sample_tasks.*TaskDistribution"):
         tasks.sample(np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("env", ["gymnasium:Pendulum-v1", "gymnasium.envs.mujoco:InvertedPendulum-v5"])
+def test_an_id_may_name_the_module_that_registers_it(env: str) -> None:
+    tasks = gymnasium_tasks("mine/named", env=env, sample=lambda rng: {}, horizon=5)
+    assert tasks.spec.horizon == 5

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl.adaptation import inner_loop
+from metarl.adaptation import Params, inner_loop
 
-Params = dict[str, Tensor]
 NUM_TASKS, INNER_LR = 3, 0.3
 SHAPES = {"w": (2, 2), "b": (2,), "unused": (1,)}
 SIZE = 7
@@ -56,11 +55,11 @@ def jacobian(params: Params, task: int, num_steps: int) -> Tensor:
 
 
 @pytest.mark.parametrize("num_steps", [0, 1, 2, 3])
-def test_push_and_pull_are_the_dense_jacobian_and_its_transpose(num_steps: int) -> None:
+def test_jvp_and_vjp_are_the_dense_jacobian_and_its_transpose(num_steps: int) -> None:
     """Of every task by itself; several steps' Hessians do not commute, so the order shows."""
     params, tangent, cotangent = stacked(0), stacked(10), stacked(20)
     loop = inner_loop(params, losses(num_steps), INNER_LR, second_order=True)
-    pushed, pulled = loop.push(tangent), loop.pull(cotangent)
+    pushed, pulled = loop.jvp(tangent), loop.vjp(cotangent)[0]
     for task in range(NUM_TASKS):
         dense = jacobian(params, task, num_steps)
         start = flat(params, task).requires_grad_()
@@ -73,10 +72,10 @@ def test_push_and_pull_are_the_dense_jacobian_and_its_transpose(num_steps: int) 
     assert all(not value.requires_grad for result in (loop.adapted, pushed, pulled) for value in result.values())
 
 
-def test_pull_is_the_transpose_of_push() -> None:
+def test_vjp_is_the_transpose_of_jvp() -> None:
     loop = inner_loop(stacked(0), losses(3), INNER_LR, second_order=True)
     tangent, cotangent = stacked(10), stacked(20)
-    pushed, pulled = loop.push(tangent), loop.pull(cotangent)
+    pushed, pulled = loop.jvp(tangent), loop.vjp(cotangent)[0]
     for task in range(NUM_TASKS):
         left = flat(pushed, task) @ flat(cotangent, task)
         assert abs(left - flat(tangent, task) @ flat(pulled, task)) < 1e-10
@@ -84,16 +83,16 @@ def test_pull_is_the_transpose_of_push() -> None:
 
 def test_graphs_can_be_used_again_and_again() -> None:
     loop = inner_loop(stacked(0), losses(2), INNER_LR, second_order=True)
-    first = loop.push(stacked(10))
-    loop.pull(stacked(20))
-    again = loop.push(stacked(10))
+    first = loop.jvp(stacked(10))
+    loop.vjp(stacked(20))[0]
+    again = loop.jvp(stacked(10))
     assert all(torch.equal(value, again[name]) for name, value in first.items())
 
 
 def test_zero_learning_rate_leaves_parameters_and_derivatives_alone() -> None:
     params, vector = stacked(0), stacked(10)
     loop = inner_loop(params, losses(2), 0.0, second_order=True)
-    for result, expected in ((loop.adapted, params), (loop.push(vector), vector), (loop.pull(vector), vector)):
+    for result, expected in ((loop.adapted, params), (loop.jvp(vector), vector), (loop.vjp(vector)[0], vector)):
         assert all(torch.equal(value, expected[name]) for name, value in result.items())
 
 
@@ -102,7 +101,7 @@ def test_first_order_takes_the_same_steps_and_has_the_identity_as_derivative() -
     exact = inner_loop(stacked(0), losses(2), INNER_LR, second_order=True)
     first = inner_loop(stacked(0), losses(2), INNER_LR, second_order=False)
     assert all(torch.equal(value, exact.adapted[name]) for name, value in first.adapted.items())
-    for moved in (first.push(vector), first.pull(vector)):
+    for moved in (first.jvp(vector), first.vjp(vector)[0]):
         assert all(torch.equal(moved[name], value) for name, value in vector.items())
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl import evaluate, make
-from metarl.agents.rl2 import RL2Config
+from metarl.agents.rl2 import SNAILConfig
 from metarl.errors import ConfigError
 from metarl.networks.memory import GRUMemory, LSTMMemory, Memory, input_size
 from metarl.networks.snail import AttentionBlock, DenseBlock, SNAILMemory
@@ -111,7 +111,7 @@ def test_dilations_reach_over_the_whole_trial() -> None:
 
 def test_an_episode_that_outgrows_snail_is_refused() -> None:
     bandit = make("bandit")
-    agent = RL2Config(memory="snail", hidden_size=4, episodes_per_trial=1).build(bandit.spec, torch.device("cpu"), 0)
+    agent = SNAILConfig(hidden_size=4, episodes_per_trial=1).build(bandit.spec, torch.device("cpu"), 0)
     assert evaluate(agent, bandit, num_tasks=3, seed=0).returns.shape == (3, 1)
     with pytest.raises(ConfigError, match=r"built for 10 steps .* has seen 10"):
         evaluate(agent, bandit, num_tasks=3, seed=0, num_adaptations=1)

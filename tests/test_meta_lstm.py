@@ -32,6 +32,8 @@ from metarl.agents import (
     ReptileConfig,
 )
 from metarl.agents.common.gradient_agent import GradientAgent
+from metarl.agents.maml import TrustRegionConfig
+from metarl.agents.maml_ppo import ClippedConfig
 from metarl.errors import ConfigError
 from metarl.evaluation.evaluator import evaluate
 from metarl.runs.checkpoint import load, save
@@ -41,7 +43,7 @@ from metarl.types import Spec, Trial
 RULES = ("ravi-lstm", "andrychowicz-lstm")
 SETTINGS: dict[str, Any] = {"hidden_sizes": (3,), "inner_lr": 0.3, "discount": 0.9, "gae_lambda": 0.8}
 CLIPPED: dict[str, Any] = {"meta_lr": 0.01, "num_epochs": 2, "clip_range": 0.5}
-TRUST_REGION: dict[str, type[MAMLTRPOConfig]] = {
+TRUST_REGION: dict[str, type[TrustRegionConfig]] = {
     "maml-trpo": MAMLTRPOConfig,
     "fomaml": FOMAMLConfig,
     "anil": ANILConfig,
@@ -124,7 +126,7 @@ def test_meta_lstm_takes_the_trpo_step_of_the_reference(rule: Any) -> None:
     ],
     ids=["first-order-maml-ppo", "promp"],
 )
-def test_two_clipped_updates_equal_the_reference(config: MAMLPPOConfig, spec: Spec, rule: Any) -> None:
+def test_two_clipped_updates_equal_the_reference(config: ClippedConfig, spec: Spec, rule: Any) -> None:
     """First and second order; ProMP's loss depends on the policies before adaptation as well."""
     config = dataclasses.replace(config, inner_rule=rule, num_inner_steps=2, task_chunk=2)
     agent = built(config, spec)
@@ -204,7 +206,9 @@ def test_agents_with_a_learned_rule_keep_the_contract(name: str, rule: Any) -> N
 
 @pytest.mark.parametrize("kind", [MetaSGDConfig, ReptileConfig, PretrainedConfig, OracleConfig])
 def test_agents_that_cannot_learn_a_rule_refuse_it(kind: Any) -> None:
-    with pytest.raises(ConfigError, match=rf"{kind.__name__}\.inner_rule must be one of sgd, got 'ravi-lstm'"):
+    with pytest.raises(
+        ConfigError, match=rf"{kind.__name__}\.inner_rule must be 'sgd', which is fixed here, got 'ravi-lstm'"
+    ):
         kind(inner_rule="ravi-lstm")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,12 +11,12 @@ import pytest
 from metarl.benchmarks import ml1, ml10
 from metarl.benchmarks.cells import Cell, open_experiment
 from metarl.benchmarks.metaworld import runs as metaworld_runs
-from metarl.benchmarks.metaworld.report import write_report
+from metarl.benchmarks.metaworld.report import write_success_page
 from metarl.benchmarks.report import smooth
 from metarl.cli.entry import main as metarl
 from metarl.errors import ConfigError
 from metarl.evaluation.metaworld_scores import OfficialScores, TaskScores
-from metarl.experiments.presets import settings, to_json
+from metarl.experiments import resolve
 
 TINY = """
 import dataclasses
@@ -55,7 +54,7 @@ def test_the_same_command_scores_what_was_trained_and_writes_the_page(
 ) -> None:
     monkeypatch.setattr(metaworld_runs, "train", None)  # Nothing may be trained again.
     run()
-    results = folder / "benchmarks/results/tiny_reach:reach"
+    results = folder / "benchmarks/results/tiny_reach-reach"
     page = (results / "README.md").read_text()
     for part in (
         "python -m metarl.benchmarks.tiny --agent rl2 --seeds 1 --variant tiny --steps 40 --meta-batch-size 2 ",
@@ -70,7 +69,7 @@ def test_the_same_command_scores_what_was_trained_and_writes_the_page(
         "Commit",
     ):
         assert part in page, part
-    score = json.loads((results / "tiny_reach:reach-rl2-tiny-seed1.json").read_text())
+    score = json.loads((results / "tiny_reach-reach-rl2-tiny-seed1.json").read_text())
     assert score["env_steps"] == 40 and score["curve"]["env_steps"] == [40]
     assert score["official"]["test"]["env_steps"] == 2 * 13 * 10
     assert len(score["official"]["test"]["by_task"]["reach-v3"]["success"]) == 2
@@ -88,7 +87,7 @@ def test_the_same_command_scores_what_was_trained_and_writes_the_page(
 def test_metarl_evaluate_prints_the_table_and_upstreams_figure_on_request(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = "runs/benchmark-metaworld/tiny_reach:reach-rl2-tiny-seed1"
+    path = "runs/benchmark-metaworld/tiny_reach-reach-rl2-tiny-seed1"
     # Upstream's episodes last 500 steps; that its function runs is tests/test_metaworld_upstream.py.
     monkeypatch.setattr("metarl.experiments.official.upstream_evaluation", lambda *_, **__: (0.5, {"reach-v3": 0.5}))
     assert metarl(["evaluate", path, "--official", "--goals", "1", "--upstream"]) == 0
@@ -113,7 +112,7 @@ def test_metarl_evaluate_prints_the_table_and_upstreams_figure_on_request(
 def test_evaluation_options_that_would_do_nothing_are_refused(
     folder: Path, options: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = "runs/benchmark-metaworld/tiny_reach:reach-rl2-tiny-seed1"
+    path = "runs/benchmark-metaworld/tiny_reach-reach-rl2-tiny-seed1"
     assert metarl(["evaluate", path, *options.split()]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
 
@@ -163,7 +162,6 @@ def _scores(split: str, success: float, agent: str = "") -> OfficialScores:
 
 
 def test_the_page_of_several_seeds_and_splits_holds_seeds_tasks_references_and_floor(tmp_path: Path) -> None:
-    train, agent = settings("rl2", "ml10")
     manifest = {
         "git": {"commit": "0123456789ab"},
         "machine": {"cpu": "a cpu", "cores": 2, "torch_threads": 1, "device": "cpu"},
@@ -177,14 +175,14 @@ def test_the_page_of_several_seeds_and_splits_holds_seeds_tasks_references_and_f
             "variant": "",
             "changed": {},
             "env_steps": 2e7,
-            "config": json.loads(json.dumps(to_json("rl2", "ml10", dataclasses.replace(train, seed=seed), agent))),
+            "config": json.loads(json.dumps(resolve("rl2", "ml10", train={"seed": seed}).to_json())),
             "manifest": manifest,
             "curve": {"env_steps": [1e5, 2e5], "return": [1.0, 2.0], "success": [0.0, 0.5]},
             "official": {split: _scores(split, success).to_json() for split in ("train", "test")},
         }
         (tmp_path / f"ml10-rl2-seed{seed}.json").write_text(json.dumps(score))
     references = {("scripted expert", split): _scores(split, 1.0) for split in ("train", "test")}
-    page = write_report(tmp_path, "ml10", "metarl.benchmarks.ml10", ("train", "test"), references)  # type: ignore[arg-type]
+    page = write_success_page(tmp_path, "ml10", "metarl.benchmarks.ml10", ("train", "test"), references)  # type: ignore[arg-type]
     assert "    python -m metarl.benchmarks.ml10 --agent rl2 --seeds 1 2\n" in page
     row = next(line for line in page.splitlines() if line.startswith("| rl2 |"))
     assert row.split("|")[2] == " 20.00 M " and row.count(" 62.5 |") == 2

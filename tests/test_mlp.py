@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from metarl.networks.mlp import Activation, MLPPolicy, stack, stacked_mlp
-from metarl.networks.policy import Params
+from metarl.networks.mlp import Activation, MLPPolicy, stacked_mlp
+from metarl.networks.params import Params, stack
 from metarl.types import Spec
 
 NUM_TASKS, NUM_SAMPLES, SIZES = 2, 3, (4, 3, 5, 2)

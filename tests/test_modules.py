@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from metarl import adaptation, make, run_trial
 from metarl.adaptation import call, inner_loop, meta_gradient, modules, stack_module
 from metarl.agents import GradientAgent, MAMLTRPOConfig, MetaSGDConfig
-from metarl.agents.maml import TRPOUpdate
 from metarl.errors import ConfigError
 from metarl.networks.policy import ModulePolicy, Policy
 from metarl.rollouts.collector import Collector
@@ -69,7 +68,7 @@ def twins(tasks: str) -> tuple[GradientAgent, GradientAgent]:
         for layer in range(3):
             policy.get_parameter(f"module.{2 * layer}.weight").copy_(mlp.policy.get_parameter(f"w{layer}").T)
             policy.get_parameter(f"module.{2 * layer}.bias").copy_(mlp.policy.get_parameter(f"b{layer}"))
-    return mlp, GradientAgent(config, spec, CPU, 0, lambda agent: TRPOUpdate(config), policy=policy)
+    return mlp, GradientAgent(config, spec, CPU, 0, policy=policy)
 
 
 def double(part: Any) -> Any:
@@ -106,14 +105,12 @@ def test_a_module_policy_can_learn_its_step_sizes() -> None:
     distribution = make("cartpole-goal")
     config = MetaSGDConfig(rollouts_per_task=3)
     policy = ModulePolicy(distribution.spec, nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)))
-    agent = GradientAgent(
-        config, distribution.spec, CPU, 0, lambda agent: TRPOUpdate(config), learned_rates=True, policy=policy
-    )
-    before = {name: value.detach().clone() for name, value in agent.meta_parameters().items()}
+    agent = GradientAgent(config, distribution.spec, CPU, 0, policy=policy)
+    before = {name: value.detach().clone() for name, value in agent.meta_gradient.meta_parameters().items()}
     tasks = distribution.train.sample(3, numpy_stream(1, "tasks"))
     agent.meta_update(run_trial(agent, Collector(distribution, 3, CPU), tasks, 1, 0))
     assert {"module.0.weight", "rule.module/0/weight"} < before.keys()
-    assert all((value - before[name]).abs().max() > 0 for name, value in agent.meta_parameters().items())
+    assert all((value - before[name]).abs().max() > 0 for name, value in agent.meta_gradient.meta_parameters().items())
 
 
 def test_the_head_of_a_module_is_its_last_layer() -> None:

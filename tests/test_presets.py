@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ import torch
 
 from metarl.agent import AgentConfig
 from metarl.agents import AGENTS
+from metarl.cli.train import Source, TrainOptions
 from metarl.config import TrainConfig
 from metarl.errors import ConfigError
-from metarl.experiments.experiment import Experiment
-from metarl.experiments.presets import PRESETS, from_json, settings, to_json
-from metarl.runs.folder import RunFolder
+from metarl.experiments import Experiment, Setup, resolve
+from metarl.experiments.presets import PRESETS
 from metarl.runs.logger import read_metrics
 from metarl.tasks.registry import registered
 from metarl.types import Spec
@@ -40,8 +41,9 @@ def test_every_preset_builds_as_it_is_and_trains_when_small(tmp_path: Path, name
     meta_world = tasks.startswith("ml")  # Asking for its spec would start a simulation, here a hundred times.
     assert tasks in registered()
     spec = META_WORLD if meta_world else registered()[tasks].spec
-    train_config, agent_config = settings(agent, tasks)
-    assert (train_config, agent_config) == settings(agent, "another", preset=name)
+    setup = resolve(agent, tasks)
+    train_config, agent_config = setup.train_config, setup.agent_config
+    assert dataclasses.replace(setup, task_name="another") == resolve(agent, "another", preset=name)
     for field, value in PRESETS[name].train.items():
         assert getattr(train_config, field) == value
     for field, value in PRESETS[name].agent.items():
@@ -49,13 +51,9 @@ def test_every_preset_builds_as_it_is_and_trains_when_small(tmp_path: Path, name
     agent_config.build(spec, torch.device("cpu"), 1)
     if meta_world or tasks.startswith("locomotion/") or spec.horizon > _LONGEST:  # bodies are slow to step
         return
-    experiment = Experiment.create(
-        agent,
-        tasks,
-        dataclasses.replace(train_config, device="cpu", num_iterations=1, meta_batch_size=2, eval_tasks=2),
-        _small(agent_config),
-        RunFolder.create(tmp_path, "run"),
-    )
+    small = {"device": "cpu", "num_iterations": 1, "meta_batch_size": 2, "eval_tasks": 2}
+    setup = dataclasses.replace(resolve(agent, tasks, train=small), agent_config=_small(agent_config))
+    experiment = Experiment.start(setup, tmp_path, "run")
     assert experiment.train(lambda _: None)
     assert len(read_metrics(experiment.run.metrics)) == 1
 
@@ -96,41 +94,40 @@ def test_every_field_is_documented(kind: type[Any]) -> None:
 @pytest.mark.parametrize("agent", AGENTS)
 def test_no_setting_of_an_agent_hides_one_of_the_outer_loop(agent: str) -> None:
     """Flags carry no prefix, and so do the options of the command itself."""
-    ours = {field.name for field in dataclasses.fields(TrainConfig)} | {"preset", "resume", "checkpoint", "runs"}
-    theirs = {field.name for field in dataclasses.fields(AGENTS[agent])}
-    assert ours & (theirs | {"reference"}) == set()
+    kinds = (TrainConfig, Source, TrainOptions, AGENTS[agent])
+    names = [field.name for kind in kinds for field in dataclasses.fields(kind)]
+    assert len(names) == len(set(names))
 
 
 def test_unknown_names_are_refused_with_the_nearest_match() -> None:
     with pytest.raises(
         ConfigError, match=r"unknown agent 'maml-trop'\. Did you mean 'maml-trpo'\? Valid choices: .*rl2"
     ):
-        settings("maml-trop", "bandit")
+        resolve("maml-trop", "bandit")
     with pytest.raises(ConfigError, match=r"unknown preset of rl2 'rl2:bandits'\. Did you mean 'rl2:bandit'\?"):
-        settings("rl2", "bandit", "rl2:bandits")
+        resolve("rl2", "bandit", preset="rl2:bandits")
     with pytest.raises(ConfigError, match="unknown preset of rl2 'maml-trpo:navigation-2d'"):
-        settings("rl2", "bandit", "maml-trpo:navigation-2d")
+        resolve("rl2", "bandit", preset="maml-trpo:navigation-2d")
 
 
 def test_tasks_without_a_preset_get_the_defaults() -> None:
     for agent, kind in AGENTS.items():
-        assert settings(agent, "mine:tasks") == (TrainConfig(), kind())
+        assert resolve(agent, "mine:tasks") == Setup(agent, "mine:tasks", TrainConfig(), kind())
 
 
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_run_s_config_comes_back(agent: str) -> None:
-    train_config, agent_config = TrainConfig(seed=9), AGENTS[agent]()
-    expected = (agent, "bandit", train_config, agent_config)
-    assert from_json(to_json(*expected)) == expected
+    expected = Setup(agent, "bandit", TrainConfig(seed=9), AGENTS[agent]())
+    assert Setup.from_json(json.loads(json.dumps(expected.to_json()))) == expected
 
 
 def test_a_config_that_lacks_a_part_is_refused() -> None:
-    whole = to_json("rl2", "bandit", TrainConfig(), AGENTS["rl2"]())
+    whole = Setup("rl2", "bandit", TrainConfig(), AGENTS["rl2"]()).to_json()
     for part in whole:
         with pytest.raises(ConfigError, match="lacks "):
-            from_json({name: value for name, value in whole.items() if name != part})
+            Setup.from_json({name: value for name, value in whole.items() if name != part})
     with pytest.raises(ConfigError, match="unknown agent 'rl3'"):
-        from_json({**whole, "agent": "rl3", "rl3": {}})
+        Setup.from_json({**whole, "agent": "rl3", "rl3": {}})
 
 
 @pytest.mark.parametrize(
@@ -144,6 +141,6 @@ def test_a_config_that_lacks_a_part_is_refused() -> None:
     ],
 )
 def test_a_config_with_a_part_of_another_kind_is_refused(part: str, value: object, expected: str) -> None:
-    whole = to_json("rl2", "bandit", TrainConfig(), AGENTS["rl2"]())
+    whole = Setup("rl2", "bandit", TrainConfig(), AGENTS["rl2"]()).to_json()
     with pytest.raises(ConfigError, match=expected):
-        from_json({**whole, part: value})
+        Setup.from_json({**whole, part: value})

@@ -14,6 +14,7 @@ from torch.distributions import kl_divergence
 
 from metarl.agents import MAMLPPOConfig, ProMPConfig
 from metarl.agents.common.gradient_agent import GradientAgent
+from metarl.agents.maml_ppo import ClippedConfig
 from metarl.errors import ConfigError, NonFiniteError
 from metarl.runs.checkpoint import load, save
 from metarl.types import Spec, Trial
@@ -27,7 +28,10 @@ SETTINGS: dict[str, Any] = {
     "num_epochs": 3,
     "clip_range": 0.5,
 }
-CONFIGS = {"maml-ppo": MAMLPPOConfig(**SETTINGS), "promp": ProMPConfig(**SETTINGS, kl_coef=1.0)}
+CONFIGS: dict[str, ClippedConfig] = {
+    "maml-ppo": MAMLPPOConfig(**SETTINGS),
+    "promp": ProMPConfig(**SETTINGS, kl_coef=1.0),
+}
 
 
 class ClippedReference(Reference):
@@ -40,8 +44,8 @@ class ClippedReference(Reference):
         super().__init__(agent, trial)
 
     @property
-    def ppo(self) -> MAMLPPOConfig:
-        assert isinstance(self.config, MAMLPPOConfig)
+    def ppo(self) -> ClippedConfig:
+        assert isinstance(self.config, ClippedConfig)
         return self.config
 
     def objective(self, task: int, stages: list[list[Tensor]]) -> Tensor:
@@ -82,7 +86,7 @@ class ClippedReference(Reference):
         return losses
 
 
-def built(config: MAMLPPOConfig, spec: Spec) -> GradientAgent:
+def built(config: ClippedConfig, spec: Spec) -> GradientAgent:
     return randomise(config.build(spec, CPU, 0))
 
 
@@ -205,6 +209,6 @@ def test_non_finite_meta_gradient_is_refused_before_a_parameter_changes(rollout:
         (ProMPConfig, "target_kl", 0.0),
     ],
 )
-def test_impossible_setting_is_refused_by_name(config: type[MAMLPPOConfig], field: str, value: Any) -> None:
+def test_impossible_setting_is_refused_by_name(config: type[ClippedConfig], field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"{config.__name__}\.{field} must .*{value}"):
         config(**{field: value})

@@ -29,7 +29,7 @@ def test_update_is_a_share_of_the_way_to_the_mean_of_the_tasks_ends(
 ) -> None:
     """One step on every rollout, the last too; leaving that one out would end elsewhere."""
     trial = random_trial(spec, num_inner_steps)
-    agent = built(spec, num_inner_steps=num_inner_steps, task_chunk=task_chunk, meta_step_size=0.25)
+    agent = built(spec, num_inner_steps=num_inner_steps, task_chunk=task_chunk, meta_lr=0.25)
     reference = Reference(agent, trial)
     start, ends, shorter = flat(reference.start), [], []
     for samples in reference.tasks:
@@ -60,6 +60,6 @@ def test_non_finite_move_is_refused_before_a_parameter_changes() -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, -0.5, 1.5, float("nan")])
-def test_impossible_meta_step_size_is_refused(value: float) -> None:
-    with pytest.raises(ConfigError, match=rf"ReptileConfig\.meta_step_size must .*{value}"):
-        ReptileConfig(meta_step_size=value)
+def test_impossible_meta_lr_is_refused(value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"ReptileConfig\.meta_lr must .*{value}"):
+        ReptileConfig(meta_lr=value)

@@ -21,7 +21,7 @@ import torch
 from metarl.agent import AgentConfig
 from metarl.agents import AGENTS, MAMLTRPOConfig, RL2Config
 from metarl.config import TrainConfig
-from metarl.experiments.experiment import Experiment
+from metarl.experiments import Experiment, Setup
 from metarl.runs.folder import RunFolder
 from metarl.runs.logger import read_metrics
 
@@ -125,7 +125,7 @@ def _experiment(root: Path, job: str, num_iterations: int) -> Experiment:
         checkpoint_every=1,
         keep_checkpoints=2,
     )
-    return Experiment.create(name, tasks, train_config, config, RunFolder.create(root, job))
+    return Experiment.create(Setup(name, tasks, train_config, config), RunFolder.create(root, job))
 
 
 def _with_iterations(experiment: Experiment, num_iterations: int) -> Experiment:
@@ -247,9 +247,9 @@ def test_a_fresh_process_goes_on_with_every_family_as_if_nothing_had_happened(tm
     """Environments carry nothing from one iteration to the next that a checkpoint does not hold."""
     config = TrainConfig(num_iterations=2, meta_batch_size=3, eval_every=99, eval_tasks=2, checkpoint_every=1)
     agent = RL2Config(hidden_size=4, num_epochs=1, num_minibatches=1)
-    whole = Experiment.create("rl2", tasks, config, agent, RunFolder.create(tmp_path, "whole"))
+    whole = Experiment.create(Setup("rl2", tasks, config, agent), RunFolder.create(tmp_path, "whole"))
     whole.train(lambda _: None)
-    half = Experiment.create("rl2", tasks, config, agent, RunFolder.create(tmp_path, "half"))
+    half = Experiment.create(Setup("rl2", tasks, config, agent), RunFolder.create(tmp_path, "half"))
     _with_iterations(half, 1).train(lambda _: None)
     half.train(lambda _: None)
     _assert_same_bits(Outcome.of(half).checkpoint, Outcome.of(whole).checkpoint)
@@ -262,9 +262,9 @@ def test_every_agent_s_checkpoint_holds_all_of_it(tmp_path: Path, name: str) -> 
     known = {field.name for field in dataclasses.fields(kind)}
     agent = kind(**{field: value for field, value in small.items() if field in known})
     config = TrainConfig(num_iterations=3, meta_batch_size=3, eval_every=99, eval_tasks=2, checkpoint_every=1)
-    whole = Experiment.create(name, "bandit", config, agent, RunFolder.create(tmp_path, "whole"))
+    whole = Experiment.create(Setup(name, "bandit", config, agent), RunFolder.create(tmp_path, "whole"))
     whole.train(lambda _: None)
-    parts = Experiment.create(name, "bandit", config, agent, RunFolder.create(tmp_path, "parts"))
+    parts = Experiment.create(Setup(name, "bandit", config, agent), RunFolder.create(tmp_path, "parts"))
     for num_iterations in (1, 2, 3):
         _with_iterations(parts, num_iterations).train(lambda _: None)
     _assert_same_bits(Outcome.of(parts).checkpoint, Outcome.of(whole).checkpoint)

@@ -98,7 +98,9 @@ def test_product_rate_is_that_of_a_machine() -> None:
 
 
 def test_impossible_sizes_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"UpdateSpeed\.tasks must be numbers above 0, got \(20, 0\)"):
+    with pytest.raises(
+        ConfigError, match=r"UpdateSpeed\.tasks must be a tuple of whole numbers above 0, got \(20, 0\)"
+    ):
         UpdateSpeed(tasks=(20, 0))
 
 

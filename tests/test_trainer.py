@@ -346,7 +346,7 @@ def test_tasks_that_changed_since_the_checkpoint_are_refused(run: RunFolder, ban
 def test_a_run_of_a_script_is_a_run(run: RunFolder, bandit: TaskDistribution) -> None:
     train(_agent(bandit), bandit, _CONFIG, run)
     again = RunFolder.open(run.path)
-    assert again.read_config()["agent"] == "RL2" and again.read_manifest()["seed"] == _CONFIG.seed
+    assert again.read_config()["agent"] == "rl2" and again.read_manifest()["seed"] == _CONFIG.seed
 
 
 def test_an_agent_for_other_spaces_is_refused_before_anything_is_written(

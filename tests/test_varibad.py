@@ -40,7 +40,7 @@ CONFIG = VariBADConfig(
     hidden_sizes=(7, 4),
     decoder_sizes=(5, 3),
     decode_states=True,
-    kl_weight=0.3,
+    kl_coef=0.3,
     episodes_per_trial=3,
     rollouts_per_task=SLOTS,
     num_epochs=1,
@@ -67,8 +67,8 @@ def in_float64(discrete: bool, config: VariBADConfig) -> tuple[VariBAD, Trial, T
     first, second = off_policy(play(actor, 0), 0), off_policy(play(actor, 1), 1)
     torch.set_default_dtype(torch.float64)
     agent = build(discrete, config)
-    agent._update_return_moments(first)
-    agent._update_input_moments(first)
+    agent.update_return_moments(first)
+    agent.update_input_moments(first)
     return agent, first, second
 
 
@@ -151,7 +151,7 @@ class Reference(TrialReference):
                 ratio = (log_variance - log_variance_before).exp()
                 gap = (mean - mean_before) ** 2 / log_variance_before.exp()
                 kl = 0.5 * (ratio + gap - 1 - (log_variance - log_variance_before)).sum()
-                total = total + self.own.kl_weight * kl
+                total = total + self.own.kl_coef * kl
                 mean_before, log_variance_before = mean, log_variance
             share = len(beliefs) / len(terms[number]) * len(decoded) / len(steps[number])
             for place, t in enumerate(terms[number]):
@@ -175,9 +175,9 @@ def test_elbo_and_its_gradient_equal_the_reference(discrete: bool, num_terms: in
     config = dataclasses.replace(CONFIG, num_elbo_terms=num_terms, num_decoded_steps=num_steps)
     agent, first, trial = in_float64(discrete, config)
     agent.seed(0)
-    batch = agent._experience(trial)
-    terms = agent._choose(batch.seen, num_terms)
-    steps = agent._choose(batch.trials.valid, num_steps)
+    batch = agent.experience(trial)
+    terms = agent.choose(batch.seen, num_terms)
+    steps = agent.choose(batch.trials.valid, num_steps)
     noise = torch.randn(*terms[0].shape, 2, generator=agent.generator)
     loss, _ = agent.vae_loss(batch, terms, steps, noise)
 
@@ -228,19 +228,19 @@ def test_recomputed_log_probs_equal_those_of_acting(discrete: bool) -> None:
     agent = build(discrete)
     agent.meta_update(play(agent, 0))
     trial = play(agent, 1)
-    batch = agent._acted_steps(agent._experience(trial), trial.rollouts[-1])
-    policy, _ = agent._evaluate(batch)
+    batch = agent.acted_steps(agent.experience(trial), trial.rollouts[-1])
+    policy, _ = agent.evaluate(batch)
     num_steps = sum(int(r.valid.sum()) for r in trial.rollouts)
     assert batch.valid.shape == (num_steps, 1) and batch.valid.all()
     assert (policy.log_prob(batch.actions) - batch.log_probs).abs().max() < 1e-5
     blind = dataclasses.replace(batch, inputs=batch.inputs.index_fill(2, torch.arange(2, 6), 0.0))
-    assert (agent._evaluate(blind)[0].log_prob(batch.actions) - batch.log_probs).abs().max() > 1e-3
+    assert (agent.evaluate(blind)[0].log_prob(batch.actions) - batch.log_probs).abs().max() > 1e-3
 
 
 def test_ppo_moves_the_policy_alone_and_the_elbo_encoder_and_decoders_alone() -> None:
     agent = build(True)
     trial = play(agent, 0)
-    experience = agent._experience(trial)
+    experience = agent.experience(trial)
 
     def moved(update: Any) -> dict[str, bool]:
         before = {name: tensor.clone() for name, tensor in agent.named_tensors().items()}
@@ -249,9 +249,9 @@ def test_ppo_moves_the_policy_alone_and_the_elbo_encoder_and_decoders_alone() ->
         parts = ("policy", "encoder", "decoders")
         return {p: any(not torch.equal(before[n], after[n]) for n in before if n.startswith(p)) for p in parts}
 
-    steps = agent._acted_steps(experience, trial.rollouts[-1])
-    assert moved(lambda: agent._improve(steps)) == {"policy": True, "encoder": False, "decoders": False}
-    changes = moved(lambda: agent._improve_belief(experience))
+    steps = agent.acted_steps(experience, trial.rollouts[-1])
+    assert moved(lambda: agent.improve(steps)) == {"policy": True, "encoder": False, "decoders": False}
+    changes = moved(lambda: agent.improve_belief(experience))
     assert changes == {"policy": False, "encoder": True, "decoders": True}
 
 
@@ -261,7 +261,7 @@ def test_drawn_terms_are_valid_distinct_and_estimate_the_whole_sum_without_bias(
     values = torch.tensor([[3.0, 0, 0, 0, 0, 0], [1.0, 2, 3, 4, 0, 0], [5.0, 1, 4, 1, 5, 9]])
     estimates = []
     for _ in range(4000):
-        index, weight = agent._choose(valid, 3)
+        index, weight = agent.choose(valid, 3)
         assert index.shape == (3, 3) and all(len(set(row.tolist())) == 3 for row in index)
         assert torch.equal(weight > 0, valid.gather(1, index))
         estimates.append((values.gather(1, index) * weight).sum(1))
@@ -270,13 +270,13 @@ def test_drawn_terms_are_valid_distinct_and_estimate_the_whole_sum_without_bias(
     error = 5 * found.std(0) / len(estimates) ** 0.5
     assert ((found.mean(0) - values.sum(1)).abs() <= error + 1e-5).all() and error[0] < 1e-6
     assert (error[1:] > 0).all()
-    assert torch.equal(agent._choose(valid, 0)[1].sum(1), torch.tensor([1.0, 4.0, 6.0]))
+    assert torch.equal(agent.choose(valid, 0)[1].sum(1), torch.tensor([1.0, 4.0, 6.0]))
 
 
 def test_experience_ends_with_what_was_seen_after_the_last_action() -> None:
     agent = build(True)
     trial = play(agent, 0)
-    batch = agent._experience(trial)
+    batch = agent.experience(trial)
     last = trial.rollouts[-1]
     for number, row in enumerate(ROWS):
         length = int(batch.trials.valid[number].sum())
@@ -297,8 +297,8 @@ PROBE = VariBADConfig(
     hidden_size=16,
     hidden_sizes=(16,),
     decoder_sizes=(16,),
-    learning_rate=1e-2,
-    vae_learning_rate=1e-2,
+    meta_lr=1e-2,
+    vae_lr=1e-2,
     num_epochs=4,
     entropy_coef=0.0,
     num_vae_updates=10,
@@ -323,15 +323,15 @@ def test_belief_predicts_both_arms_after_one_pull_of_either() -> None:
     The policy stays as it was, nearly uniform: what it does not do, a belief trained on its trials need not know.
     """
     distribution = arms(num_pulls=3)
-    agent = dataclasses.replace(PROBE, learning_rate=1e-9, num_epochs=1).build(distribution.spec, CPU, 0)
+    agent = dataclasses.replace(PROBE, meta_lr=1e-9, num_epochs=1).build(distribution.spec, CPU, 0)
     train(agent, distribution, 30, 64)
     tasks = [{"means": np.eye(2)[best]} for best in (0, 1) for _ in range(20)]
     trial = run_trial(agent, Collector(distribution, 1, CPU), tasks, 1, 0)
     assert 0.4 < trial.rollouts[0].returns.mean() / 3 < 0.6
-    batch = agent._experience(trial)
+    batch = agent.experience(trial)
     errors = reward_errors(agent, batch)
     assert abs(errors[0] - 0.25) < 0.05 and (errors[1:] < 0.02).all(), errors
-    belief, _ = agent.encoder(batch.trials.inputs, agent._no_memory(len(tasks)))
+    belief, _ = agent.encoder(batch.trials.inputs, agent.no_memory(len(tasks)))
     # Near the prior at first, then narrower, and apart for every pair of different tasks.
     spread = belief.log_std.exp().amin(2).mean(0)
     apart = (belief.mean[:20, None, 1] - belief.mean[None, 20:, 1]).abs().amax(-1)
@@ -341,7 +341,7 @@ def test_belief_predicts_both_arms_after_one_pull_of_either() -> None:
 @torch.no_grad()
 def reward_errors(agent: VariBAD, batch: Experience) -> Tensor:
     """Squared error of predicted rewards of both arms, in units of the reward, by the step of the belief."""
-    belief, _ = agent.encoder(batch.trials.inputs, agent._no_memory(len(batch.seen)))
+    belief, _ = agent.encoder(batch.trials.inputs, agent.no_memory(len(batch.seen)))
     known = torch.zeros(len(batch.seen), 2, batch.steps.shape[-1])
     known[:, :, 1:3] = torch.eye(2)
     predicted = agent.decoders["rewards"](belief.mean, known)[..., 0] * agent.reward_moments.std
@@ -353,7 +353,7 @@ def reward_errors(agent: VariBAD, batch: Experience) -> Tensor:
     ("field", "value"),
     [
         ("latent_size", 0),
-        ("kl_weight", -0.1),
+        ("kl_coef", -0.1),
         ("num_elbo_terms", -1),
         ("decoder_sizes", ()),
         ("hidden_sizes", (4, 0)),

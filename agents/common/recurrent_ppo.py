@@ -1,4 +1,4 @@
-"""What agents with a recurrent state share: acting step by step, and PPO on the whole trials that they acted in.
+"""Shared code for agents with a recurrent state: acting step by step, and PPO on the whole trials that they acted in.
 
 The objective is the return of the whole trial (Duan et al., 2016, arXiv 1611.02779), its optimiser PPO (Schulman et
 al., 2017, arXiv 1707.06347). An algorithm says how a state and a policy follow from what was seen.
@@ -9,14 +9,15 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
+import tyro
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from metarl.agent import Agent, AgentConfig
-from metarl.errors import require_in_unit_interval, require_positive
+from metarl.config.settings import Count, Positive, UnitInterval
 from metarl.functional.policy_losses import clipped_ratio_loss
 from metarl.functional.returns import discounted_sums, gae, masked_mean, normalise
 from metarl.networks.distributions import Categorical, DiagGaussian, Distribution
@@ -30,30 +31,31 @@ class RecurrentPPOConfig(AgentConfig):
     """PPO on whole trials."""
 
     adapts_by: ClassVar[Literal["gradient step", "episode"]] = "episode"
+    renamed: ClassVar[Mapping[str, str]] = {"learning_rate": "meta_lr"}
 
-    init_std: float = 1.0
+    init_std: Positive = 1.0
     """Initial standard deviation of a Gaussian policy, where 1 is half the width of the action box."""
-    episodes_per_trial: int = 2
+    episodes_per_trial: Count = 2
     """Episodes that the hidden state spans; the return of all of them counts."""
-    rollouts_per_task: int = 1
+    rollouts_per_task: Count = 1
     """Independent trials of each sampled task."""
-    discount: float = 0.99
+    discount: UnitInterval = 0.99
     """Discount of rewards, across the episodes of a trial."""
-    gae_lambda: float = 0.95
+    gae_lambda: UnitInterval = 0.95
     """Lambda of generalised advantage estimation."""
-    learning_rate: float = 5e-4
+    meta_lr: Annotated[Positive, tyro.conf.arg(aliases=["--learning-rate"])] = 5e-4
     """Adam's step size."""
-    num_epochs: int = 10
+    num_epochs: Count = 10
     """Passes over the trials of one iteration."""
-    num_minibatches: int = 4
+    num_minibatches: Count = 4
     """Groups of sequences (trials, or pieces of them) that one pass is divided into."""
-    clip_range: float = 0.2
+    clip_range: Positive = 0.2
     """PPO's clipping of the likelihood ratio."""
-    entropy_coef: float = 5e-3
+    entropy_coef: UnitInterval = 5e-3
     """Weight of the entropy bonus."""
-    value_coef: float = 0.5
+    value_coef: UnitInterval = 0.5
     """Weight of the value loss."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Positive = 1.0
     """Gradients are scaled down to this norm."""
     normalise_obs: bool = True
     """Shift and scale observations by their running moments."""
@@ -64,14 +66,6 @@ class RecurrentPPOConfig(AgentConfig):
     def num_adaptations(self) -> int:
         """Between the episodes of a trial."""
         return self.episodes_per_trial - 1
-
-    def __post_init__(self) -> None:
-        require_positive(
-            self,
-            *("init_std", "episodes_per_trial", "rollouts_per_task", "learning_rate", "num_epochs"),
-            *("num_minibatches", "clip_range", "max_grad_norm"),
-        )
-        require_in_unit_interval(self, "discount", "gae_lambda", "entropy_coef", "value_coef")
 
 
 @dataclass(frozen=True)
@@ -115,6 +109,8 @@ class RecurrentPPO(Agent[Tensor]):
         state_size: numbers in the memory of one trial; all zero before the first step.
     """
 
+    config: RecurrentPPOConfig
+
     def __init__(
         self, config: RecurrentPPOConfig, spec: Spec, device: torch.device, trained: nn.Module, state_size: int
     ) -> None:
@@ -126,23 +122,23 @@ class RecurrentPPO(Agent[Tensor]):
         self.obs_moments = RunningMoments(spec.obs_dim).to(device)
         self.reward_moments = RunningMoments(1).to(device)
         self.return_moments = RunningMoments(1).to(device)
-        self.optimizer = Adam(trained.parameters(), lr=config.learning_rate, eps=1e-5)
+        self.optimizer = Adam(trained.parameters(), lr=config.meta_lr, eps=1e-5)
         self._trained = trained
 
     @abc.abstractmethod
-    def _forward(self, inputs: Tensor, memory: Tensor) -> tuple[Distribution, Tensor, Tensor]:
+    def forward(self, inputs: Tensor, memory: Tensor) -> tuple[Distribution, Tensor, Tensor]:
         """Policy and values over ``[sequence, time]``, and the memory after the last step.
 
         ``inputs`` is ``[sequence, time, input]`` and ``memory`` ``[sequence, state]`` before the first of these steps.
         """
 
     @abc.abstractmethod
-    def _evaluate(self, batch: Sequences) -> tuple[Distribution, Tensor]:
+    def evaluate(self, batch: Sequences) -> tuple[Distribution, Tensor]:
         """Policy and values of the steps of ``batch``, differentiable in what PPO trains."""
 
     def begin(self, num_tasks: int) -> Tensor:
         """An empty memory."""
-        return self._no_memory(num_tasks).unsqueeze(1)
+        return self.no_memory(num_tasks).unsqueeze(1)
 
     @torch.no_grad()
     def act(self, state: Tensor, timestep: Timestep, deterministic: bool = False) -> tuple[Action, Tensor]:
@@ -152,7 +148,7 @@ class RecurrentPPO(Agent[Tensor]):
             # Slot k goes on from slot k modulo the number of slots before, as the collector shows it.
             state = state[:, torch.arange(slots, device=self.device) % state.shape[1]]
         inputs = self._inputs(timestep).view(num_tasks * slots, 1, -1)
-        policy, _, memory = self._forward(inputs, state.reshape(num_tasks * slots, -1))
+        policy, _, memory = self.forward(inputs, state.reshape(num_tasks * slots, -1))
         value = policy.mode() if deterministic else policy.sample(self.noise)
         log_prob = policy.log_prob(value).view(num_tasks, slots)
         memory = torch.where(timestep.valid[..., None], memory.view(num_tasks, slots, -1), state)
@@ -169,7 +165,7 @@ class RecurrentPPO(Agent[Tensor]):
             "optimizer": self.optimizer,
         }
 
-    def _improve(self, batch: Sequences) -> dict[str, float]:
+    def improve(self, batch: Sequences) -> dict[str, float]:
         """Several epochs of minibatches of sequences."""
         num_sequences = len(batch.inputs)
         minibatch = -(-num_sequences // min(self.config.num_minibatches, num_sequences))
@@ -177,14 +173,19 @@ class RecurrentPPO(Agent[Tensor]):
         for _ in range(self.config.num_epochs):
             order = torch.randperm(num_sequences, generator=self.generator, device=self.device)
             for rows in torch.split(order, minibatch):
-                metrics.append(self._ppo_step(batch[rows]))
+                metrics.append(self.ppo_step(batch[rows]))
         mean = torch.stack(metrics).mean(0).tolist()
         names = ("policy_loss", "value_loss", "entropy", "kl", "gradient_norm")
         return dict(zip(names, mean, strict=True))
 
-    def _ppo_step(self, batch: Sequences) -> Tensor:
+    def ppo_step(self, batch: Sequences) -> Tensor:
+        """One step of Adam on the clipped surrogate, the value loss and the entropy bonus of all valid steps.
+
+        Returns:
+            Policy loss, value loss, entropy, KL and gradient norm, ``[5]``.
+        """
         config = self.config
-        policy, values = self._evaluate(batch)
+        policy, values = self.evaluate(batch)
         log_prob = policy.log_prob(batch.actions)
         # One row, so that every step of the minibatch counts the same however long its trial is.
         new, old, advantages, valid = (
@@ -201,7 +202,7 @@ class RecurrentPPO(Agent[Tensor]):
         kl = masked_mean(batch.log_probs - log_prob, batch.valid, (0, 1))
         return torch.stack([policy_loss, value_loss, entropy, kl, norm]).detach()
 
-    def _with_advantages(
+    def with_advantages(
         self, trials: Trials, values: Tensor, last_value: Tensor, memories: Tensor, num_steps: int
     ) -> Sequences:
         """Advantages over whole trials, which are then cut into pieces of ``num_steps``.
@@ -232,16 +233,18 @@ class RecurrentPPO(Agent[Tensor]):
     def _policy(self, out: Tensor, log_std: Tensor | None) -> Distribution:
         return Categorical(out) if log_std is None else DiagGaussian(out, log_std.expand_as(out))
 
-    def _no_memory(self, num_sequences: int) -> Tensor:
+    def no_memory(self, num_sequences: int) -> Tensor:
+        """What a trial begins with, ``[sequence, state]``."""
         return torch.zeros(num_sequences, self.state_size, device=self.device)
 
-    def _update_return_moments(self, trial: Trial) -> None:
+    def update_return_moments(self, trial: Trial) -> None:
+        """Take in the discounted return to go of every step, each episode by itself."""
         for rollout in trial.rollouts:
             sums = discounted_sums(rollout.rewards, self.config.discount)
             self.return_moments.update(sums[..., None], rollout.valid)
 
-    def _update_input_moments(self, trial: Trial) -> None:
-        """At an update's end: within an iteration, acting and recomputing must see the same inputs."""
+    def update_input_moments(self, trial: Trial) -> None:
+        """Take in observations and rewards: at an update's end, as acting and recomputing must see the same inputs."""
         for rollout in trial.rollouts:
             self.obs_moments.update(rollout.obs, rollout.valid)
             self.reward_moments.update(rollout.rewards[..., None], rollout.valid)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,17 +11,18 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from metarl.agents import AGENTS
-from metarl.benchmarks.report import notes, provenance, smooth
+from metarl.benchmarks.report import agent_lines, notes, provenance, smooth
 from metarl.evaluation.metaworld_scores import OfficialScores, footnotes, percent
-from metarl.experiments.presets import settings
+from metarl.experiments import resolve
+from metarl.plotting import save_figure
+from metarl.runs.files import read_json, write_atomically
 from metarl.statistics import Float, crossed_share_interval
 
 Split = Literal["train", "test"]
 Scores = Mapping[str, Any]
 
 
-def write_report(
+def write_success_page(
     folder: Path,
     tasks: str,
     command: str,
@@ -65,13 +65,13 @@ def write_report(
                 for label, scores in groups.items()
                 if (differing := _differing(scores[0]))
             ),
-            *(f"- `{agent}`: {AGENTS[agent].when}." for agent in dict.fromkeys(s[0]["agent"] for s in groups.values())),
+            *agent_lines(scores[0]["agent"] for scores in groups.values()),
             "",
             provenance(score for scores in groups.values() for score in scores),
             "",
         ]
     )
-    (folder / "README.md").write_text(text)
+    write_atomically(folder / "README.md", text.encode())
     return text
 
 
@@ -79,7 +79,7 @@ def _groups(folder: Path, tasks: str) -> dict[str, list[Scores]]:
     """The scores of all seeds by agent and variant."""
     groups: dict[str, list[Scores]] = {}
     for path in sorted(folder.glob("*-seed*.json")):
-        score = json.loads(path.read_text())
+        score = read_json(path)
         if score["tasks"] == tasks and "official" in score:
             label = f"{score['agent']} {score['variant']}".strip()
             groups.setdefault(label, []).append(score)
@@ -170,10 +170,8 @@ def _options(scores: Sequence[Scores]) -> str:
 
 def _differing(score: Scores) -> dict[str, Any]:
     """Settings of a run that are not its preset's, whether they were asked for or the preset has changed since."""
-    train, agent = settings(score["agent"], score["tasks"])
-    config = score["config"]
-    preset = json.loads(json.dumps({**dataclasses.asdict(train), **dataclasses.asdict(agent)}))
-    ran = {**config["train"], **config[score["agent"]]}
+    preset = json.loads(json.dumps(resolve(score["agent"], score["tasks"]).to_json()))
+    preset, ran = ({**config["train"], **config[score["agent"]]} for config in (preset, score["config"]))
     return {name: value for name, value in ran.items() if name != "seed" and preset.get(name, value) != value}
 
 
@@ -196,4 +194,4 @@ def _draw_curves(groups: Mapping[str, Sequence[Scores]], path: Path, tasks: str)
     panels[1].set_ylim(-0.02, 1.02)
     figure.suptitle(f"Meta-World {tasks}")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
-    figure.savefig(path, dpi=130)
+    save_figure(figure, path, dpi=130)

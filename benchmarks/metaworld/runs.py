@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any
 
-import torch
 import tyro
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from metarl.agent import AgentConfig
-from metarl.benchmarks.cells import EVALUATION_SEED, Cell, console, describe, open_experiment
+from metarl.benchmarks.cells import BENCHMARK_SEED, Cell, console, describe, open_experiment
 from metarl.benchmarks.metaworld.references import REFERENCES, reference_scores
-from metarl.benchmarks.metaworld.report import Split, write_report
+from metarl.benchmarks.metaworld.report import Split, write_success_page
 from metarl.envs.metaworld.distributions import meta_world
 from metarl.errors import ConfigError, told_errors
+from metarl.experiments import resolve
 from metarl.experiments.official import evaluate_experiment
-from metarl.experiments.presets import settings
-from metarl.runs.files import write_atomically
+from metarl.runs.files import safe_name, write_atomically
 from metarl.tasks.registry import load_distribution
 from metarl.trainer import train
-
-Settings = TypeVar("Settings", bound=AgentConfig)
 
 _COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
 
 @dataclass(frozen=True)
-class Options(Generic[Settings]):
-    """Train one agent with several seeds, then score it by the official protocol."""
+class Chosen:
+    """What decides which settings there are; parsed first."""
 
-    settings: Annotated[Settings, tyro.conf.arg(name="agent")]
-    """Settings of the agent; default: those of its preset."""
     agent: str = "rl2"
     """Agent to train."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train one agent with several seeds, then score it by the official protocol."""
+
+    settings: Annotated[AgentConfig, tyro.conf.arg(name="agent")]
+    """Settings of the agent; default: those of its preset."""
+    chosen: tyro.conf.OmitArgPrefixes[Chosen] = Chosen()
     seeds: tuple[int, ...] = (1, 2, 3)
     """Seeds of training."""
     steps: int | None = None
@@ -59,7 +62,7 @@ class Options(Generic[Settings]):
     """Where the run folders go."""
 
 
-def parse(words: Sequence[str], tasks: str, prog: str) -> tuple[Options[Any], list[Cell]]:
+def parse(words: Sequence[str], tasks: str, prog: str) -> tuple[Options, list[Cell]]:
     """Options and cells of a command.
 
     Args:
@@ -70,41 +73,28 @@ def parse(words: Sequence[str], tasks: str, prog: str) -> tuple[Options[Any], li
     Raises:
         ConfigError: for settings that cannot work, or others than the preset's without a variant's name.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--agent", default="rl2")
-    agent = first.parse_known_args(list(words))[0].agent
-    train_config, preset = settings(agent, tasks)
-    generic: Any = Options  # The agent's settings are known only now, which no type checker can follow.
-    options = tyro.cli(generic[type(preset)], args=list(words), prog=prog, default=Options(preset, agent))
-    changed = {
-        field.name: getattr(options.settings, field.name)
-        for field in dataclasses.fields(preset)
-        if getattr(options.settings, field.name) != getattr(preset, field.name)
-    }
-    train_changes: dict[str, Any] = {}
+    chosen, _ = tyro.cli(Chosen, args=list(words), prog=prog, return_unknown_args=True, add_help=False)
+    preset = resolve(chosen.agent, tasks)
+    # tyro takes the agent's options from the type of the default.
+    options = tyro.cli(Options, args=list(words), prog=prog, default=Options(preset.agent_config))
+    defaults = dataclasses.asdict(preset.agent_config)
+    changed = {name: value for name, value in dataclasses.asdict(options.settings).items() if value != defaults[name]}
+    train: dict[str, Any] = {}
     if options.meta_batch_size is not None:
-        train_changes["meta_batch_size"] = options.meta_batch_size
-    if options.steps is not None:
-        train_config = dataclasses.replace(train_config, **train_changes)
-        train_changes["num_iterations"] = _iterations(options.steps, tasks, train_config.meta_batch_size, options)
-    if (changed or "meta_batch_size" in train_changes) and not options.variant:
-        named = ", ".join([*changed, *(["meta_batch_size"] if "meta_batch_size" in train_changes else [])])
+        train["meta_batch_size"] = options.meta_batch_size
+    if (changed or train) and not options.variant:
+        named = ", ".join([*changed, *train])
         raise ConfigError(f"these settings differ from the preset's: {named}. Give them a name with --variant NAME.")
-    cells = [Cell(agent, tasks, seed, train_changes, changed, options.variant) for seed in options.seeds]
+    if options.steps is not None:
+        each = resolve(chosen.agent, tasks, train=train, settings=changed).steps_per_iteration
+        if options.steps < each:
+            raise ConfigError(f"--steps must be {each} or more, the steps of one meta-update; got {options.steps}.")
+        train["num_iterations"] = options.steps // each
+    cells = [Cell(chosen.agent, tasks, seed, train, changed, options.variant) for seed in options.seeds]
     return options, cells
 
 
-def _iterations(steps: int, tasks: str, meta_batch_size: int, options: Options[Any]) -> int:
-    """Meta-updates for which ``steps`` suffice."""
-    spec = load_distribution(tasks).spec
-    agent = options.settings.build(spec, torch.device("cpu"), 0)
-    each = meta_batch_size * agent.rollouts_per_task * (agent.num_adaptations + 1) * spec.horizon
-    if steps < each:
-        raise ConfigError(f"--steps must be {each} or more, the steps of one meta-update; got {steps}.")
-    return int(steps // each)
-
-
-def train_cells(cells: Sequence[Cell], options: Options[Any], results: Path) -> bool:
+def train_cells(cells: Sequence[Cell], options: Options, results: Path) -> bool:
     """Train what is not trained yet and has no score, one cell after the other; returns whether all are done.
 
     Interrupt it at will: the same command goes on from the last checkpoint.
@@ -133,7 +123,7 @@ def train_cells(cells: Sequence[Cell], options: Options[Any], results: Path) -> 
     return True
 
 
-def score_cells(cells: Sequence[Cell], options: Options[Any], results: Path, splits: Sequence[Split]) -> None:
+def score_cells(cells: Sequence[Cell], options: Options, results: Path, splits: Sequence[Split]) -> None:
     """Score the trained cells that have no score yet by the official protocol, and write ``<cell>.json``."""
     with Progress(*_COLUMNS, console=console, transient=True) as bar:
         for cell in cells:
@@ -149,7 +139,7 @@ def score_cells(cells: Sequence[Cell], options: Options[Any], results: Path, spl
                     experiment,
                     agent,
                     iteration,
-                    seed=EVALUATION_SEED,
+                    seed=BENCHMARK_SEED,
                     split=split,
                     goals=options.goals,
                     num_workers=options.num_workers,
@@ -176,7 +166,7 @@ def run(words: Sequence[str], tasks: str, prog: str, command: str, splits: Seque
         splits: to score on.
     """
     options, cells = parse(words, tasks, prog)
-    results = options.results / tasks.replace("/", "-")
+    results = options.results / safe_name(tasks)
     if not train_cells(cells, options, results) or options.train_only:
         return
     results.mkdir(parents=True, exist_ok=True)
@@ -186,11 +176,11 @@ def run(words: Sequence[str], tasks: str, prog: str, command: str, splits: Seque
             name,
             dataclasses.replace(meta_world(load_distribution(tasks)), pool_workers=options.num_workers),
             split,
-            results / f"reference-{name.replace(' ', '-')}-{split}.json",
+            results / f"reference-{safe_name(name)}-{split}.json",
             goals=options.goals,
-            seed=EVALUATION_SEED,
+            seed=BENCHMARK_SEED,
         )
         for name in REFERENCES
         for split in splits
     }
-    console.print(write_report(results, tasks, command, splits, references), soft_wrap=True, markup=False)
+    console.print(write_success_page(results, tasks, command, splits, references), soft_wrap=True, markup=False)

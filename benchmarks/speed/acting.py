@@ -2,7 +2,7 @@
 
 The part ``acting`` of :mod:`metarl.benchmarks.speed`. One batched action for 20 tasks x 10 episodes, each task with its
 own fast weights, and one for 100 trials of a GRU. The pool is measured in the same run with 20 instances of ML10, whose
-cost is scaled to the batch's number of instances. Compiled passes are those of ``compile=True``: without derivatives.
+cost is scaled to the batch's number of instances.
 """
 
 from __future__ import annotations
@@ -10,23 +10,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from metarl.agent import Agent
 from metarl.agents.maml import MAMLTRPOConfig
 from metarl.agents.rl2 import RL2Config
 from metarl.benchmarks.speed.measure import Clock, measure, synthetic_timesteps, synthetic_trial
 from metarl.benchmarks.speed.metaworld import choose_tasks, cpu_seconds, open_pool
-from metarl.errors import ConfigError
-from metarl.networks.mlp import MLPPolicy, stack
-from metarl.networks.policy import Params
 from metarl.types import Spec
 
 SPEC = Spec(39, 4, False, 500)
@@ -101,40 +96,4 @@ def run(console: Console, clock: Clock, device: torch.device, quick: bool) -> No
         share = spent.device / calls / (step * case.num_instances)
         micro = (f"{1e6 * value / calls:.0f}" for value in (spent.device, spent.host))
         table.add_row(case.name, *micro, f"{share:.1%}", "yes" if share <= LIMIT else "no")
-    console.print(table)
-    compare_compiled(console, clock, device, quick)
-
-
-def compare_compiled(console: Console, clock: Clock, device: torch.device, quick: bool) -> None:
-    """The table of ``compile``: passes of different sizes without derivatives, and what compiling takes."""
-    table = Table(
-        *("tasks x samples, net", "eager, us", "compiled, us", "times as fast", "compiling, s"),
-        title="torch.compile, behind the option compile: one pass of the policy without derivatives",
-    )
-    sizes = [(2, 3, 8)] if quick else [(20, 10, 100), (20, 2000, 100), (40, 200, 32)]
-    for num_tasks, num_samples, width in sizes:
-        policy = MLPPolicy(SPEC, (width, width), "tanh").to(device)
-        params = {name: value.detach().clone() for name, value in stack(policy.params(), num_tasks).items()}
-        obs = torch.randn(num_tasks, num_samples, SPEC.obs_dim, device=device)
-        calls = 1 if quick else max(2, 100_000 // (num_tasks * num_samples))
-
-        def passes(policy: MLPPolicy = policy, obs: Tensor = obs, params: Params = params, calls: int = calls) -> None:
-            for _ in range(calls):
-                policy.outputs(params, obs)
-
-        with torch.no_grad():
-            passes()
-            eager = measure(passes, clock, device, repeats=3).device / calls
-            try:
-                policy.compile_inference()
-            except ConfigError as missing:
-                console.print(str(missing))
-                return
-            # Compiling waits for another process, so that its CPU time would say little.
-            compiling = measure(partial(policy.outputs, params, obs), "wall", device).host
-            compiled = measure(passes, clock, device, repeats=3).device / calls
-        table.add_row(
-            f"{num_tasks} x {num_samples}, 2x{width}",
-            *(f"{1e6 * eager:.0f}", f"{1e6 * compiled:.0f}", f"{eager / compiled:.2f}", f"{compiling:.1f}"),
-        )
     console.print(table)

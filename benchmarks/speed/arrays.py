@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 import metarl.envs  # noqa: F401  registers the families
-from metarl.errors import require_positive, told_errors
+from metarl.config.settings import Count, check_settings
+from metarl.errors import told_errors
 from metarl.tasks.registry import make
 from metarl.vector.array_env import Array
 
@@ -37,19 +38,19 @@ GYMNASIUM_IDS = {
 class EnvSpeed:
     """Settings of the comparison."""
 
-    num_envs: int = 1000
+    num_envs: Count = 1000
     """Instances stepped together, on both sides."""
-    rounds: int = 3
+    rounds: Count = 3
     """Timed rounds of each side; the fastest counts."""
-    array_steps: int = 500
+    array_steps: Count = 500
     """Vector steps in a round of the array family."""
-    sync_steps: int = 20
+    sync_steps: Count = 20
     """Vector steps in a round of ``SyncVectorEnv``."""
     seed: int = 0
-    """Seed of tasks, initial states and actions."""
+    """Seed for tasks, initial states and actions."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "num_envs", "rounds", "array_steps", "sync_steps")
+        check_settings(self)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the speed benchmarks share: synthetic trials, clocks, peak memory, the matrix-product rate."""
+"""Shared code for the speed benchmarks: synthetic trials, clocks, peak memory, the matrix-product rate."""
 
 from __future__ import annotations
 

@@ -6,28 +6,26 @@ synthetic rollouts, so that its peak memory is its own.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
-from unittest import mock
 
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from metarl.adaptation import inner_loop
-from metarl.agents.common import gradient_agent as gradient
 from metarl.agents.common.gradient_agent import GradientAgent
 from metarl.agents.maml import MAMLTRPOConfig
 from metarl.benchmarks.speed.measure import Clock, cuda_event, measure, now, peak_memory, product_rate, synthetic_trial
 from metarl.benchmarks.speed.plain_maml import PlainMAML
-from metarl.errors import ConfigError
+from metarl.config.settings import Natural, SomeCounts, check_settings
 from metarl.types import Spec, Trial
 
 SIDES = ("batched", "plain")
@@ -83,20 +81,17 @@ QUICK = Size(3, 2, 5, 4, (8, 8), 1, repeats=1)
 class UpdateSpeed:
     """Settings of the comparison of meta-updates."""
 
-    tasks: tuple[int, ...] = (20, 40)
+    tasks: SomeCounts = (20, 40)
     """Meta-batch sizes, with 20 rollouts of 100 steps for each task."""
-    widths: tuple[int, ...] = (100, 256)
+    widths: SomeCounts = (100, 256)
     """Widths of the two hidden layers."""
-    inner_steps: tuple[int, ...] = (1, 3)
+    inner_steps: SomeCounts = (1, 3)
     """Numbers of gradient steps."""
-    seed: int = 0
-    """Seed of the rollouts."""
+    seed: Natural = 0
+    """Seed for the rollouts."""
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "widths", "inner_steps"):
-            values = getattr(self, name)
-            if not values or min(values) < 1:
-                raise ConfigError(f"UpdateSpeed.{name} must be numbers above 0, got {values!r}.")
+        check_settings(self)
 
     def sizes(self) -> list[Size]:
         """The rows of the table; those of many small tasks last."""
@@ -187,24 +182,25 @@ class Share:
 
 def shares(agent: GradientAgent, trial: Trial, clock: Clock) -> dict[str, Share]:
     """Time and FLOPs of each part; the FLOPs are counted in a run of their own, from the same parameters."""
-    start = agent.flatten(agent.meta_parameters())
+    meta = agent.meta_gradient
+    start = meta.current()
     agent.meta_update(trial)
     found = []
     for counter in (None, FlopCounterMode(display=False)):
-        agent.assign(start)
-        watch = _Watch(clock, agent.device, counter)
-        with watch.installed(agent):
-            if counter is None:
-                agent.meta_update(trial)
-            else:
-                with counter:
-                    agent.meta_update(trial)
-        found.append(watch.totals())
+        meta.assign(start)
+        parts = _Parts(clock, agent.device, counter)
+        meta.watch = parts
+        with counter or contextlib.nullcontext():
+            parts.mark()
+            agent.meta_update(trial)
+            parts.mark()
+        meta.watch = contextlib.nullcontext
+        found.append(parts.totals())
     timed, counted = found
     return {part: Share(timed[part].host, timed[part].device, counted[part].flops) for part in PARTS}
 
 
-class _Watch:
+class _Parts:
     """Notes when each part of a meta-update begins and ends; parts inside parts count for themselves alone."""
 
     def __init__(self, clock: Clock, device: torch.device, counter: FlopCounterMode | None) -> None:
@@ -214,48 +210,22 @@ class _Watch:
         self.open = ["rest"]
         self.marks: list[tuple[str, float, float, Any]] = []
 
+    @contextlib.contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        self.open.append(part)
+        self.mark()
+        try:
+            yield
+        finally:
+            self.open.pop()
+            self.mark()
+
     def mark(self) -> None:
         event = cuda_event() if self.device.type == "cuda" else None
         if event is not None:
             event.record()
         flops = self.counter.get_total_flops() if self.counter is not None else 0
         self.marks.append((self.open[-1], now(self.clock), float(flops), event))
-
-    def wrap(self, part: str, function: Callable[..., Any], inside: str = "rest") -> Callable[..., Any]:
-        def run(*args: Any, **kwargs: Any) -> Any:
-            if self.open[-1] != inside:
-                return function(*args, **kwargs)
-            self.open.append(part)
-            self.mark()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.open.pop()
-                self.mark()
-
-        return run
-
-    def installed(self, agent: GradientAgent) -> Any:
-        """A context in which the agent's methods are watched."""
-        return mock.patch.multiple(
-            agent,
-            batch=self.wrap("advantages", agent.batch),
-            linearise=self.wrap("gradient", agent.linearise),
-            fisher_product=self.wrap("Fisher products", agent.fisher_product),
-            evaluate_at=self.wrap("line search", agent.evaluate_at),
-            meta_update=self._whole(agent.meta_update),
-        )
-
-    def _whole(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*args: Any) -> Any:
-            watched = self.wrap("inner steps", inner_loop, "gradient")
-            with mock.patch.object(gradient, "inner_loop", watched):
-                self.mark()
-                found = function(*args)
-                self.mark()
-            return found
-
-        return run
 
     def totals(self) -> dict[str, Share]:
         sums = {part: [0.0, 0.0, 0.0] for part in PARTS}
@@ -330,13 +300,13 @@ def compare_metrics(size: Size, seed: int, console: Console, clock: Clock, devic
     """The table of the first-order metric: what it does to the accepted step."""
     table = Table(
         "inner_lr",
-        *("metric", "s", "loss before", "loss after", "KL", "step fraction"),
+        *("fisher_metric", "s", "loss before", "loss after", "KL", "step fraction"),
         title=f"The first-order metric: {size.name}",
     )
     for inner_lr in (0.1, 0.5):
         metrics: tuple[Literal["full", "first_order"], ...] = ("full", "first_order")
         for metric in metrics:
-            config = size.config(inner_lr=inner_lr, metric=metric)
+            config = size.config(inner_lr=inner_lr, fisher_metric=metric)
             agent, trial = _prepared(size, config, device, seed)
             found: dict[str, float] = {}
             spent = measure(partial(_keep, found, partial(agent.meta_update, trial)), clock, device)

@@ -31,10 +31,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from metarl.config.settings import Count, check_settings
 from metarl.envs.metaworld import TASK_NAMES, TaskSet
 from metarl.envs.metaworld.upstream import upstream_env, upstream_task
 from metarl.envs.metaworld.vector_env import MetaWorldVectorEnv
-from metarl.errors import ConfigError, require_positive, told_errors
+from metarl.errors import ConfigError, told_errors
 from metarl.types import Task
 
 Array = NDArray[Any]
@@ -50,23 +51,23 @@ class MetaWorldSpeed:
 
     benchmarks: tuple[str, ...] = ("ml10",)
     """Meta-World's task sets, e.g. ml10 ml1/reach-v3; ml1 stands for all 50 tasks, each alone."""
-    num_envs: int = 20
+    num_envs: Count = 20
     """Instances stepped together, the same number for each task name."""
     cores: tuple[int, ...] = (1, 2)
     """Numbers of cores to measure on."""
-    steps: int = 40
+    steps: Count = 40
     """Vector steps in a round."""
-    rounds: int = 5
+    rounds: Count = 5
     """Timed rounds of each side; the fastest counts. All rounds together must fit an episode of 500 steps."""
     clock: Literal["wall", "cpu"] = "wall"
     """On a busy machine ``cpu`` counts what the sides' processes computed; it says nothing about several cores."""
     build: bool = True
     """Also measure the time and memory to build the instances and reset them once."""
     seed: int = 0
-    """Seed of goals and actions."""
+    """Seed for goals and actions."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "num_envs", "steps", "rounds")
+        check_settings(self)
 
 
 def measure(benchmark: str, settings: MetaWorldSpeed) -> dict[str, float]:

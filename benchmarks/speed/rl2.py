@@ -87,8 +87,8 @@ def bare_products(size: Size, device: torch.device, num_sequences: int, num_step
 
 
 def gradients(agent: RL2, trial: Trial) -> tuple[Tensor, Tensor]:
-    """The direction of PPO's first step on all trials at once: of all parameters, and of the recurrent network's."""
-    agent._ppo_step(agent._sequences(trial))
+    """The gradient of PPO's first step on all trials at once: all parameters, and those of the recurrent network."""
+    agent.ppo_step(agent.sequences(trial))
     named = {name: p.grad.flatten() for name, p in agent.memory.named_parameters() if p.grad is not None}
     return torch.cat([*named.values()]), torch.cat([slope for name, slope in named.items() if name.startswith("gru")])
 
@@ -116,11 +116,11 @@ def run(console: Console, clock: Clock, device: torch.device, quick: bool) -> No
     full = 0.0
     for steps in (0, *size.bptt_steps):
         agent = size.agent(device, steps)
-        batch = agent._sequences(trial)
+        batch = agent.sequences(trial)
         minibatch = -(-len(batch.inputs) // min(agent.config.num_minibatches, len(batch.inputs)))
         shape = (minibatch, batch.inputs.shape[1])
         bare = measure(partial(bare_products, size, device, *shape), clock, device, repeats).device
-        epoch = measure(partial(agent._improve, batch), clock, device, repeats)
+        epoch = measure(partial(agent.improve, batch), clock, device, repeats)
         full = full or epoch.device
         own = gradients(size.agent(device, steps), trial)
         cosines = (torch.nn.functional.cosine_similarity(*pair, dim=0).item() for pair in zip(own, whole, strict=True))

@@ -95,13 +95,13 @@ class RenderedVectorEnv(VectorWrapper):
 
     @property
     def render_mode(self) -> str:  # type: ignore[override] # As in VectorWrapper, where it is read-only too.
-        """The only one."""
+        """``"rgb_array"``, the only one."""
         return "rgb_array"
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """As the pool's."""
+        """Reset the pool, and forget the episodes that have ended."""
         _, mask = parse_reset_options(options, self.num_envs)
         observations, info = self._pool.reset(seed=seed, options=options)
         self._num_steps[mask], self._ended[mask] = 0, False
@@ -111,7 +111,7 @@ class RenderedVectorEnv(VectorWrapper):
         return observations, info
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """As the pool's."""
+        """Step the pool, and keep the actions."""
         results = self.env.step(actions)
         _, _, terminated, truncated, info = results
         played = np.flatnonzero(~self._ended & ~info["invalid"])

@@ -41,8 +41,8 @@ class TaskSet:
     Attributes:
         name: ``"ml1/<task>"``, ``"ml10"``, ``"ml25"``, ``"ml45"``, or ``"custom"``.
         seed: upstream's seed of the goals.
-        train_names: of a custom set.
-        test_names: of a custom set.
+        train_names: training tasks of a custom set; empty for a benchmark.
+        test_names: test tasks of a custom set; empty for a benchmark.
     """
 
     name: str

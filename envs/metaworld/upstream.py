@@ -71,8 +71,10 @@ def upstream_env(task: Task, *, reward_version: RewardVersion = "v2", **settings
     """Upstream's own environment posing ``task``, e.g. to render it: ``render_mode="rgb_array"``.
 
     Raises:
-        ConfigError: for an unknown task or reward version, or if there is no library to render with.
+        ConfigError: for an unknown task or reward version, if Meta-World is not installed, or if there is no library to
+            render with.
     """
+    installed_version("metaworld")
     if settings.get("render_mode") in ("rgb_array", "depth_array"):
         choose_backend()
     metaworld = upstream()

@@ -38,7 +38,7 @@ VERIFIED_VERSIONS = {
 
 _BOOT = "from metarl.envs.metaworld.worker.start import self_test; self_test()"
 _SECONDS_A_NAME = 4
-"""For the user to expect."""
+"""What the user is told to expect."""
 _MOST_SECONDS_A_NAME = 120.0
 _FORMAT = 1
 
@@ -53,7 +53,7 @@ def is_verified() -> bool:
 
 
 def fast_code_differences(names: Sequence[str], reward_version: str, num_processes: int) -> dict[str, str]:
-    """By task name how the fast code differs from upstream, in words; empty where it does not.
+    """How the fast code differs from upstream, in words, by task name; empty where it does not.
 
     What no earlier test on this machine found out is tested now, in processes of its own. A difference is told in a
     warning.

@@ -9,7 +9,8 @@ parameters of the rule.
 from metarl.adaptation.inner_loop import InnerLoop, inner_loop
 from metarl.adaptation.learned_rules import AndrychowiczLSTM, RaviLSTM, log_and_sign
 from metarl.adaptation.modules import call, meta_gradient, stack_module
-from metarl.adaptation.update_rules import LossFn, Params, StepSizes, UpdateRule
+from metarl.adaptation.update_rules import LossFn, StepSizes, UpdateRule
+from metarl.networks.params import Params
 
 __all__ = [
     "AndrychowiczLSTM",

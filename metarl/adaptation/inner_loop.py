@@ -7,9 +7,10 @@ from typing import Protocol
 
 from torch import Tensor
 
-from metarl.adaptation.descent import descend
-from metarl.adaptation.unrolled import unroll
-from metarl.adaptation.update_rules import LossFn, Params, StepSizes, UpdateRule
+from metarl.adaptation.autodiff_loop import autodiff_loop
+from metarl.adaptation.structured_loop import structured_loop
+from metarl.adaptation.update_rules import LossFn, StepSizes, UpdateRule
+from metarl.networks.params import Params
 
 
 class InnerLoop(Protocol):
@@ -31,24 +32,25 @@ class InnerLoop(Protocol):
     def starts(self) -> tuple[Params, ...]:
         """Stacked parameters before each step, as leaves to differentiate other losses by."""
 
-    def push(self, tangent: Params, rule_tangent: Mapping[str, Tensor] | None = None) -> Params:
-        """``J v``: how the adapted parameters move when the initial ones move along ``tangent`` (stacked).
+    def jvp(self, tangent: Params, rule_tangent: Mapping[str, Tensor] | None = None) -> Params:
+        """Jacobian-vector product ``J v``: how the adapted parameters move.
 
         Args:
-            tangent: of the initial parameters, ``[task, ...]``.
-            rule_tangent: of the rule's parameters, without task axis.
+            tangent: direction in the initial parameters, ``[task, ...]``.
+            rule_tangent: direction in the rule's parameters, without task axis.
         """
 
-    def pull(self, cotangent: Params, direct: Sequence[Params | None] = ()) -> Params:
-        """``J' w``: a gradient at the adapted parameters, carried back to the initial ones (stacked).
+    def vjp(self, cotangent: Params, direct: Sequence[Params | None] = ()) -> tuple[Params, Params]:
+        """Vector-Jacobian product ``J' w``: a gradient at the adapted parameters, carried back.
 
         Args:
-            cotangent: at the adapted parameters.
+            cotangent: gradient at the adapted parameters, ``[task, ...]``.
             direct: at the start of each step, gradients of a loss that depends on those parameters as well.
-        """
 
-    def pull_with_rule(self, cotangent: Params, direct: Sequence[Params | None] = ()) -> tuple[Params, Params]:
-        """As :meth:`pull`, and the gradient of the rule's parameters, summed over tasks, which share them."""
+        Returns:
+            The gradient of the initial parameters, ``[task, ...]``, and that of the rule's, summed over tasks, which
+            share them.
+        """
 
 
 def inner_loop(
@@ -64,8 +66,8 @@ def inner_loop(
 ) -> InnerLoop:
     """Take one step per loss.
 
-    Step sizes take a structured path, every other rule a general one (:mod:`metarl.adaptation.descent` and
-    :mod:`metarl.adaptation.unrolled`).
+    Step sizes take a structured path, every other rule a general one (:mod:`metarl.adaptation.structured_loop`
+    and :mod:`metarl.adaptation.autodiff_loop`).
 
     Args:
         params: stacked parameters ``[task, ...]``; not changed.
@@ -75,17 +77,17 @@ def inner_loop(
             MAML; the dropped edges of Andrychowicz et al., 2016, Figure 2).
         weights: the rule's parameters by name, in place of its own.
         state: the rule's state where the loop goes on from; default: that of ``rule.init``.
-        factor: on every move, e.g. for steps beyond those of training.
+        factor: factor on every move, e.g. for steps beyond those of training.
         differentiable: without, derivatives are not kept (which saves the memory of a general rule's graph).
 
     Raises:
         ValueError: for a loss that is not one number per task.
     """
     if isinstance(rule, StepSizes):
-        return descend(params, losses, rule.values(factor, weights), rule.rate_names, second_order=second_order)
+        return structured_loop(params, losses, rule.values(factor, weights), rule.rate_names, second_order=second_order)
     if not isinstance(rule, UpdateRule):
-        return descend(params, losses, factor * rule, {}, second_order=second_order)
-    return unroll(
+        return structured_loop(params, losses, factor * rule, {}, second_order=second_order)
+    return autodiff_loop(
         params,
         losses,
         rule,

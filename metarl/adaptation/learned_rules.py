@@ -28,8 +28,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from metarl.adaptation.update_rules import Params, UpdateRule
+from metarl.adaptation.update_rules import UpdateRule
 from metarl.errors import ConfigError
+from metarl.networks.params import Params
 
 _HIDDEN_SIZE = 20
 """Units of every LSTM layer, as in both papers."""
@@ -120,7 +121,7 @@ class AndrychowiczLSTM(UpdateRule):
     Args:
         inner_lr: step size of the gradient term.
         adapted: names of the parameters that move; default: all.
-        output_scale: of the LSTM's output, whose natural size is 1.
+        output_scale: factor on the LSTM's output, whose natural size is 1.
     """
 
     def __init__(self, inner_lr: float, *, adapted: frozenset[str] | None = None, output_scale: float = 0.1) -> None:

@@ -23,12 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from metarl.adaptation.inner_loop import InnerLoop
-from metarl.adaptation.update_rules import LossFn, Params, UpdateRule
+from metarl.adaptation.update_rules import LossFn, UpdateRule, slopes
+from metarl.networks.params import Params, stack
 
 
 def stack_module(module: nn.Module, num_tasks: int) -> Params:
     """The module's parameters for every task, ``[task, ...]``, detached."""
-    return {name: value.detach().expand(num_tasks, *value.shape) for name, value in module.named_parameters()}
+    return stack(dict(module.named_parameters()), num_tasks)
 
 
 def call(module: nn.Module, params: Params, *inputs: Tensor) -> Tensor:
@@ -66,21 +67,23 @@ def meta_gradient(
 
     Returns:
         The mean loss after the last step, detached.
+
+    Raises:
+        ValueError: for a loss that is not one number per task.
     """
+    num_tasks = next(iter(loop.adapted.values())).shape[0]
 
-    def slopes(params: Params) -> tuple[Tensor, Params]:
+    def mean_slopes(params: Params) -> tuple[Params, Tensor]:
         leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
-        loss = loss_fn(leaves).mean()
-        found = torch.autograd.grad(loss, tuple(leaves.values()), materialize_grads=True)
-        return loss.detach(), dict(zip(leaves, found, strict=True))
+        return slopes(lambda own: loss_fn(own) / num_tasks, leaves, create_graph=False)
 
-    loss, cotangent = slopes(loop.adapted)
-    direct = [slopes(start)[1] for start in loop.starts] if along_path else []
-    of_start, of_rule = loop.pull_with_rule(cotangent, direct)
+    cotangent, losses = mean_slopes(loop.adapted)
+    direct = [mean_slopes(start)[0] for start in loop.starts] if along_path else []
+    of_start, of_rule = loop.vjp(cotangent, direct)
     if module is not None:
         for name, parameter in module.named_parameters():
             parameter.grad = of_start[name].sum(0)
     if rule is not None:
         for name, parameter in rule.named_parameters():
             parameter.grad = of_rule[name].clone()
-    return loss
+    return losses.sum().detach()

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from metarl.adaptation.update_rules import Params, UpdateRule
+from metarl.adaptation.update_rules import UpdateRule
 from metarl.errors import ConfigError
+from metarl.networks.params import Params
 
 Rates = float | Mapping[str, float]
 """One learning rate, or one for each group of parameters by the beginning of their names."""

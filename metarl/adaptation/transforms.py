@@ -8,8 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from metarl.adaptation.update_rules import Params, UpdateRule
+from metarl.adaptation.update_rules import UpdateRule
 from metarl.errors import ConfigError
+from metarl.networks.params import Params
 
 
 class MapGradients(UpdateRule):

@@ -1,4 +1,4 @@
-"""Update rules of the inner loop: the protocol of all of them, and step sizes, which are the simplest.
+"""Update rules of the inner loop: the interface of all of them, and step sizes, which are the simplest.
 
 Step sizes are one for all, none for the body (ANIL), or learned ones (Meta-SGD). Rules of one's own subclass
 :class:`UpdateRule`; its docstring shows one.
@@ -12,9 +12,27 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-Params = dict[str, Tensor]
+from metarl.networks.params import Params
+
 LossFn = Callable[[Params], Tensor]
 """Stacked parameters ``[task, ...]`` -> loss of each task ``[task]``."""
+
+
+def slopes(loss_fn: LossFn, params: Params, *, create_graph: bool) -> tuple[Params, Tensor]:
+    """The gradient of each task's loss with respect to ``params``, also inside ``no_grad``, and the losses ``[task]``.
+
+    Raises:
+        ValueError: for a loss that is not one number per task.
+    """
+    num_tasks = next(iter(params.values())).shape[0]
+    with torch.enable_grad():
+        loss = loss_fn(params)
+        if loss.shape != (num_tasks,):
+            raise ValueError(f"an inner loss must have shape [task] = ({num_tasks},), got {tuple(loss.shape)}.")
+        found = torch.autograd.grad(
+            loss.sum(), tuple(params.values()), create_graph=create_graph, materialize_grads=True
+        )
+    return dict(zip(params, found, strict=True)), loss
 
 
 class UpdateRule(nn.Module, abc.ABC):
@@ -55,8 +73,8 @@ class UpdateRule(nn.Module, abc.ABC):
         Args:
             state: from :meth:`init` or the previous step.
             params: ``[task, ...]``.
-            grads: of ``losses`` with respect to ``params``, ``[task, ...]``; without graph where derivatives are first
-                order, so that no gradient flows through them.
+            grads: gradients of ``losses`` with respect to ``params``, ``[task, ...]``; without graph where derivatives
+                are first order, so that no gradient flows through them.
             losses: ``[task]``; without graph likewise.
 
         Returns:

@@ -34,7 +34,7 @@ _USAGE = """usage: metarl COMMAND ...
   list                   agents, tasks and presets
   check MODULE:NAME      look for faults in a task distribution of your own
 
-metarl COMMAND --help tells more. TASKS is an id of `metarl list`, or module:attribute for your own."""
+metarl COMMAND --help tells more. AGENT and TASKS are names of `metarl list`, or module:attribute for your own."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,11 +12,12 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from metarl.agent import Agent
-from metarl.cli.report import EVALUATION_SEED, evaluation_rows, show_report
+from metarl.cli.report import EVALUATION_SEED, evaluation_rows, show_adaptation
 from metarl.errors import ConfigError
 from metarl.evaluation.metaworld_scores import markdown, print_table
-from metarl.experiments.experiment import Experiment
+from metarl.experiments import Experiment
 from metarl.experiments.official import evaluate_experiment
+from metarl.runs.files import safe_name, write_atomically
 from metarl.tasks.registry import load_distribution
 
 
@@ -28,6 +29,8 @@ class EvaluateOptions:
     """Run folder."""
     tasks: str | None = None
     """Another distribution with the same spaces, by id or module:attribute."""
+    agent: str | None = None
+    """For a script's run whose config.json does not name its agent: a name, or module:attribute of its config."""
     num_tasks: int = 40
     """Held-out tasks."""
     num_adaptations: int | None = None
@@ -67,7 +70,7 @@ def evaluate(words: list[str], console: Console) -> int:
     if options.best and options.checkpoint is not None:
         raise ConfigError(f"--best and --checkpoint {options.checkpoint} name two checkpoints; give one of them.")
     _check_official(options)
-    this = Experiment.open(options.run)
+    this = Experiment.open(options.run, agent=options.agent, tasks=options.tasks)
     reference = this.trained_reference()
     if options.device is not None:
         this, reference = this.on(options.device), reference and reference.on(options.device)
@@ -86,9 +89,9 @@ def evaluate(words: list[str], console: Console) -> int:
         rollouts_per_task=options.rollouts_per_task,
         pretrained=reference,
     )
-    name = f"evaluation-{distribution.id.replace('/', '-')}-iteration{iteration}-seed{options.seed}"
-    show_report(
-        this.name, distribution, rows, this.run.path / name, {"seed": options.seed, "iteration": iteration}, console
+    name = f"evaluation-{safe_name(distribution.id)}-iteration{iteration}-seed{options.seed}"
+    show_adaptation(
+        this, distribution, rows, this.run.path / name, {"seed": options.seed, "iteration": iteration}, console
     )
     return 0
 
@@ -126,6 +129,6 @@ def _evaluate_official(
         )
     print_table(scores, this.name, console)
     text = path.with_suffix(".md")
-    text.write_text(markdown(scores, this.name))
+    write_atomically(text, markdown(scores, this.name).encode())
     console.print(f"Scores: {escape(str(path))}, as Markdown: {escape(str(text))}", soft_wrap=True)
     return 0

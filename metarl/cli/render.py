@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
-from metarl.agents import AGENTS
 from metarl.envs.metaworld.distributions import MetaWorldTasks
 from metarl.envs.metaworld.task_sets import by_name
 from metarl.errors import ConfigError, unknown_name
-from metarl.experiments.experiment import Experiment
+from metarl.experiments import Experiment
 from metarl.rendering.replay import frames_per_second, make_render_env, rendered_frame, replay
 from metarl.rendering.video import check_video_path, side_by_side, write_mp4
 from metarl.rollouts.collector import Collector, episode_seeds
 from metarl.rollouts.trial import run_trial
+from metarl.runs.files import safe_name
 from metarl.seeding import numpy_stream
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import load_distribution, registered
@@ -48,6 +48,8 @@ class RenderOptions:
     """The MP4; default: in the run's folder."""
     tasks: str | None = None
     """Another distribution with the same spaces, by id or module:attribute."""
+    agent: str | None = None
+    """For a script's run whose config.json does not name its agent: a name, or module:attribute of its config."""
     split: Literal["test", "train"] | None = None
     """Held-out or training goals; default: test, or train for a task that is trained on alone."""
     goal: int = 0
@@ -73,12 +75,12 @@ def render(words: Sequence[str], console: Console) -> int:
             raise ConfigError(f"--{name.replace('_', '-')} must be 0 or more, got {value}.")
     if options.best and options.checkpoint is not None:
         raise ConfigError(f"--best and --checkpoint {options.checkpoint} name two checkpoints; give one of them.")
-    this = Experiment.open(options.run)
+    this = Experiment.open(options.run, agent=options.agent, tasks=options.tasks)
     distribution = this.seen(load_distribution(options.tasks)) if options.tasks else this.distribution
     if distribution.make_render_env is None:
         raise _not_renderable(distribution)
     task, name = _choose_task(distribution, options)
-    video = options.video or this.run.path / f"{name.replace('/', '-').replace(' ', '-')}.mp4"
+    video = options.video or this.run.path / f"{safe_name(name)}.mp4"
     # What cannot work must fail before episodes are played.
     check_video_path(video)
     fps = _try_rendering(distribution, task)
@@ -92,7 +94,7 @@ def render(words: Sequence[str], console: Console) -> int:
         )
     finally:
         collector.close()
-    step = AGENTS[this.name].adapts_by
+    step = this.agent_config.adapts_by
     titles = ("before adaptation", f"after {num_adaptations} {step}{'' if num_adaptations == 1 else 's'}")
     shown = [trial.rollouts[-1][0, _SLOT] for trial in (before, after)]
     every = max(1, -(-fps // _MOST_FPS))

@@ -13,10 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from metarl.agent import Agent
-from metarl.agents import AGENTS, RandomConfig
+from metarl.agents import RandomConfig
 from metarl.errors import ConfigError
 from metarl.evaluation.evaluator import Evaluation, evaluate
-from metarl.experiments.experiment import Experiment
+from metarl.experiments import Experiment
 from metarl.plotting import adaptation_figure
 from metarl.runs.files import write_atomically
 from metarl.statistics import Interval
@@ -92,7 +92,7 @@ def evaluation_rows(
     return rows
 
 
-def write_report(
+def write_adaptation(
     rows: Sequence[Row], distribution: TaskDistribution, path: Path, xlabel: str, details: dict[str, Any]
 ) -> Path:
     """Write scores as ``PATH.json`` and the adaptation curve as ``PATH.png``; returns the figure's path.
@@ -127,18 +127,18 @@ def write_report(
     return figure
 
 
-def show_report(
-    agent: str,
+def show_adaptation(
+    experiment: Experiment,
     distribution: TaskDistribution,
     rows: Sequence[Row],
     path: Path,
     details: dict[str, Any],
     console: Console,
 ) -> None:
-    """Print scores as a table, write them with :func:`write_report`, and say where.
+    """Print scores as a table, write them with :func:`write_adaptation`, and say where.
 
     Args:
-        agent: name of the agent of the first row; it says what lies between two shots.
+        experiment: of the agent of the first row, which says what lies between two shots.
         rows: scores on the same held-out tasks.
         distribution: the tasks.
         path: where they are written, without suffix.
@@ -148,7 +148,7 @@ def show_report(
     Raises:
         ConfigError: if they cannot be written.
     """
-    by_episode = AGENTS[agent].adapts_by == "episode"
+    by_episode = experiment.agent_config.adapts_by == "episode"
     most = max(len(row.intervals) for row in rows)
     num_tasks = len(rows[0].evaluation.returns)
     table = Table(
@@ -162,7 +162,7 @@ def show_report(
         table.add_row(row.label, *(f"{mean:.1f}\n{low:.1f} .. {high:.1f}" for mean, low, high in row.intervals))
     console.print(table)
     xlabel = "episodes of the trial before" if by_episode else "gradient steps"
-    figure = write_report(rows, distribution, path, xlabel, details)
+    figure = write_adaptation(rows, distribution, path, xlabel, details)
     cost = sum(row.evaluation.num_env_steps for row in rows)
     console.print(f"Figure: {escape(str(figure))}   (this table cost {cost:,} environment steps)", soft_wrap=True)
     warn_of_invalid(sum(row.evaluation.num_invalid for row in rows), "this table", console)

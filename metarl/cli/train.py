@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 import shlex
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
 
-import numpy as np
 import tyro
 from rich.console import Console
 from rich.markup import escape
@@ -19,37 +18,47 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from metarl import trainer
 from metarl.agent import AgentConfig
 from metarl.agents import AGENTS
-from metarl.cli.report import EVALUATION_SEED, evaluation_rows, show_report, warn_of_invalid
-from metarl.config import TrainConfig, choose_device
+from metarl.cli.report import EVALUATION_SEED, evaluation_rows, show_adaptation, warn_of_invalid
+from metarl.config import TrainConfig
 from metarl.errors import ConfigError
-from metarl.experiments import experiment as experiments
-from metarl.experiments.experiment import Experiment
-from metarl.experiments.presets import settings
-from metarl.runs.folder import RunFolder
-from metarl.tasks.registry import load_distribution
+from metarl.experiments import Experiment, Setup, resolve
+from metarl.experiments.experiment import pretrained_reference, reference_config
 
 MAIN_JOB = ("maml-trpo", "cartpole-goal")
 """What ``metarl train`` does without arguments."""
 
-Settings = TypeVar("Settings", bound=AgentConfig)
+
+@dataclass(frozen=True)
+class Source:
+    """Where agent, tasks and their settings come from; parsed first, as it decides which other options there are."""
+
+    preset: str | None = None
+    """Start from this preset's settings instead of those of AGENT:TASKS (see `metarl list`)."""
+    config: Path | None = None
+    """Start from the settings in this file: a run's config.json, or YAML or JSON with some of its keys."""
+    resume: Path | None = None
+    """Go on with the run in this folder; give no AGENT and TASKS then."""
+    agent: str | None = None
+    """Same as AGENT; with --resume for a script's run whose config.json does not name it."""
+    tasks: str | None = None
+    """Same as TASKS; with --resume for a script's run whose config.json does not name them."""
 
 
 @dataclass(frozen=True)
-class TrainOptions(Generic[Settings]):
+class TrainOptions:
     """Meta-train AGENT on TASKS, then show how it adapts to held-out tasks."""
 
     train: tyro.conf.OmitArgPrefixes[TrainConfig]
-    agent: tyro.conf.OmitArgPrefixes[Settings]
-    preset: str | None = None
-    """Start from this preset's settings instead of those of AGENT:TASKS (see `metarl list`)."""
-    resume: Path | None = None
-    """Go on with the run in this folder; give no AGENT and TASKS then."""
+    settings: tyro.conf.OmitArgPrefixes[AgentConfig]
+    source: tyro.conf.OmitArgPrefixes[Source] = Source()
     checkpoint: Path | None = None
     """With --resume: the checkpoint to start from; default: the newest."""
     runs: Path = Path("runs")
     """Folder in which a new run gets its own folder."""
     reference: bool = False
     """Also train one policy over all tasks for as many episodes, as a reference for the final table (MAML only)."""
+    print_config: bool = False
+    """Print every setting as a file for --config, and train nothing."""
 
 
 def train(words: list[str], console: Console) -> int:
@@ -58,41 +67,69 @@ def train(words: list[str], console: Console) -> int:
     rest = words[len(names) :]
     if len(names) == 1:
         raise ConfigError(f"train takes AGENT and TASKS, got only {names[0]!r}. Agents: {', '.join(sorted(AGENTS))}.")
-    resume = _value_of("--resume", rest)
-    if resume is not None:
-        if names:
-            raise ConfigError(f"--resume {resume} brings its own agent and tasks; leave out {' '.join(names)!r}.")
-        known = Experiment.open(Path(resume))
-        agent, task_name = known.name, known.task_name
-        train_config, agent_config = known.train_config, known.agent_config
-    else:
-        agent, task_name = names or MAIN_JOB
-        train_config, agent_config = settings(agent, task_name, _value_of("--preset", rest))
-        distribution = load_distribution(task_name)
-    generic: Any = TrainOptions  # The agent's settings are known only now, which no type checker can follow.
+    prog = " ".join(["metarl train", *names])
+    # An error in another option is told by the second parser, which knows them all.
+    source, _ = tyro.cli(Source, args=rest, prog=prog, return_unknown_args=True, add_help=False)
+    base, main_job = _base(names, source)
+    _check_flags(base)
+    # tyro takes the agent's options from the type of the default.
     options = tyro.cli(
-        generic[type(agent_config)],
+        TrainOptions,
         args=rest,
-        prog="metarl train" if resume else f"metarl train {agent} {task_name}",
-        default=TrainOptions(train_config, agent_config, reference=not names and resume is None),
+        prog=prog,
+        default=TrainOptions(base.train_config, base.agent_config, reference=main_job),
     )
-    if options.resume is None:
+    if isinstance(base, Experiment):
+        if options.print_config:
+            raise ConfigError(
+                f"--print-config is for new runs; the settings of this one are {base.run.path}/config.json."
+            )
+        _check_resume(base, options.train.num_iterations, options.checkpoint, console)
+        this = base.reconfigured(options.train, options.settings)
+    else:
         if options.checkpoint is not None:
             raise ConfigError(f"--checkpoint {options.checkpoint} needs --resume RUN.")
-        # What cannot work must fail before there is a run folder.
-        options.agent.build(distribution.spec, choose_device(options.train.device), options.train.seed)
-        distribution.sample_meta_batch(options.train.meta_batch_size, np.random.default_rng(0))
+        setup = dataclasses.replace(base, train_config=options.train, agent_config=options.settings)
         if options.reference:
-            experiments.reference_config(agent, options.agent)
-        run = RunFolder.create(options.runs, f"{agent}-{task_name}-seed{options.train.seed}")
-        this = Experiment.create(agent, task_name, options.train, options.agent, run)
-    else:
-        if options.preset is not None:
-            raise ConfigError(f"--preset {options.preset} is for new runs; --resume brings its own settings.")
-        _check_resume(known, options.train.num_iterations, options.checkpoint, console)
-        this = known.reconfigured(options.train, options.agent)
+            reference_config(setup.name, setup.agent_config)
+        if options.print_config:
+            setup.check()
+            print(json.dumps(setup.to_json(), indent=2))
+            return 0
+        this = Experiment.start(setup, options.runs)
     wants_reference = options.reference or (this.pretrained_path / "config.json").is_file()
     return _train_and_report(this, options.checkpoint, wants_reference, console)
+
+
+def _base(names: list[str], source: Source) -> tuple[Setup, bool]:
+    """What the options start from, an experiment if it is to be resumed, and whether it is the main job."""
+    if source.resume is not None:
+        for what in ("preset", "config"):
+            if getattr(source, what) is not None:
+                raise ConfigError(
+                    f"--{what} {getattr(source, what)} is for new runs; --resume brings its own settings."
+                )
+        if names:
+            raise ConfigError(
+                f"--resume {source.resume} brings its own agent and tasks; leave out {' '.join(names)!r}."
+            )
+        return Experiment.open(source.resume, agent=source.agent, tasks=source.tasks), False
+    flags = (source.agent, source.tasks)
+    if names and flags != (None, None):
+        raise ConfigError(f"agent and tasks are {' '.join(names)!r} already; leave out --agent and --tasks.")
+    main_job = not names and flags == (None, None) and source.config is None
+    agent, tasks = MAIN_JOB if main_job else (tuple(names) or flags)
+    return resolve(agent, tasks, preset=source.preset, file=source.config), main_job
+
+
+def _check_flags(setup: Setup) -> None:
+    """Refuse an agent of the user's own with a setting that would have the flag of another one."""
+    ours = {field.name for kind in (TrainConfig, Source, TrainOptions) for field in dataclasses.fields(kind)}
+    if taken := sorted(ours & {field.name for field in dataclasses.fields(setup.agent_config)}):
+        raise ConfigError(
+            f"{type(setup.agent_config).__name__}.{taken[0]} would be the flag --{taken[0].replace('_', '-')}, which "
+            "metarl train has already; give the field another name."
+        )
 
 
 def _check_resume(known: Experiment, num_iterations: int, checkpoint: Path | None, console: Console) -> None:
@@ -116,7 +153,7 @@ def _train_and_report(this: Experiment, checkpoint: Path | None, wants_reference
     console.print(
         f"[bold]{this.name}[/] on [bold]{this.task_name}[/], run folder {escape(str(this.run.path))}", soft_wrap=True
     )
-    reference = experiments.pretrained_reference(this) if wants_reference else None
+    reference = pretrained_reference(this) if wants_reference else None
     started = time.perf_counter()
     parts = [(this, "meta-training")] + ([(reference, "reference: one policy for all tasks")] if reference else [])
     for experiment, label in parts:
@@ -142,8 +179,8 @@ def _train_and_report(this: Experiment, checkpoint: Path | None, wants_reference
     except KeyboardInterrupt:
         console.print(f"Training is done and saved. The table comes with:\n  metarl evaluate {run}", soft_wrap=True)
         return 130
-    show_report(
-        this.name,
+    show_adaptation(
+        this,
         this.distribution,
         rows,
         this.run.path / "adaptation",
@@ -186,16 +223,6 @@ def _with_progress(experiment: Experiment, label: str, checkpoint: Path | None, 
         done = experiment.train(listen, checkpoint)
     warn_of_invalid(invalid, label, console)
     return done
-
-
-def _value_of(flag: str, words: Sequence[str]) -> str | None:
-    """The value of ``flag`` in ``words``, needed before the other options can be parsed."""
-    for index, word in enumerate(words):
-        if word == flag and index + 1 < len(words):
-            return words[index + 1]
-        if word.startswith(flag + "="):
-            return word.split("=", 1)[1]
-    return None
 
 
 def _quoted(path: Path) -> str:

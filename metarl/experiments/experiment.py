@@ -1,4 +1,4 @@
-"""From names to runs: build an agent for its tasks, and train it in a run folder."""
+"""An experiment: a setup in a run folder, to be trained, resumed and loaded."""
 
 from __future__ import annotations
 
@@ -9,60 +9,76 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metarl.agent import Agent, AgentConfig
-from metarl.agents import AGENTS, PretrainedConfig
-from metarl.config import TrainConfig, choose_device
+from metarl.agents import PretrainedConfig
+from metarl.config import TrainConfig, choose_device, from_dict
 from metarl.errors import ConfigError
-from metarl.experiments.presets import from_json, to_json
+from metarl.experiments.setup import Setup
 from metarl.runs.folder import RunFolder
-from metarl.tasks.distribution import TaskDistribution
-from metarl.tasks.oracle import reveal_task
-from metarl.tasks.registry import load_distribution
 from metarl.trainer import Progress, restore, train
 
 Listener = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """An agent, its tasks and its run folder.
+class Experiment(Setup):
+    """A setup and its run folder.
 
     Attributes:
-        name: of the agent.
-        task_name: id or ``module:attribute`` of the distribution.
-        train_config: settings of the outer loop.
-        agent_config: settings of the agent.
         run: where it is kept.
     """
 
-    name: str
-    task_name: str
-    train_config: TrainConfig
-    agent_config: AgentConfig
     run: RunFolder
 
     @classmethod
-    def create(
-        cls, name: str, task_name: str, train_config: TrainConfig, agent_config: AgentConfig, run: RunFolder
-    ) -> Experiment:
+    def create(cls, setup: Setup, run: RunFolder) -> Experiment:
         """A new experiment; writes config and manifest into the new folder ``run``."""
-        run.write_config(to_json(name, task_name, train_config, agent_config))
-        run.write_manifest(train_config.seed, choose_device(train_config.device))
-        return cls(name, task_name, train_config, agent_config, run)
+        run.write_config(setup.to_json())
+        run.write_manifest(setup.train_config.seed, choose_device(setup.train_config.device))
+        return cls(setup.name, setup.task_name, setup.train_config, setup.agent_config, run)
 
     @classmethod
-    def open(cls, path: Path) -> Experiment:
-        """The experiment of an existing run."""
+    def start(cls, setup: Setup, root: Path | str = "runs", name: str | None = None) -> Experiment:
+        """A new experiment in a folder of its own, made only if the setup can work.
+
+        Args:
+            setup: see :func:`metarl.experiments.resolve`.
+            root: folder of all runs.
+            name: of the run's folder; default: from agent, tasks and seed.
+
+        Raises:
+            ConfigError: see :meth:`Setup.check`; if the folder cannot be written.
+        """
+        setup.check()
+        run = RunFolder.create(root, name or f"{setup.name}-{setup.task_name}-seed{setup.train_config.seed}")
+        return cls.create(setup, run)
+
+    @classmethod
+    def open(cls, path: Path, *, agent: str | None = None, tasks: str | None = None) -> Experiment:
+        """The experiment of an existing run.
+
+        Args:
+            path: of the run's folder.
+            agent: stands in for the agent of a script's run whose config.json could not name it.
+            tasks: stands in for the tasks of such a run.
+
+        Raises:
+            ConfigError: if there is no run, or its config.json does not say what it needs to.
+        """
         run = RunFolder.open(path)
-        return cls(*from_json(run.read_config()), run)
+        setup = Setup.from_json(run.read_config(), agent=agent, tasks=tasks)
+        return cls(setup.name, setup.task_name, setup.train_config, setup.agent_config, run)
 
     def reconfigured(self, train_config: TrainConfig, agent_config: AgentConfig) -> Experiment:
         """This experiment with new settings of the outer loop, which are written into its folder.
 
         Raises:
             ConfigError: for a change that a checkpoint cannot follow: an optimiser, for one, brings its own step size.
-            CheckpointError: if the run is in use.
+            CheckpointError: if the run is in use, or its checkpoint is that of another agent.
         """
-        before = dataclasses.asdict(self.agent_config) | {"seed": self.train_config.seed}
+        content = self.run.read_config()
+        # A script's run may have recorded no settings of its agent: then they are those that are given now.
+        recorded = content.keys() & {self.name, "settings"}
+        before = (dataclasses.asdict(self.agent_config) if recorded else {}) | {"seed": self.train_config.seed}
         after = dataclasses.asdict(agent_config) | {"seed": train_config.seed}
         for name, value in before.items():
             if after[name] != value:
@@ -71,9 +87,12 @@ class Experiment:
                     f"{self.run.path}, got {after[name]!r}. Leave it out, or start a new run."
                 )
         choose_device(train_config.device)
+        changed = dataclasses.replace(self, train_config=train_config, agent_config=agent_config)
+        if "not_found" in content and self.run.checkpoints.iterations():
+            changed.load()  # Agent and tasks are what somebody says: they must fit what was saved.
         with self.run.lock():
-            self.run.write_config(to_json(self.name, self.task_name, train_config, agent_config))
-        return dataclasses.replace(self, train_config=train_config)
+            self.run.write_config(changed.to_json())
+        return changed
 
     def on(self, device: Literal["auto", "cpu", "cuda"]) -> Experiment:
         """The same experiment, its networks on ``device``."""
@@ -91,20 +110,6 @@ class Experiment:
             return None
         return Experiment.open(path)
 
-    @property
-    def distribution(self) -> TaskDistribution:
-        """The tasks, as this experiment's agent sees them."""
-        return self.seen(load_distribution(self.task_name))
-
-    def seen(self, distribution: TaskDistribution) -> TaskDistribution:
-        """A distribution as this experiment's agent sees it: an oracle sees the task as well."""
-        return reveal_task(distribution) if AGENTS[self.name].told_task else distribution
-
-    def build(self) -> Agent[Any]:
-        """A fresh agent, with the parameters that its seed gives it."""
-        device = choose_device(self.train_config.device)
-        return self.agent_config.build(self.distribution.spec, device, self.train_config.seed)
-
     def load(self, checkpoint: Path | None = None) -> tuple[Agent[Any], int]:
         """The trained agent of a checkpoint (default: the newest), and the iterations behind it."""
         agent = self.build()
@@ -113,7 +118,7 @@ class Experiment:
         restore(agent, content)
         return agent, iteration
 
-    def train(self, listener: Listener, checkpoint: Path | None = None) -> bool:
+    def train(self, listener: Listener = lambda _: None, checkpoint: Path | None = None) -> bool:
         """Train, or go on training; returns whether all iterations were done."""
         return train(
             self.build(), self.distribution, self.train_config, self.run, checkpoint=checkpoint, listener=listener
@@ -129,7 +134,7 @@ def reference_config(agent: str, config: AgentConfig) -> PretrainedConfig:
     known = {field.name for field in dataclasses.fields(PretrainedConfig)}
     if not known <= {field.name for field in dataclasses.fields(config)}:
         raise ConfigError(f"a pretrained reference needs a MAML agent beside it, got {agent!r}.")
-    return PretrainedConfig(**{name: getattr(config, name) for name in known})
+    return from_dict(PretrainedConfig, {name: getattr(config, name) for name in known})
 
 
 def pretrained_reference(experiment: Experiment) -> Experiment:
@@ -139,7 +144,7 @@ def pretrained_reference(experiment: Experiment) -> Experiment:
         ConfigError: see :func:`reference_config`.
     """
     reference = reference_config(experiment.name, experiment.agent_config)
-    rollouts = experiment.build().num_adaptations + 1
+    rollouts = experiment.agent_config.num_adaptations + 1
     train_config = dataclasses.replace(
         experiment.train_config, num_iterations=experiment.train_config.num_iterations * rollouts
     )
@@ -147,4 +152,5 @@ def pretrained_reference(experiment: Experiment) -> Experiment:
     if (path / "config.json").is_file():
         return dataclasses.replace(Experiment.open(path), train_config=train_config)
     path.mkdir(exist_ok=True)
-    return Experiment.create("pretrained", experiment.task_name, train_config, reference, RunFolder(path))
+    setup = Setup("pretrained", experiment.task_name, train_config, reference)
+    return Experiment.create(setup, RunFolder(path))

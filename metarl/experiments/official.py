@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from metarl.agent import Agent
-from metarl.agents import AGENTS
 from metarl.envs.metaworld.distributions import meta_world
 from metarl.errors import ConfigError
 from metarl.evaluation.metaworld_protocol import evaluate_official
 from metarl.evaluation.metaworld_scores import OfficialScores, save
 from metarl.evaluation.metaworld_upstream import upstream_evaluation
 from metarl.experiments.experiment import Experiment
+from metarl.runs.files import safe_name
 from metarl.tasks.registry import load_distribution
 
 
@@ -51,17 +51,17 @@ def evaluate_experiment(
     Raises:
         ConfigError: see :func:`evaluate_official`; for ``upstream`` and an agent that is told its task.
     """
-    kind = AGENTS[experiment.name]
-    if upstream and kind.told_task:
+    config = experiment.agent_config
+    if upstream and config.told_task:
         raise ConfigError(f"metaworld's own evaluation cannot tell {experiment.name} its task; leave upstream out.")
     source = replace(meta_world(load_distribution(tasks or experiment.task_name)), pool_workers=num_workers)
     about = {"agent": experiment.name, "training_seed": experiment.train_config.seed, "iteration": iteration}
     name = f"official-{source.id}-{split}-iteration{iteration}-{f'{goals}goals-' if goals else ''}seed{seed}.json"
-    store = experiment.run.path / name.replace("/", "-")
+    store = experiment.run.path / safe_name(name)
     scores = evaluate_official(
         agent,
         experiment.seen(source),
-        adapts_by=kind.adapts_by,
+        adapts_by=config.adapts_by,
         seed=seed,
         split=split,
         goals=goals,
@@ -76,7 +76,7 @@ def evaluate_experiment(
             source.task_set,
             split,
             scores.settings["goals_per_task"],
-            adapts_by=kind.adapts_by,
+            adapts_by=config.adapts_by,
             seed=seed,
             reward_version=scores.settings["reward_version"],
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +10,7 @@ from metarl.agent import AgentConfig
 from metarl.agents import AGENTS
 from metarl.config import TrainConfig, from_dict
 from metarl.envs.locomotion import DISTRIBUTIONS as LOCOMOTION
-from metarl.envs.metaworld import TASK_NAMES
-from metarl.errors import ConfigError, unknown_name
+from metarl.envs.metaworld import HORIZON, TASK_NAMES
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,17 @@ class Preset:
     agent: Mapping[str, Any] = field(default_factory=dict)
 
 
+def steps_per_iteration(agent: AgentConfig, meta_batch_size: int, horizon: int) -> int:
+    """Environment steps of one meta-update, adaptation included, if no episode ends early.
+
+    Args:
+        agent: its settings.
+        meta_batch_size: tasks in one meta-update.
+        horizon: steps in an episode.
+    """
+    return meta_batch_size * agent.rollouts_per_task * (agent.num_adaptations + 1) * horizon
+
+
 _CARTPOLE_MAML = Preset(
     "chosen on training tasks for 2 CPU cores",
     {"num_iterations": 60, "meta_batch_size": 10, "eval_every": 15},
@@ -38,7 +47,7 @@ _CARTPOLE_MAML = Preset(
 _CARTPOLE_RL2 = Preset(
     "chosen on training tasks for 2 CPU cores",
     {"num_iterations": 50, "meta_batch_size": 100, "eval_every": 10},
-    {"hidden_size": 64, "learning_rate": 2e-3},
+    {"hidden_size": 64, "meta_lr": 2e-3},
 )
 _CARTPOLES = ("cartpole", "cartpole-random", "cartpole-extreme", "cartpole-goal", "cartpole-mirrored")
 
@@ -68,11 +77,11 @@ _LOCOMOTION_PROMP = Preset(
 _LOCOMOTION_RL2 = Preset(
     "RL2 in ProMP's comparison (arXiv 1810.06784): LSTM 64, 100 tasks x 2 episodes, 5 epochs, 501 iterations",
     {"num_iterations": 501, "meta_batch_size": 100},
-    {"memory": "lstm", "hidden_size": 64, "learning_rate": 1e-3, "num_epochs": 5},
+    {"memory": "lstm", "hidden_size": 64, "meta_lr": 1e-3, "num_epochs": 5},
 )
 
 _VARIBAD_PPO = {
-    "learning_rate": 7e-4,
+    "meta_lr": 7e-4,
     "num_epochs": 2,
     "clip_range": 0.1,
     "gae_lambda": 0.9,
@@ -95,7 +104,7 @@ _NAVIGATION_VARIBAD = Preset(
         "episodes_per_trial": 3,
         "num_minibatches": 8,
         "entropy_coef": 1e-3,
-        "kl_weight": 1.0,
+        "kl_coef": 1.0,
         "vae_batch_size": 15,
         "num_decoded_steps": 50,
     },
@@ -107,7 +116,7 @@ _BANDIT = Preset(
     {
         "episodes_per_trial": 1,
         "gae_lambda": 0.3,
-        "learning_rate": 1e-3,
+        "meta_lr": 1e-3,
         "normalise_obs": False,
         "normalise_rewards": False,
     },
@@ -115,7 +124,7 @@ _BANDIT = Preset(
 _TABULAR_MDP = Preset(
     "RL2 (arXiv 1611.02779): GAE lambda 0.3, 10 episodes; batch scaled down to the CPU",
     {"num_iterations": 300, "meta_batch_size": 200, "eval_tasks": 200, "eval_every": 50},
-    {"episodes_per_trial": 10, "gae_lambda": 0.3, "learning_rate": 1e-3},
+    {"episodes_per_trial": 10, "gae_lambda": 0.3, "meta_lr": 1e-3},
 )
 
 _META_WORLD = "Meta-World+ (arXiv 2505.11289) and its code: budget of 2 M steps per training task"
@@ -123,22 +132,20 @@ _META_WORLD = "Meta-World+ (arXiv 2505.11289) and its code: budget of 2 M steps 
 
 def _meta_world(tasks: str, num_tasks: int, meta_batch_size: int) -> dict[str, Preset]:
     """The official budget on a task set of ``num_tasks`` training tasks: 10 episodes of 500 steps a rollout."""
-    steps_per_task, budget = 10 * 500, 2_000_000 * num_tasks
-    rl2_iterations = budget // (meta_batch_size * steps_per_task)
-    evaluation = {"eval_tasks": 20}
-    return {
-        f"maml-trpo:{tasks}": Preset(
-            _META_WORLD,
-            # Twice as many steps an iteration: before and after adaptation.
-            _differing({"num_iterations": rl2_iterations // 2, "meta_batch_size": meta_batch_size, **evaluation}),
-            {"hidden_sizes": (512, 512), "rollouts_per_task": 10},
-        ),
-        f"rl2:{tasks}": Preset(
+    budget = 2_000_000 * num_tasks
+    chosen: dict[str, tuple[str, dict[str, Any]]] = {
+        "maml-trpo": (_META_WORLD, {"hidden_sizes": (512, 512), "rollouts_per_task": 10}),
+        "rl2": (
             f"{_META_WORLD}; its pieces of 250 steps do not overlap here",
-            _differing({"num_iterations": rl2_iterations, "meta_batch_size": meta_batch_size, **evaluation}),
             {"hidden_size": 256, "encoder_sizes": (256, 256), "bptt_steps": 250, "episodes_per_trial": 10},
         ),
     }
+    presets = {}
+    for agent, (source, settings) in chosen.items():
+        each = steps_per_iteration(from_dict(AGENTS[agent], settings), meta_batch_size, HORIZON)
+        train = {"num_iterations": budget // each, "meta_batch_size": meta_batch_size, "eval_tasks": 20}
+        presets[f"{agent}:{tasks}"] = Preset(source, _differing(train), settings)
+    return presets
 
 
 def _differing(train: dict[str, Any]) -> dict[str, Any]:
@@ -154,7 +161,7 @@ PRESETS: dict[str, Preset] = {
     **{f"{agent}:navigation-2d": _NAVIGATION_PROMP for agent in _PROMP_FAMILY},
     "reptile:navigation-2d": Preset(
         "as maml-trpo; its own steps: at 0.1 adaptation hardly moves, as nothing trains for large gradients",
-        agent={"activation": "relu", "inner_lr": 0.5, "meta_step_size": 1.0},
+        agent={"activation": "relu", "inner_lr": 0.5, "meta_lr": 1.0},
     ),
     **{f"{agent}:{tasks}": _LOCOMOTION_MAML for agent in _MAML_FAMILY for tasks in _LOCOMOTION},
     **{f"{agent}:{tasks}": _LOCOMOTION_PROMP for agent in _PROMP_FAMILY for tasks in _LOCOMOTION},
@@ -168,7 +175,7 @@ PRESETS: dict[str, Preset] = {
             "hidden_size": 64,
             "episodes_per_trial": 1,
             "gae_lambda": 0.3,
-            "learning_rate": 1e-3,
+            "meta_lr": 1e-3,
             "num_vae_updates": 4,
             "vae_batch_size": 250,
             "normalise_obs": False,
@@ -179,7 +186,7 @@ PRESETS: dict[str, Preset] = {
     "snail:bandit": Preset(_BANDIT.source, _BANDIT.train, _BANDIT.agent),
     **{f"{agent}:tabular-mdp": _TABULAR_MDP for agent in ("rl2", "snail")},
     "rl2:navigation-2d": Preset(
-        "as rl2 on locomotion", {"meta_batch_size": 100}, {"hidden_size": 64, "learning_rate": 1e-3, "num_epochs": 5}
+        "as rl2 on locomotion", {"meta_batch_size": 100}, {"hidden_size": 64, "meta_lr": 1e-3, "num_epochs": 5}
     ),
     **{
         name: preset
@@ -192,48 +199,3 @@ PRESETS: dict[str, Preset] = {
         for name, preset in _meta_world(tasks, num_tasks, meta_batch_size).items()
     },
 }
-
-
-def settings(agent: str, tasks: str, preset: str | None = None) -> tuple[TrainConfig, AgentConfig]:
-    """The settings of ``agent`` on ``tasks``: the preset of this pair if there is one, else the agent's defaults.
-
-    Args:
-        agent: a name in :data:`metarl.agents.AGENTS`.
-        tasks: a distribution's id.
-        preset: take this preset instead, e.g. ``"maml-trpo:navigation-2d"`` for tasks of one's own.
-
-    Raises:
-        ConfigError: for an unknown agent or preset, or a preset of another agent.
-    """
-    if agent not in AGENTS:
-        raise unknown_name("agent", agent, AGENTS)
-    choices = [name for name in PRESETS if name.split(":")[0] == agent]
-    if preset is not None and preset not in choices:
-        raise unknown_name(f"preset of {agent}", preset, choices)
-    chosen = PRESETS.get(preset or f"{agent}:{tasks}", Preset("the agent's defaults"))
-    return from_dict(TrainConfig, chosen.train), from_dict(AGENTS[agent], chosen.agent)
-
-
-def to_json(agent: str, tasks: str, train: TrainConfig, config: AgentConfig) -> dict[str, Any]:
-    """The resolved config of a run, as it stands in its ``config.json``."""
-    return {"agent": agent, "tasks": tasks, "train": dataclasses.asdict(train), agent: dataclasses.asdict(config)}
-
-
-def from_json(content: Mapping[str, Any]) -> tuple[str, str, TrainConfig, AgentConfig]:
-    """Agent, tasks and settings from a run's ``config.json``.
-
-    Raises:
-        ConfigError: if something is missing, unknown or of another kind.
-    """
-    for name in ("agent", "tasks"):
-        if not isinstance(content.get(name, ""), str):
-            raise ConfigError(f"{name} in config.json must be a name, got {content[name]!r}.")
-    if content.get("agent", "rl2") not in AGENTS:
-        raise unknown_name("agent", content["agent"], AGENTS)
-    if missing := {"agent", "tasks", "train", content.get("agent", "agent")} - content.keys():
-        raise ConfigError(f"config.json lacks {', '.join(sorted(missing))}; it is not that of a run.")
-    for name in ("train", content["agent"]):
-        if not isinstance(content[name], Mapping):
-            raise ConfigError(f"{name} in config.json must be an object of settings, got {content[name]!r}.")
-    agent, tasks = content["agent"], content["tasks"]
-    return agent, tasks, from_dict(TrainConfig, content["train"]), from_dict(AGENTS[agent], content[agent])

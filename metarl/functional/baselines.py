@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from metarl.functional.returns import discounted_sums, gae, normalise
+from metarl.functional.shapes import require_rank, require_shape
 from metarl.types import Rollout
 
 
@@ -20,7 +21,11 @@ def time_features(obs: Tensor, step: Tensor) -> Tensor:
 
     Returns:
         ``[..., 2 obs_dim + 4]`` float64.
+
+    Raises:
+        ValueError: for steps of another shape than the observations'.
     """
+    require_shape("time_features", tuple(obs.shape[:-1]), "[...]", step=step)
     obs = obs.double().clamp(-10.0, 10.0)
     time = step.double()[..., None] / 100.0
     return torch.cat([obs, obs.square(), time, time.square(), time**3, torch.ones_like(time)], dim=-1)
@@ -41,7 +46,12 @@ def fit_linear(features: Tensor, targets: Tensor, valid: Tensor, ridge: float = 
 
     Returns:
         ``[task, feature]`` float64.
+
+    Raises:
+        ValueError: for shapes that do not go together.
     """
+    require_rank("fit_linear", 3, "[task, sample, feature]", features=features)
+    require_shape("fit_linear", tuple(features.shape[:-1]), "[task, sample]", targets=targets, valid=valid)
     x = features * valid[..., None]
     gram = x.mT @ x
     moment = (x.mT @ (targets.double() * valid)[..., None]).squeeze(-1)
@@ -57,7 +67,19 @@ def fit_linear(features: Tensor, targets: Tensor, valid: Tensor, ridge: float = 
 
 
 def predict_linear(weights: Tensor, features: Tensor) -> Tensor:
-    """Values ``[task, ...]`` of ``features`` ``[task, ..., feature]`` under ``weights`` ``[task, feature]``."""
+    """Values of each task's features under its own weights: ``v = X w``.
+
+    Args:
+        weights: ``[task, feature]``.
+        features: ``[task, ..., feature]``.
+
+    Returns:
+        ``[task, ...]``.
+
+    Raises:
+        ValueError: for weights of other tasks or features.
+    """
+    require_shape("predict_linear", (features.shape[0], features.shape[-1]), "[task, feature]", weights=weights)
     flat = features.flatten(1, -2)
     return (flat @ weights[..., None]).squeeze(-1).view(features.shape[:-1])
 

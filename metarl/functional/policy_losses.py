@@ -1,4 +1,4 @@
-"""Losses of policies. Every function gets one entry per step and a mask, and reduces over what it says."""
+"""Losses of policies: one entry per step and a mask, ``[task, sample]`` -> one loss per task, ``[task]``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from metarl.functional.returns import masked_mean
+from metarl.functional.shapes import require_rank, require_shape
 
 
 def likelihood_ratio_loss(log_prob: Tensor, behaviour_log_prob: Tensor, advantage: Tensor, valid: Tensor) -> Tensor:
@@ -23,17 +24,42 @@ def likelihood_ratio_loss(log_prob: Tensor, behaviour_log_prob: Tensor, advantag
 
     Returns:
         ``[task]``.
+
+    Raises:
+        ValueError: for shapes that do not go together.
     """
+    _require_steps("likelihood_ratio_loss", log_prob, behaviour_log_prob, advantage, valid)
     return -masked_mean((log_prob - behaviour_log_prob).exp() * advantage, valid, (1,))
 
 
 def clipped_ratio_loss(
     log_prob: Tensor, behaviour_log_prob: Tensor, advantage: Tensor, valid: Tensor, clip_range: float
 ) -> Tensor:
-    """PPO's clipped surrogate of each row, ``-mean_t[ min(r A, clip(r, 1-c, 1+c) A) ]``.
+    """PPO's clipped surrogate of each task: ``-mean_t[ min(r_t A_t, clip(r_t, 1-c, 1+c) A_t) ]``.
 
-    Schulman et al., 2017 (arXiv 1707.06347), eq. 7. Shapes as in :func:`likelihood_ratio_loss`.
+    ``r_t = pi(a_t)/pi_b(a_t)`` (Schulman et al., 2017, arXiv 1707.06347, eq. 7).
+
+    Args:
+        log_prob: ``[task, sample]`` under the policy to improve.
+        behaviour_log_prob: ``[task, sample]`` under the policy that acted.
+        advantage: ``[task, sample]``.
+        valid: ``[task, sample]`` bool.
+        clip_range: ``c``, above 0.
+
+    Returns:
+        ``[task]``.
+
+    Raises:
+        ValueError: for shapes that do not go together.
     """
+    _require_steps("clipped_ratio_loss", log_prob, behaviour_log_prob, advantage, valid)
     ratio = (log_prob - behaviour_log_prob).exp()
     clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
     return -masked_mean(torch.minimum(ratio * advantage, clipped * advantage), valid, (1,))
+
+
+def _require_steps(where: str, log_prob: Tensor, behaviour_log_prob: Tensor, advantage: Tensor, valid: Tensor) -> None:
+    axes = "[task, sample]"
+    require_rank(where, 2, axes, log_prob=log_prob)
+    others = {"behaviour_log_prob": behaviour_log_prob, "advantage": advantage, "valid": valid}
+    require_shape(where, tuple(log_prob.shape), axes, **others)

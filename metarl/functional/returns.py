@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from metarl.functional.shapes import require_shape
+
 _BLOCK = 256
 """Steps that one triangular product covers; longer sequences carry a value from block to block."""
 
@@ -15,12 +17,17 @@ def discounted_sums(x_t: Tensor, discount: float) -> Tensor:
     A product with a triangular matrix, since a loop over time costs one kernel launch a step.
 
     Args:
-        x_t: ``[..., time]``, zero on padding.
+        x_t: ``[..., time]`` with one step at least, zero on padding.
         discount: in [0, 1].
 
     Returns:
         ``[..., time]``.
+
+    Raises:
+        ValueError: for a tensor without steps.
     """
+    if x_t.dim() == 0 or x_t.shape[-1] == 0:
+        raise ValueError(f"discounted_sums: x_t must have the shape [..., time], got {tuple(x_t.shape)}.")
     num_steps = x_t.shape[-1]
     size = min(num_steps, _BLOCK)
     steps = torch.arange(size, device=x_t.device)
@@ -65,7 +72,12 @@ def gae(
 
     Returns:
         ``[..., time]``, zero on padding.
+
+    Raises:
+        ValueError: for shapes that do not go together.
     """
+    require_shape("gae", tuple(rewards.shape), "[..., time]", values=values, terminated=terminated, valid=valid)
+    require_shape("gae", tuple(rewards.shape[:-1]), "[...]", last_value=last_value)
     following = torch.cat([values[..., 1:], last_value[..., None]], dim=-1)
     is_last = valid & ~torch.cat([valid[..., 1:], torch.zeros_like(valid[..., :1])], dim=-1)
     following = torch.where(is_last, last_value[..., None], following)
@@ -75,12 +87,33 @@ def gae(
 
 
 def masked_mean(x: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Mean of ``x`` over ``dims`` where ``valid``; both have the same shape, and some entry must be valid."""
+    """Mean over the valid entries: ``sum(x * valid) / sum(valid)``.
+
+    Args:
+        x: any shape.
+        valid: bool, the shape of ``x``; some entry must be set wherever a mean is taken.
+        dims: axes that the mean is taken over, and that the result lacks.
+
+    Raises:
+        ValueError: for a mask of another shape.
+    """
+    require_shape("masked_mean", tuple(x.shape), "that of x", valid=valid)
     return (x * valid).sum(dims) / valid.sum(dims)
 
 
 def normalise(x: Tensor, valid: Tensor, dims: tuple[int, ...], eps: float = 1e-8) -> Tensor:
-    """Shift and scale the valid entries to mean 0 and standard deviation 1 over ``dims``; padding becomes 0."""
+    """Shift and scale the valid entries to mean 0 and standard deviation 1; padding becomes 0.
+
+    Args:
+        x: any shape, which the result has too.
+        valid: bool, the shape of ``x``; some entry must be set wherever a mean is taken.
+        dims: axes that mean and standard deviation are taken over.
+        eps: added to the standard deviation.
+
+    Raises:
+        ValueError: for a mask of another shape.
+    """
+    require_shape("normalise", tuple(x.shape), "that of x", valid=valid)
     count = valid.sum(dims, keepdim=True)
     mean = (x * valid).sum(dims, keepdim=True) / count
     centred = (x - mean) * valid

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from metarl.functional.shapes import require_rank, require_shape
+
 
 def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, num_iterations: int) -> tuple[Tensor, Tensor]:
     """Approximate ``x = A^-1 b`` for symmetric positive definite ``A``, given only ``v -> A v``.
@@ -20,8 +22,12 @@ def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, num_itera
         num_iterations: iterations, each with one product.
 
     Returns:
-        ``x`` and ``A x``, which is ``b`` less the residual and costs no product.
+        ``x`` and ``A x``, ``[n]`` each; the latter is ``b`` less the residual and costs no product.
+
+    Raises:
+        ValueError: if ``b`` is no vector, or ``product`` returns another shape.
     """
+    require_rank("conjugate_gradient", 1, "[n]", b=b)
     x = torch.zeros_like(b)
     residual = b.clone()
     direction = b.clone()
@@ -29,6 +35,7 @@ def conjugate_gradient(product: Callable[[Tensor], Tensor], b: Tensor, num_itera
     tiny = torch.finfo(b.dtype).tiny
     for _ in range(num_iterations):
         image = product(direction)
+        require_shape("conjugate_gradient", tuple(b.shape), "[n]", product=image)
         curvature = direction.dot(image)
         step = torch.where(curvature > 0, squared / curvature.clamp(min=tiny), torch.zeros_like(squared))
         x = x + step * direction
@@ -46,7 +53,15 @@ def step_to_radius(direction: Tensor, image: Tensor, max_kl: float) -> Tensor:
         direction: ``[n]``.
         image: ``A direction``, ``[n]``.
         max_kl: radius of the trust region in nats.
+
+    Returns:
+        ``[n]``.
+
+    Raises:
+        ValueError: for shapes that do not go together.
     """
+    require_rank("step_to_radius", 1, "[n]", direction=direction)
+    require_shape("step_to_radius", tuple(direction.shape), "[n]", image=image)
     curvature = direction.dot(image).clamp(min=torch.finfo(direction.dtype).tiny)
     return (2.0 * max_kl / curvature).sqrt() * direction
 
@@ -63,7 +78,7 @@ def backtrack(
     """The longest step ``start - ratio^j step`` that lowers the loss inside the trust region.
 
     Args:
-        evaluate: parameters -> (loss, KL).
+        evaluate: parameters ``[n]`` -> (loss, KL in nats).
         start: ``[n]`` parameters before.
         step: ``[n]`` full step, to be subtracted.
         loss_before: loss at ``start``.
@@ -74,7 +89,12 @@ def backtrack(
     Returns:
         Accepted parameters (``start`` if none), their loss, their KL, and the number of trials; a NaN loss is
         never accepted.
+
+    Raises:
+        ValueError: for shapes that do not go together.
     """
+    require_rank("backtrack", 1, "[n]", start=start)
+    require_shape("backtrack", tuple(start.shape), "[n]", step=step)
     for trial in range(max_backtracks):
         candidate = start - ratio**trial * step
         loss, kl = evaluate(candidate)

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-import shutil
 from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from metarl.errors import ConfigError
-from metarl.networks.policy import Params, Policy
+from metarl.networks.params import Params
+from metarl.networks.policy import Policy
 from metarl.types import Spec
 
 Activation = Literal["tanh", "relu"]
-
-
-def stack(params: Params, num_tasks: int) -> Params:
-    """The same parameters for every task: views ``[task, ...]``."""
-    return {name: value.expand(num_tasks, *value.shape) for name, value in params.items()}
 
 
 def stacked_mlp(
@@ -59,7 +52,7 @@ def stacked_mlp_tangent(
 
     Args:
         params: as in :func:`stacked_mlp`.
-        tangent: of the parameters, of the same shapes.
+        tangent: direction in the parameters, of the same shapes.
         x: as in :func:`stacked_mlp`.
         hidden: what it took in.
         activation: as in :func:`stacked_mlp`.
@@ -72,13 +65,32 @@ def stacked_mlp_tangent(
     return moved
 
 
-class _Hidden(torch.autograd.Function):
-    """``y = activation(x w + b)``, whose derivatives are written out: fewer kernels, and fewer passes over memory.
+# Derivatives of one hidden layer, for each task: z = x w + b, y = f(z), with f = tanh or relu. g is the gradient of y.
+#
+# First, by the chain rule:
+#     s = g f'(z)                     the gradient of z; f' is a function of y: 1 - y^2, or 1 where y > 0
+#     of_x = s w', of_w = x' s, of_b = sum_samples s
+#
+# Second: these gradients are differentiated again (a Hessian product does it along one direction). Given the adjoints
+# by_x, by_w, by_b of the three, and by_s of s itself, which a derivative of yet higher order may bring:
+#     m = by_s + by_b + x by_w + by_x w      the adjoint of s: all three are linear in it
+#     of g:  m f'(z)                         as s = g f'(z)
+#     of x:  s by_w'                         as of_w = x' s; of_x and of_b contain x within s alone
+#     of w:  by_x' s                         as of_x = s w'; of_w and of_b contain w within s alone
+#     of z:  m g f''(z)                      as f' depends on z; x, w and b get their parts of it by the first rule
+# With f = tanh, f'' = -2 y (1 - y^2), so that the last line is -2 m y (g f'(z)). With relu it vanishes, since f' is
+# constant on both sides of 0. There is no further term: z is linear in x and in w, so that its second derivatives in
+# either alone vanish, and the mixed one is what the lines "of x" and "of w" hold.
+#
+# Where the adjoint of z goes: z itself is not kept. `link`, a second output of the layer without memory of its own,
+# stands for z in the graph. Its gradient is h = m y (g f'(z)), and where the first rule then runs it takes
+# s = g f'(z) - 2 h: so the adjoint of z shares the three matrix products with the gradient of y. Hence one more line,
+#     of h:  -2 m                            for third derivatives
+# and no gradient of y from f'(z), which would count the adjoint of z twice.
 
-    ``link`` stands for ``x w + b`` without its memory. What the second derivative adds there comes back as its gradient
-    (up to a factor of -2), so that it shares the matrix products of the first derivative, and so that the gradient of
-    ``y`` need not be kept beside that of ``x w + b``.
-    """
+
+class _Hidden(torch.autograd.Function):
+    """``y = f(x w + b)`` and ``link``, with the first rule above as derivative: fewer kernels and passes."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, b: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
@@ -100,9 +112,9 @@ class _Hidden(torch.autograd.Function):
 
 
 class _HiddenSlope(torch.autograd.Function):
-    """The backward pass of :class:`_Hidden`: gradients of ``x``, ``w``, ``b`` and, not asked for, of ``x w + b``.
+    """The first rule above, with the second one as derivative: gradients of ``x``, ``w``, ``b``, and ``s``.
 
-    The last one is an output so that it can be saved and differentiated again, to any order.
+    ``s`` is an output so that it can be saved and differentiated again, to any order.
     """
 
     @staticmethod
@@ -128,7 +140,7 @@ class _HiddenSlope(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, w, y, slope, of_link = ctx.saved_tensors
-        # `moved` is the adjoint of `slope`, the only thing that the outputs are made of.
+        # `slope` is s above, `of_link` is h, and `moved` is m.
         by_x, by_w, by_b, moved = grads
         if moved is None:
             moved = (x.new_zeros(()) if by_b is None else by_b.unsqueeze(1)).expand_as(y)
@@ -140,7 +152,7 @@ class _HiddenSlope(torch.autograd.Function):
             moved = torch.baddbmm(moved, by_x, w)
         to_link = None
         if ctx.activation == "tanh":
-            # d/dz of g (1 - y^2) is -2 y (1 - y^2) g; the factor is applied where `link` is taken in.
+            # m y (g f'(z)), as s = g f'(z) - 2 h. The factor of -2 is applied where `link` is taken in.
             to_link = moved * y * (slope if of_link is None else slope + 2.0 * of_link)
         return (
             _before(moved, y, ctx.activation),
@@ -188,7 +200,6 @@ class MLPPolicy(Policy):
             self.register_parameter(f"w{layer}", nn.Parameter(torch.empty(fan_in, fan_out).uniform_(-bound, bound)))
             self.register_parameter(f"b{layer}", nn.Parameter(torch.zeros(fan_out)))
         self.add_std(init_std)
-        self._compiled: Callable[..., Tensor] | None = None
 
     @property
     def head_names(self) -> frozenset[str]:
@@ -198,23 +209,7 @@ class MLPPolicy(Policy):
 
     def outputs(self, params: Params, obs: Tensor) -> Tensor:
         """See :meth:`Policy.outputs`."""
-        # Never where a derivative may be taken: through a compiled inner loss, second derivatives vanish silently.
-        compiled = None if torch.is_grad_enabled() else self._compiled
-        return (compiled or stacked_mlp)(params, obs, self.num_layers, self.activation)
-
-    def compile_inference(self) -> None:
-        """Compile the passes without derivatives, at the first of each kind; those with derivatives stay as they are.
-
-        Raises:
-            ConfigError: on a machine without a C++ compiler, which ``torch.compile`` calls.
-        """
-        compiler = os.environ.get("CXX", "g++")
-        if shutil.which(compiler) is None:
-            raise ConfigError(
-                f"compile needs a C++ compiler at run time, and {compiler!r} was not found: install g++, point CXX to "
-                "a compiler, or leave compile off."
-            )
-        self._compiled = torch.compile(stacked_mlp)
+        return stacked_mlp(params, obs, self.num_layers, self.activation)
 
     def linear_outputs(self, params: Params, obs: Tensor) -> tuple[Tensor, Callable[[Params], Tensor]]:
         """See :meth:`Policy.linear_outputs`; the hidden layers are not computed again."""

@@ -11,10 +11,8 @@ from torch import Tensor, nn
 
 from metarl.errors import ConfigError
 from metarl.networks.distributions import Categorical, DiagGaussian, Distribution
+from metarl.networks.params import Params
 from metarl.types import Spec
-
-Params = dict[str, Tensor]
-"""Parameters by name; *stacked* parameters have shape ``[task, ...]``."""
 
 MIN_STD = 1e-3
 """Smallest standard deviation; enforced smoothly, since a clamp would leave a dead parameter."""
@@ -40,6 +38,10 @@ class Policy(nn.Module, abc.ABC):
     def outputs(self, params: Params, obs: Tensor) -> Tensor:
         """Logits or means ``[task, sample, action_dim]`` for observations ``[task, sample, obs_dim]``."""
 
+    @abc.abstractmethod
+    def linear_outputs(self, params: Params, obs: Tensor) -> tuple[Tensor, Callable[[Params], Tensor]]:
+        """:meth:`outputs`, and how they move with ``params``: a function of a stacked tangent."""
+
     def params(self) -> Params:
         """The meta-parameters by name, without task axis."""
         return dict(self.named_parameters())
@@ -50,30 +52,17 @@ class Policy(nn.Module, abc.ABC):
 
     def linearise(self, params: Params, obs: Tensor) -> tuple[Distribution, Callable[[Params], tuple[Tensor, ...]]]:
         """:meth:`distribution`, and how its ``parameters`` move with ``params``: a function of a stacked tangent."""
-        out, push = self.linear_outputs(params, obs)
+        out, outputs_jvp = self.linear_outputs(params, obs)
 
-        def move(tangent: Params) -> tuple[Tensor, ...]:
-            moved = push(tangent)
+        def jvp(tangent: Params) -> tuple[Tensor, ...]:
+            moved = outputs_jvp(tangent)
             if self.spec.discrete:
                 return (moved,)
             raw = params["raw_std"].detach()
             log_std = raw.sigmoid() / (nn.functional.softplus(raw) + MIN_STD) * tangent["raw_std"]
             return moved, log_std.unsqueeze(1).expand_as(moved)
 
-        return self._distribution(params, out), move
-
-    def linear_outputs(self, params: Params, obs: Tensor) -> tuple[Tensor, Callable[[Params], Tensor]]:
-        """:meth:`outputs`, and how they move: by forward-mode differentiation, which runs the network again."""
-        names = [name for name in params if name != "raw_std"]
-        # Without inner steps tensors are views that all tasks share, which forward-mode differentiation refuses.
-        here = {name: params[name].detach().contiguous() for name in names}
-
-        def push(tangent: Params) -> Tensor:
-            direction = {name: tangent[name].contiguous() for name in names}
-            moved: Tensor = torch.func.jvp(lambda own: self.outputs(own, obs), (here,), (direction,))[1]
-            return moved
-
-        return self.outputs(params, obs), push
+        return self._distribution(params, out), jvp
 
     def _distribution(self, params: Params, out: Tensor) -> Distribution:
         if self.spec.discrete:
@@ -123,3 +112,16 @@ class ModulePolicy(Policy):
         inner = {name.removeprefix("module."): params[name] for name in params if name.startswith("module.")}
         out: Tensor = torch.func.vmap(lambda own, x: torch.func.functional_call(self.module, own, (x,)))(inner, obs)
         return out
+
+    def linear_outputs(self, params: Params, obs: Tensor) -> tuple[Tensor, Callable[[Params], Tensor]]:
+        """See :meth:`Policy.linear_outputs`; by forward-mode differentiation, which runs the network again."""
+        names = [name for name in params if name != "raw_std"]
+        # Without inner steps tensors are views that all tasks share, which forward-mode differentiation refuses.
+        here = {name: params[name].detach().contiguous() for name in names}
+
+        def jvp(tangent: Params) -> Tensor:
+            direction = {name: tangent[name].contiguous() for name in names}
+            moved: Tensor = torch.func.jvp(lambda own: self.outputs(own, obs), (here,), (direction,))[1]
+            return moved
+
+        return self.outputs(params, obs), jvp

@@ -2,33 +2,45 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import av
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, missing_extra
 from metarl.rendering.replay import Frame, Moment
+from metarl.runs.files import replacing
+
+if TYPE_CHECKING:
+    from PIL.ImageFont import FreeTypeFont, ImageFont
 
 _CAPTION_HEIGHT = 64
-_FONT = ImageFont.load_default(18)
+_FONT_SIZE = 18
 _BACKGROUND, _TEXT, _GOOD, _BAD = (24, 24, 24), (235, 235, 235), (90, 220, 110), (255, 120, 90)
 _CONSTANT_QUALITY = 23
 """x264's scale: 0 is lossless, 23 its default."""
+
+
+_LIBRARIES = {"av": "av", "PIL": "pillow"}
+"""What is imported where a video is made, and the package that has it; an extra of metarl's."""
 
 
 def check_video_path(path: Path) -> None:
     """Refuse a path that no video can be written to.
 
     Raises:
-        ConfigError: for a suffix other than ``.mp4``, or a folder that does not exist or cannot be written to.
+        ConfigError: for a suffix other than ``.mp4``, a folder that does not exist or cannot be written to, or if the
+            packages that draw and encode are not installed.
     """
+    for name, package in _LIBRARIES.items():
+        if find_spec(name) is None:
+            raise missing_extra(package, "video", "writing a video")
     if path.suffix.lower() != ".mp4":
         raise ConfigError(f"a video is written as MP4: expected a path that ends in .mp4, got {str(path)!r}.")
     if path.is_dir():
@@ -65,23 +77,18 @@ def write_mp4(path: Path, frames: Iterable[Frame], fps: Fraction, hold_seconds: 
         ConfigError: if the file cannot be written.
     """
     check_video_path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".mp4.tmp")
-    os.close(handle)
     try:
-        _encode(name, frames, fps, round(hold_seconds * fps))
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
+        with replacing(path) as temporary:
+            _encode(temporary, frames, fps, round(hold_seconds * fps))
     except OSError as error:
         raise ConfigError(f"cannot write the video {path}: {error.strerror or error}.") from error
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
-def _encode(name: str, frames: Iterable[Frame], fps: Fraction, num_held: int) -> None:
+def _encode(path: Path, frames: Iterable[Frame], fps: Fraction, num_held: int) -> None:
+    import av
+
     # Moving the index to the front lets a browser begin before it has the whole file.
-    with av.open(name, "w", format="mp4", options={"movflags": "faststart"}) as container:
+    with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = None
         for frame in _with_held_end(frames, num_held):
             # H.264 with half the resolution of colour takes even sizes alone.
@@ -105,18 +112,27 @@ def _with_held_end(frames: Iterable[Frame], num_held: int) -> Iterator[Frame]:
 
 def _panel(title: str, moment: Moment) -> Frame:
     """A frame below its caption."""
+    from PIL import Image, ImageDraw
+
     image = Image.new("RGB", (moment.frame.shape[1], _CAPTION_HEIGHT + moment.frame.shape[0]), _BACKGROUND)
     image.paste(Image.fromarray(moment.frame), (0, _CAPTION_HEIGHT))
     draw = ImageDraw.Draw(image)
-    draw.text((10, 8), title, _TEXT, _FONT)
-    draw.text((10, 34), f"step {moment.step}   return {moment.total:.1f}", _TEXT, _FONT)
+    draw.text((10, 8), title, _TEXT, _font())
+    draw.text((10, 34), f"step {moment.step}   return {moment.total:.1f}", _TEXT, _font())
     right = image.width - 10
     if moment.invalid:
-        draw.text((right, 34), "simulation diverged", _BAD, _FONT, anchor="ra")
+        draw.text((right, 34), "simulation diverged", _BAD, _font(), anchor="ra")
     elif moment.success_step is not None:
-        draw.text((right, 34), f"success at step {moment.success_step}", _GOOD, _FONT, anchor="ra")
+        draw.text((right, 34), f"success at step {moment.success_step}", _GOOD, _font(), anchor="ra")
         draw.rectangle((0, _CAPTION_HEIGHT, image.width - 1, image.height - 1), outline=_GOOD, width=4)
     return np.asarray(image)
+
+
+@functools.cache
+def _font() -> ImageFont | FreeTypeFont:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(_FONT_SIZE)
 
 
 def _padded(frame: Frame, height: int, width: int) -> Frame:

@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from metarl.errors import CheckpointError, ConfigError
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` in one step: temporary file beside it, fsync, rename, fsync of the folder.
+def safe_name(name: str) -> str:
+    """``name`` as part of a file's name: what is awkward there (the slash of a task's id, a colon) becomes a dash."""
+    return re.sub(r"[^\w.+=-]+", "-", name).strip(".-")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Replace ``path`` in one step by what the block writes to the temporary path that it is given.
+
+    The file is synced, renamed, and its folder synced. A symbolic link is replaced, not the file that it names.
 
     Raises:
         OSError: if anything fails; ``path`` is then whole (the old content or the new) and no temporary file is left.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        _sync(temporary)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     # The rename itself is durable only once the folder is on disk.
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data`` in one step; see :func:`replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -20,8 +20,9 @@ import torch
 from filelock import FileLock, Timeout
 
 from metarl.errors import CheckpointError, ConfigError
+from metarl.plugins import refuse_while_importing
 from metarl.runs.checkpoint import CheckpointStore
-from metarl.runs.files import read_json, write_json
+from metarl.runs.files import read_json, safe_name, write_json
 
 MIN_FREE_BYTES = 50 * 2**20
 """A run is refused below this; small agents fill a few megabytes, and a disk this full is about to fail anyway."""
@@ -51,13 +52,15 @@ class RunFolder:
 
         Args:
             root: folder of all runs, made if need be.
-            name: the run's name; what is awkward in a file name (the slash of a task's id) becomes a dash.
+            name: the run's name; see :func:`metarl.runs.files.safe_name` for what becomes of it.
 
         Raises:
-            ConfigError: if the folder cannot be written or the disk is nearly full.
+            ConfigError: if the folder cannot be written or the disk is nearly full; if the command line is importing
+                the script that makes it.
         """
+        refuse_while_importing("makes a run folder")
         root = Path(root)
-        stem = re.sub(r"[^\w.+=-]+", "-", name).strip(".-")
+        stem = safe_name(name)
         if not stem:
             raise ConfigError(f"a run's name needs a letter or digit, got {name!r}.")
         try:

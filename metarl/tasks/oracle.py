@@ -96,7 +96,11 @@ class RevealingVectorEnv(VectorEnv[Array, Array, Array]):
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """As the inner environment's."""
+        """Reset the inner environment, and tell each instance its task.
+
+        Raises:
+            ConfigError: for whatever the inner environment refuses.
+        """
         tasks, _ = parse_reset_options(options, self.num_envs)
         each: Any = seed  # Gymnasium declares an integer alone, and documents a list as well.
         obs, info = self._env.reset(seed=each, options=options)
@@ -106,7 +110,7 @@ class RevealingVectorEnv(VectorEnv[Array, Array, Array]):
         return self._tell(obs), info
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """As the inner environment's."""
+        """Step the inner environment, and tell each instance its task."""
         obs, rewards, terminated, truncated, info = self._env.step(actions)
         return self._tell(obs), rewards, terminated, truncated, info
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import importlib
-import os
-import sys
-import traceback
 
 from metarl.errors import ConfigError, unknown_name
+from metarl.plugins import find_attribute, load_attribute
 from metarl.tasks.distribution import TaskDistribution
 
 _BUILT_IN = "metarl.envs"
 """Importing this package registers metarl's own families. It is named, not imported: families build on this module."""
 
 _REGISTRY: dict[str, TaskDistribution] = {}
+_BUILT_IN_IDS: set[str] = set()
 
 
-def register(distribution: TaskDistribution) -> TaskDistribution:
+def register(distribution: TaskDistribution, *, built_in: bool = False) -> TaskDistribution:
     """Make ``distribution`` known by its id to :func:`make` and the command line.
+
+    Args:
+        distribution: with an id of its own.
+        built_in: metarl registers it in every process, so that its id alone finds it again.
 
     Raises:
         ConfigError: if another distribution has that id.
@@ -25,6 +28,8 @@ def register(distribution: TaskDistribution) -> TaskDistribution:
     known = _REGISTRY.setdefault(distribution.id, distribution)
     if known is not distribution:
         raise ConfigError(f"a task distribution with the id {distribution.id!r} is registered already.")
+    if built_in:
+        _BUILT_IN_IDS.add(distribution.id)
     return distribution
 
 
@@ -57,29 +62,23 @@ def load_distribution(name: str) -> TaskDistribution:
             return make(name)
         except ConfigError as error:
             raise ConfigError(f"{error} Tasks of your own: module:attribute, e.g. my_tasks:pendulums.") from None
-    module_name, attribute = name.split(":", 1)
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    expected = f"expected module:attribute, with the module in {os.getcwd()} or installed"
-    if not all(part.isidentifier() for part in module_name.split(".")):
-        raise ConfigError(f"{module_name!r} of {name!r} is not a module's name; {expected}.")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
-            raise ConfigError(f"cannot import the module {module_name!r} of {name!r}; {expected}.") from error
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        raise ConfigError(
-            f"the module {module_name!r} of {name!r} failed while it was imported: {type(error).__name__}: {error} "
-            f"({place.filename}, line {place.lineno})."
-        ) from error
-    found = [key for key, value in vars(module).items() if isinstance(value, TaskDistribution)]
-    if attribute not in found:
-        kind = type(getattr(module, attribute)).__name__ if hasattr(module, attribute) else "nothing"
-        raise ConfigError(
-            f"{name!r}: expected a TaskDistribution, found {kind}. "
-            f"Distributions in {module_name}: {', '.join(found) or 'none'}."
-        )
-    distribution = getattr(module, attribute)
+    distribution = load_attribute(name, "TaskDistribution", lambda value: isinstance(value, TaskDistribution))
     assert isinstance(distribution, TaskDistribution)
     return distribution
+
+
+def distribution_name(distribution: TaskDistribution) -> str:
+    """The name by which :func:`load_distribution` finds ``distribution`` again, in this process or another one.
+
+    Raises:
+        ConfigError: if it is neither metarl's own nor held by a module that can be imported.
+    """
+    if registered().get(distribution.id) == distribution and distribution.id in _BUILT_IN_IDS:
+        return distribution.id
+    name = find_attribute(distribution)
+    if name is None:
+        raise ConfigError(
+            f"the distribution {distribution.id!r} is not one of metarl's own, and no module that can be imported "
+            "from this folder holds it"
+        )
+    return name

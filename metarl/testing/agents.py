@@ -25,7 +25,7 @@ from metarl.runs.checkpoint import load, save
 from metarl.seeding import numpy_stream
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Action, Rollout, Spec, Task, Timestep
-from metarl.vector.array_env import Array, ArrayVectorEnv, Params
+from metarl.vector.array_env import Array, ArrayVectorEnv, TaskParams
 from metarl.vector.streams import RowStreams
 
 Build = Callable[[Spec, torch.device, int], Agent[Any]]
@@ -340,18 +340,18 @@ class _Seek:
     action_space: gym.spaces.Discrete | gym.spaces.Box
     observation_space = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
 
-    def reset(self, params: Params, rng: RowStreams, num: int) -> Array:
+    def reset(self, params: TaskParams, rng: RowStreams, num: int) -> Array:
         return rng.uniform(-1.0, 1.0, (num, 1))
 
     def step(
-        self, state: Array, action: Array, params: Params, rng: RowStreams
+        self, state: Array, action: Array, params: TaskParams, rng: RowStreams
     ) -> tuple[Array, Array, Array, Mapping[str, Array]]:
         discrete = isinstance(self.action_space, gym.spaces.Discrete)
         state = state + 0.2 * (action[:, None] - 1.0 if discrete else action)
         distance = np.abs(state[:, 0] - params["goal"])
         return state, -distance, distance < 0.15, {}
 
-    def observe(self, state: Array, params: Params) -> Array:
+    def observe(self, state: Array, params: TaskParams) -> Array:
         return np.concatenate([state, np.sin(3.0 * state)], axis=1)
 
 

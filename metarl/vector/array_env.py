@@ -19,7 +19,7 @@ from metarl.vector.options import NO_TASK, instance_seeds, parse_reset_options
 from metarl.vector.streams import RowStreams
 
 Array = NDArray[Any]
-Params = Mapping[str, Array]
+TaskParams = Mapping[str, Array]
 """Task parameters by name, one row per instance: ``[instance]`` or ``[instance, ...]``."""
 
 
@@ -34,21 +34,21 @@ class Dynamics(Protocol):
     def action_space(self) -> gym.spaces.Discrete | gym.spaces.Box:
         """Space of one instance's action."""
 
-    def reset(self, params: Params, rng: RowStreams, num: int) -> Array:
+    def reset(self, params: TaskParams, rng: RowStreams, num: int) -> Array:
         """Initial states ``[num, ...]`` for instances with these ``params`` (already selected: ``num`` rows).
 
         ``rng`` has the methods of a NumPy generator and one stream for each row.
         """
 
     def step(
-        self, state: Array, action: Array, params: Params, rng: RowStreams
+        self, state: Array, action: Array, params: TaskParams, rng: RowStreams
     ) -> tuple[Array, Array, Array, Mapping[str, Array]]:
         """Next states ``[num, ...]``, rewards ``[num]``, terminated ``[num]`` bool and infos by name, ``[num]`` each.
 
         ``action`` is ``[num]`` integers (discrete) or ``[num, action_dim]`` inside the box.
         """
 
-    def observe(self, state: Array, params: Params) -> Array:
+    def observe(self, state: Array, params: TaskParams) -> Array:
         """Observations ``[num, obs_dim]``; never reveals the task unless the family says so."""
 
 

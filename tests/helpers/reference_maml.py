@@ -16,7 +16,7 @@ from torch.distributions import Categorical, Distribution, Independent, Normal, 
 
 import metarl.agents.maml as maml
 from metarl.agents.common.gradient_agent import GradientAgent, GradientConfig
-from metarl.agents.maml import MAMLTRPOConfig
+from metarl.agents.maml import TrustRegionConfig
 from metarl.networks.policy import MIN_STD
 from metarl.types import Rollout, Spec, Timestep, Trial
 
@@ -207,8 +207,8 @@ class Reference:
         return flat(torch.autograd.grad(slope @ vector, self.start)) + self.trpo.cg_damping * vector
 
     @property
-    def trpo(self) -> MAMLTRPOConfig:
-        assert isinstance(self.config, MAMLTRPOConfig)
+    def trpo(self) -> TrustRegionConfig:
+        assert isinstance(self.config, TrustRegionConfig)
         return self.config
 
     def step(self) -> tuple[Tensor, float, float, int]:

@@ -164,6 +164,6 @@ class TrialReference(abc.ABC):
         scaled = [g * config.max_grad_norm / (norm + 1e-6) for g in gradients]
         # Adam's first step: both moments, bias-corrected, are the gradient and its square.
         return {
-            name: p.detach() - config.learning_rate * g / (g.abs() + 1e-5)
+            name: p.detach() - config.meta_lr * g / (g.abs() + 1e-5)
             for (name, p), g in zip(self.params.items(), scaled, strict=True)
         }

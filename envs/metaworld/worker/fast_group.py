@@ -1,4 +1,4 @@
-"""What runs in a worker process of the Meta-World pool: its share of the simulations, stepped in phases."""
+"""A worker's share of the Meta-World pool, stepped in phases by the fast code."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from metarl.envs.metaworld.worker import patches
 from metarl.envs.metaworld.worker.layout import INFO, INFO_KEYS, INVALID, OBS, OBS_DIM, OUTCOME, REWARD
 from metarl.envs.metaworld.worker.observations import FRAME_DIM, Frames
+from metarl.envs.metaworld.worker.plain_group import SimulationError
 from metarl.envs.metaworld.worker.rewards.table import REWARDS
 from metarl.envs.metaworld.worker.simulation import Simulation, Snapshot
 from metarl.vector.buffers import Buffers
@@ -24,15 +25,11 @@ _GRIP = np.array([1, -1], np.float32)
 """The two fingers move against each other."""
 
 
-class SimulationError(Exception):
-    """Upstream raised; the text says in which instance and task."""
-
-
 class FastSimulations:
     """A worker's instances, stepped with the fast helpers.
 
     Each step works in phases over all instances: inputs, physics, observations, rewards. Interleaving them instance by
-    instance would leave the caches cold for each.
+    instance would leave the caches cold for each. A row whose ``truncated`` is set, by whomever, is not stepped.
 
     Args:
         reward_version: upstream's reward functions.

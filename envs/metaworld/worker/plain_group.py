@@ -21,6 +21,8 @@ class SimulationError(Exception):
 class PlainSimulations:
     """Instances of upstream's environments, each with a model of its own, reset and stepped one after another.
 
+    A row whose ``truncated`` is set, by whomever, is not stepped.
+
     Args:
         reward_version: upstream's reward functions.
         first: number of the first instance, for error messages.

@@ -1,8 +1,4 @@
-"""Upstream's v2 rewards of what is pressed, turned or slid where it stands, on floats.
-
-As in all of these modules each function takes upstream's environment right after a reset and returns what evaluates a
-step of this episode, with all that stays constant computed once.
-"""
+"""Upstream's v2 rewards of what is pressed, turned or slid where it stands, on floats."""
 
 from __future__ import annotations
 
@@ -30,12 +26,12 @@ from metarl.envs.metaworld.worker.rewards.terms import (
 
 
 def button_press(env: Any) -> Evaluate:
-    """Of button-press."""
+    """Reward for button-press."""
     return _press_from_the_front(env, float(env._obj_to_target_init))
 
 
 def coffee_button(env: Any) -> Evaluate:
-    """Of coffee-button."""
+    """Reward for coffee-button."""
     return _press_from_the_front(env, float(env.max_dist))
 
 
@@ -56,7 +52,7 @@ def _press_from_the_front(env: Any, margin: float) -> Evaluate:
 
 
 def button_press_wall(env: Any) -> Evaluate:
-    """Of button-press-wall."""
+    """Reward for button-press-wall."""
     target_y, init_tcp, tip = env._target_pos.item(1), env.init_tcp.tolist(), fingertips(env)
     margin = float(env._obj_to_target_init)
 
@@ -74,7 +70,7 @@ def button_press_wall(env: Any) -> Evaluate:
 
 
 def button_press_topdown(env: Any, shut: bool = True) -> Evaluate:
-    """Of button-press-topdown; without ``shut`` an open hand is rewarded in place of a closed one."""
+    """Reward for button-press-topdown; without ``shut`` an open hand is rewarded in place of a closed one."""
     target_z, init_tcp, tip = env._target_pos.item(2), env.init_tcp.tolist(), fingertips(env)
     margin = float(env._obj_to_target_init)
 
@@ -92,12 +88,12 @@ def button_press_topdown(env: Any, shut: bool = True) -> Evaluate:
 
 
 def button_press_topdown_wall(env: Any) -> Evaluate:
-    """Of button-press-topdown-wall."""
+    """Reward for button-press-topdown-wall."""
     return button_press_topdown(env, shut=False)
 
 
 def door_open(env: Any) -> Evaluate:
-    """Of door-open."""
+    """Reward for door-open."""
     target_x, hinge = env._target_pos.item(0), env.data.joint("doorjoint").qpos
     angle_sought, angle_margin, ajar = np.pi / 2.0 + np.pi / 6, np.pi / 3.0, -np.pi / 90.0
 
@@ -117,7 +113,7 @@ def door_open(env: Any) -> Evaluate:
 
 
 def door_close(env: Any) -> Evaluate:
-    """Of door-close."""
+    """Reward for door-close."""
     target, hand_init, tip = env._target_pos.tolist(), env.hand_init_pos.tolist(), fingertips(env)
     margin = norm(env.obj_init_pos - env._target_pos)
 
@@ -133,7 +129,7 @@ def door_close(env: Any) -> Evaluate:
 
 
 def door_lock(env: Any) -> Evaluate:
-    """Of door-lock."""
+    """Reward for door-lock."""
     # The pad's first place is a live view in upstream: it is where the pad is now.
     target_z, pad, init = env._target_pos.item(2), env.data.body("leftpad").xpos, env.init_left_pad
 
@@ -152,7 +148,7 @@ def door_lock(env: Any) -> Evaluate:
 
 
 def door_unlock(env: Any) -> Evaluate:
-    """Of door-unlock."""
+    """Reward for door-unlock."""
     # The lock's first place is a live view in upstream.
     target_x, init, (tcp_x, tcp_y, tcp_z) = env._target_pos.item(0), env.obj_init_pos, env.init_tcp.tolist()
 
@@ -169,7 +165,7 @@ def door_unlock(env: Any) -> Evaluate:
 
 
 def drawer_open(env: Any) -> Evaluate:
-    """Of drawer-open."""
+    """Reward for drawer-open."""
     target, max_dist = env._target_pos.tolist(), env.maxDist
     handle_init = env._target_pos + np.array([0.0, max_dist, 0.0])
     margin = norm((handle_init - env.init_tcp) * np.array([3.0, 3.0, 1.0]))
@@ -186,7 +182,7 @@ def drawer_open(env: Any) -> Evaluate:
 
 
 def drawer_close(env: Any) -> Evaluate:
-    """Of drawer-close."""
+    """Reward for drawer-close."""
     target, tip = env._target_pos.tolist(), fingertips(env)
     margin = abs(norm(env.obj_init_pos - env._target_pos) - 0.05)
     reach_margin = abs(norm(env.obj_init_pos - env.init_tcp) - 0.005)
@@ -204,17 +200,17 @@ def drawer_close(env: Any) -> Evaluate:
 
 
 def window_open(env: Any) -> Evaluate:
-    """Of window-open."""
+    """Reward for window-open."""
     return _slide(env, 0, env.obj_init_pos, env.window_handle_pos_init, 0.05)
 
 
 def window_close(env: Any) -> Evaluate:
-    """Of window-close."""
+    """Reward for window-close."""
     return _slide(env, 0, env.window_handle_pos_init, env.window_handle_pos_init, 0.05, steep=True)
 
 
 def handle_press(env: Any) -> Evaluate:
-    """Of handle-press and handle-press-side."""
+    """Reward for handle-press and handle-press-side."""
     return _slide(env, 2, env._handle_init_pos, env._handle_init_pos, 0.02, full=True)
 
 
@@ -239,14 +235,14 @@ def _slide(
 
 
 def handle_pull(env: Any) -> Evaluate:
-    """Of handle-pull."""
+    """Reward for handle-pull."""
     grasp = caging(env, obj_radius=0.022, pad_thresh=0.05, xz_thresh=0.01)
     # Upstream compares the second coordinate with a height.
     return _pull(env, grasp, env.TARGET_RADIUS, upwards=True, raised_axis=1)
 
 
 def handle_pull_side(env: Any) -> Evaluate:
-    """Of handle-pull-side."""
+    """Reward for handle-pull-side."""
     grasp = caging(env, obj_radius=0.032, pad_thresh=0.06, xz_thresh=0.01)
     return _pull(env, grasp, 0.08, upwards=False, raised_axis=2)
 
@@ -273,7 +269,7 @@ def _pull(env: Any, grasp: Grasp, success_radius: float, *, upwards: bool, raise
 
 
 def lever_pull(env: Any) -> Evaluate:
-    """Of lever-pull."""
+    """Reward for lever-pull."""
     target, hinge = env._target_pos.tolist(), env.data.joint("LeverAxis").qpos
     scale, offset = np.array([4.0, 1.0, 4.0]), np.array([0.0, 0.055, 0.07])
     shoulder_margin = norm((env.init_tcp + offset - env._lever_pos_init) * scale)
@@ -295,12 +291,12 @@ def lever_pull(env: Any) -> Evaluate:
 
 
 def faucet_open(env: Any) -> Evaluate:
-    """Of faucet-open."""
+    """Reward for faucet-open."""
     return _faucet(env, -0.04, 0.03)
 
 
 def faucet_close(env: Any) -> Evaluate:
-    """Of faucet-close."""
+    """Reward for faucet-close."""
     return _faucet(env, 0.0, 0.0)
 
 
@@ -321,7 +317,7 @@ def _faucet(env: Any, offset_x: float, offset_z: float) -> Evaluate:
 
 
 def dial_turn(env: Any) -> Evaluate:
-    """Of dial-turn."""
+    """Reward for dial-turn."""
     target, tip = env._target_pos.tolist(), fingertips(env)
     margin = abs(norm(env.dial_push_position - env._target_pos) - 0.07)
     reach_margin = abs(norm(env.dial_push_position - env.init_tcp) - 0.005)

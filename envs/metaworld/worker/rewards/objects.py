@@ -26,7 +26,7 @@ from metarl.envs.metaworld.worker.rewards.terms import (
 
 
 def reach(env: Any) -> Evaluate:
-    """Of reach."""
+    """Reward for reach."""
     target, tip = env._target_pos.tolist(), fingertips(env)
     margin = norm(env.hand_init_pos - env._target_pos)
 
@@ -39,7 +39,7 @@ def reach(env: Any) -> Evaluate:
 
 
 def reach_wall(env: Any) -> Evaluate:
-    """Of reach-wall, which differs in its ``info`` alone."""
+    """Reward for reach-wall, which differs in its ``info`` alone."""
     reached = reach(env)
 
     def evaluate(frame: list[float], grip: np.float32) -> Evaluation:
@@ -50,7 +50,7 @@ def reach_wall(env: Any) -> Evaluate:
 
 
 _Score = Callable[[list[float], float, float, float, Number], Number]
-"""From the frame, the object's distances to the hand and to the target, and how well it is placed and grasped."""
+"""Maps the frame to the object's distances to the hand and to the target, and how well it is placed and grasped."""
 
 
 def _carry(env: Any, success_radius: float, grasp: Grasp, score: _Score) -> Evaluate:
@@ -71,7 +71,7 @@ def _carry(env: Any, success_radius: float, grasp: Grasp, score: _Score) -> Eval
 
 
 def push(env: Any) -> Evaluate:
-    """Of push."""
+    """Reward for push."""
 
     def score(frame: list[float], to_obj: float, to_target: float, in_place: float, grasped: Number) -> Number:
         reward = 2 * grasped
@@ -83,7 +83,7 @@ def push(env: Any) -> Evaluate:
 
 
 def push_wall(env: Any) -> Evaluate:
-    """Of push-wall."""
+    """Reward for push-wall."""
     init_x, init_y, init_z = env.obj_init_pos.tolist()
 
     def score(frame: list[float], to_obj: float, to_target: float, in_place: float, grasped: Number) -> Number:
@@ -101,7 +101,7 @@ def push_wall(env: Any) -> Evaluate:
 
 
 def push_back(env: Any) -> Evaluate:
-    """Of push-back."""
+    """Reward for push-back."""
     margin = norm(env.obj_init_pos - env._target_pos)
 
     def score(frame: list[float], to_obj: float, to_target: float, in_place: float, grasped: Number) -> Number:
@@ -114,7 +114,7 @@ def push_back(env: Any) -> Evaluate:
 
 
 def coffee_push(env: Any) -> Evaluate:
-    """Of coffee-push and coffee-pull."""
+    """Reward for coffee-push and coffee-pull."""
     target, tip = env._target_pos.tolist(), fingertips(env)
     margin = norm((env.obj_init_pos - env._target_pos) * np.array([2.0, 2.0, 1.0]))
     grasp = caging(
@@ -139,7 +139,7 @@ def coffee_push(env: Any) -> Evaluate:
 
 
 def plate_slide(env: Any) -> Evaluate:
-    """Of plate-slide."""
+    """Reward for plate-slide."""
     target, tip = env._target_pos.tolist(), fingertips(env)
     margin = norm(env.obj_init_pos - env._target_pos)
     reach_margin = norm(env.init_tcp - env.obj_init_pos)
@@ -156,7 +156,7 @@ def plate_slide(env: Any) -> Evaluate:
 
 
 def plate_slide_back(env: Any) -> Evaluate:
-    """Of plate-slide-back, plate-slide-side and plate-slide-back-side."""
+    """Reward for plate-slide-back, plate-slide-side and plate-slide-back-side."""
     target, tip = env._target_pos.tolist(), fingertips(env)
     margin = norm(env.obj_init_pos - env._target_pos) - 0.05
     reach_margin = norm(env.init_tcp - env.obj_init_pos) - 0.05
@@ -175,7 +175,7 @@ def plate_slide_back(env: Any) -> Evaluate:
 
 
 def soccer(env: Any) -> Evaluate:
-    """Of soccer."""
+    """Reward for soccer."""
     target, tip = env._target_pos.tolist(), fingertips(env)
     init_x, init_y, init_z = env.obj_init_pos.tolist()
     target_x, target_y, target_z = target
@@ -199,7 +199,7 @@ def soccer(env: Any) -> Evaluate:
 
 
 def pick_place(env: Any) -> Evaluate:
-    """Of pick-place."""
+    """Reward for pick-place."""
     init_z = env.obj_init_pos.item(2)
 
     def score(frame: list[float], to_obj: float, to_target: float, in_place: float, grasped: Number) -> Number:
@@ -212,7 +212,7 @@ def pick_place(env: Any) -> Evaluate:
 
 
 def pick_place_wall(env: Any) -> Evaluate:
-    """Of pick-place-wall."""
+    """Reward for pick-place-wall."""
     target_x, init_z = env._target_pos.item(0), env.obj_init_pos.item(2)
     midpoint = np.array([target_x, 0.77, 0.25])
     midpoint_margin = norm((env.obj_init_pos - midpoint) * np.array([1.0, 1.0, 3.0]))
@@ -229,7 +229,7 @@ def pick_place_wall(env: Any) -> Evaluate:
 
 
 def bin_picking(env: Any) -> Evaluate:
-    """Of bin-picking."""
+    """Reward for bin-picking."""
     # A live view in upstream.
     bin_goal, tip = env._target_pos, fingertips(env)
     init_x, init_y, init_z = env.obj_init_pos.tolist()
@@ -262,7 +262,7 @@ def bin_picking(env: Any) -> Evaluate:
 
 
 def pick_out_of_hole(env: Any) -> Evaluate:
-    """Of pick-out-of-hole."""
+    """Reward for pick-out-of-hole."""
     target, radius, tip = env._target_pos.tolist(), env.TARGET_RADIUS, fingertips(env)
     init_x, init_y, init_z = env.obj_init_pos.tolist()
     margin = norm(env.obj_init_pos - env._target_pos)
@@ -286,7 +286,7 @@ def pick_out_of_hole(env: Any) -> Evaluate:
 
 
 def hand_insert(env: Any) -> Evaluate:
-    """Of hand-insert."""
+    """Reward for hand-insert."""
 
     def score(frame: list[float], to_obj: float, to_target: float, in_place: float, grasped: Number) -> Number:
         reward = hamacher(grasped, in_place)
@@ -298,7 +298,7 @@ def hand_insert(env: Any) -> Evaluate:
 
 
 def basketball(env: Any) -> Evaluate:
-    """Of basketball."""
+    """Reward for basketball."""
     # A live view in upstream.
     hoop, tip = env._target_pos, fingertips(env)
     init_x, init_y, init_z = env.obj_init_pos.tolist()
@@ -327,7 +327,7 @@ def basketball(env: Any) -> Evaluate:
 
 
 def sweep(env: Any, xz_thresh: float = 0.005, grip_width: float = 0.01, level: bool = False) -> Evaluate:
-    """Of sweep; with ``level`` the goal is as high as the object."""
+    """Reward for sweep; with ``level`` the goal is as high as the object."""
     target_x, target_y, target_z = env._target_pos.tolist()
     init, tip = env.obj_init_pos.tolist(), fingertips(env)
     grasp = caging_by_pads(env, env.OBJ_RADIUS, xz_thresh, grip_width)
@@ -346,12 +346,12 @@ def sweep(env: Any, xz_thresh: float = 0.005, grip_width: float = 0.01, level: b
 
 
 def sweep_into(env: Any) -> Evaluate:
-    """Of sweep-into."""
+    """Reward for sweep-into."""
     return sweep(env, xz_thresh=0.01, grip_width=0.005, level=True)
 
 
 def shelf_place(env: Any) -> Evaluate:
-    """Of shelf-place."""
+    """Reward for shelf-place."""
     target, init_z, tip = env._target_pos.tolist(), env.obj_init_pos.item(2), fingertips(env)
     left, right, front, back = target[0] - 0.15, target[0] + 0.15, target[1] - 3 * 0.05, target[1]
     margin = norm(env.obj_init_pos - env._target_pos)

@@ -1,9 +1,4 @@
-"""Upstream's v2 rewards on Python floats, value-identical to its ``evaluate_state``.
-
-Each function takes upstream's environment right after a reset and returns what evaluates a step of this episode, with
-all that stays constant computed once. ``tests/test_metaworld_vector_env.py`` holds the proof. The v1 rewards go through
-upstream's own code.
-"""
+"""Which function evaluates which task."""
 
 from __future__ import annotations
 
@@ -65,4 +60,4 @@ REWARDS: dict[str, Callable[[Any], Evaluate]] = {
     "window-close-v3": mechanisms.window_close,
     "window-open-v3": mechanisms.window_open,
 }
-"""By task name."""
+"""Makers of reward functions by task name."""

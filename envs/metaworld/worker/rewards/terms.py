@@ -29,13 +29,13 @@ Evaluation = tuple[Number, ...]
 """Upstream's ``info`` in the order of ``INFO_KEYS``; its last number is the reward."""
 
 Evaluate = Callable[[list[float], np.float32], Evaluation]
-"""From the frame (``FRAME_DIM`` numbers, clipped as upstream's observation) and the action's grip."""
+"""Maps the frame (``FRAME_DIM`` numbers, clipped as upstream's observation) and the action's grip to an evaluation."""
 
 Point = Sequence[float]
 """Three coordinates, metres."""
 
 Grasp = Callable[[Point, Point, Number], Number]
-"""From the object, the place between the fingers' tips, and the action's grip."""
+"""Maps the object, the place between the fingers' tips and the action's grip to a reward for grasping."""
 
 _LONG_TAIL = math.sqrt(1 / 0.1 - 1)
 _GAUSSIAN = float(np.sqrt(-2 * np.log(0.1)))
@@ -68,7 +68,7 @@ def length_by_floats(x: float, y: float, z: float = 0.0, w: float = 0.0) -> floa
 
 
 def length_by_blas(*components: float) -> float:
-    """``np.linalg.norm`` of a vector of two to four numbers where BLAS sums otherwise: its own dot product, 0.4 us."""
+    """``np.linalg.norm`` of a vector of two to four numbers where BLAS sums otherwise: by its own dot product."""
     pack, memory, vector = _VECTORS[len(components)]
     pack(memory, 0, *components)
     return _sqrt(vector.dot(vector))

@@ -26,7 +26,7 @@ from metarl.envs.metaworld.worker.rewards.terms import (
 
 
 def peg_insert_side(env: Any) -> Evaluate:
-    """Of peg-insert-side."""
+    """Reward for peg-insert-side."""
     site = env.data.site
     head, tip = site("pegHead").xpos, fingertips(env)
     boxes = [
@@ -59,7 +59,7 @@ def peg_insert_side(env: Any) -> Evaluate:
 
 
 def peg_unplug_side(env: Any) -> Evaluate:
-    """Of peg-unplug-side."""
+    """Reward for peg-unplug-side."""
     target, init_x, tip = env._target_pos.tolist(), env.obj_init_pos.item(0), fingertips(env)
     margin = norm(env.obj_init_pos - env._target_pos)
     grasp = caging(env, obj_radius=0.025, pad_thresh=0.05, xz_thresh=0.005, full_effort=0.8)
@@ -81,7 +81,7 @@ def peg_unplug_side(env: Any) -> Evaluate:
 
 
 def assembly(env: Any) -> Evaluate:
-    """Of assembly."""
+    """Reward for assembly."""
     target_x, target_y, target_z = env._target_pos.tolist()
     nut, tip = env.data.site("RoundNut").xpos, fingertips(env)
     grasp = caging(env, obj_radius=0.015, pad_thresh=0.02, xz_thresh=0.01, density="medium")
@@ -103,7 +103,7 @@ def assembly(env: Any) -> Evaluate:
 
 
 def disassemble(env: Any) -> Evaluate:
-    """Of disassemble."""
+    """Reward for disassemble."""
     target_x, target_y, target_z = env._target_pos.tolist()
     nut, tip = env.data.site("RoundNut").xpos, fingertips(env)
     grasp = caging(env, obj_radius=0.015, pad_thresh=0.02, xz_thresh=0.01)
@@ -121,7 +121,7 @@ def disassemble(env: Any) -> Evaluate:
 
 
 def hammer(env: Any) -> Evaluate:
-    """Of hammer."""
+    """Reward for hammer."""
     target_x, target_y, target_z = env._target_pos.tolist()
     nail, tip = env.data.joint("NailSlideJoint").qpos, fingertips(env)
     grasp = caging(env, obj_radius=0.015, pad_thresh=0.02, xz_thresh=0.01)
@@ -146,7 +146,7 @@ def _beside(frame: list[float], threshold: float) -> Point:
 
 
 def box_close(env: Any) -> Evaluate:
-    """Of box-close."""
+    """Reward for box-close."""
     target = env._target_pos.tolist()
 
     def evaluate(frame: list[float], grip: np.float32) -> Evaluation:
@@ -164,7 +164,7 @@ def box_close(env: Any) -> Evaluate:
 
 
 def stick_push(env: Any) -> Evaluate:
-    """Of stick-push."""
+    """Reward for stick-push."""
     target, init_z, tip = env._target_pos.tolist(), env.stick_init_pos.item(2), fingertips(env)
     margin = norm(env.stick_init_pos - env._target_pos) - 0.12
     container_margin = norm(env.obj_init_pos - env._target_pos) - 0.12
@@ -190,7 +190,7 @@ def stick_push(env: Any) -> Evaluate:
 
 
 def stick_pull(env: Any) -> Evaluate:
-    """Of stick-pull."""
+    """Reward for stick-pull."""
     target, init_z, stick_init_z = env._target_pos.tolist(), env.obj_init_pos.item(2), env.stick_init_pos.item(2)
     tip, end = fingertips(env), env.data.site("stick_end").xpos
     container_init = env.obj_init_pos + np.array([0.05, 0.0, 0.0])

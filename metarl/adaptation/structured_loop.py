@@ -1,4 +1,4 @@
-"""Gradient descent, kept so that derivatives can be carried through it: the structured fast path of the inner loop.
+"""The inner loop of gradient descent, whose derivatives are products with Hessians: the structured fast path.
 
 With ``theta_{k+1} = theta_k - rate * grad L_k(theta_k)``, the Jacobian of the adapted parameters is
 ``J = prod_k (I - rate * H_k)`` with ``H_k`` the Hessian of ``L_k`` at ``theta_k``. Tasks share no stacked parameter, so
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metarl.adaptation.update_rules import LossFn, Params
+from metarl.adaptation.update_rules import LossFn, slopes
+from metarl.networks.params import Params
 
 Rates = float | Mapping[str, Tensor | float]
 """One step size for everything, or one for each parameter (a number, or a tensor of its shape without task axis)."""
@@ -40,8 +41,8 @@ class _Step:
 
 
 @dataclass(frozen=True)
-class Descent:
-    """The result of :func:`descend`; an :class:`metarl.adaptation.InnerLoop`, whose methods are described there.
+class StructuredLoop:
+    """The result of :func:`structured_loop`; its methods are those of :class:`metarl.adaptation.InnerLoop`.
 
     Attributes:
         adapted: stacked parameters after the last step, detached.
@@ -66,8 +67,8 @@ class Descent:
         """Where each step began, as leaves."""
         return tuple(step.params for step in self.steps)
 
-    def push(self, tangent: Params, rule_tangent: Mapping[str, Tensor] | None = None) -> Params:
-        """See :meth:`metarl.adaptation.InnerLoop.push`; the rule's parameters are the rates."""
+    def jvp(self, tangent: Params, rule_tangent: Mapping[str, Tensor] | None = None) -> Params:
+        """See :meth:`metarl.adaptation.InnerLoop.jvp`; the rule's parameters are the rates."""
         for step in self.steps:
             if self.second_order:
                 tangent = _subtract(tangent, _scale(self.rates, step.hessian_product(tangent)))
@@ -76,12 +77,8 @@ class Descent:
                 tangent = _subtract(tangent, _scale(rate_tangent, step.gradient))
         return {name: value.detach() for name, value in tangent.items()}
 
-    def pull(self, cotangent: Params, direct: Sequence[Params | None] = ()) -> Params:
-        """See :meth:`metarl.adaptation.InnerLoop.pull`."""
-        return self.pull_with_rule(cotangent, direct)[0]
-
-    def pull_with_rule(self, cotangent: Params, direct: Sequence[Params | None] = ()) -> tuple[Params, Params]:
-        """See :meth:`metarl.adaptation.InnerLoop.pull_with_rule`; the rule's parameters are the rates."""
+    def vjp(self, cotangent: Params, direct: Sequence[Params | None] = ()) -> tuple[Params, Params]:
+        """See :meth:`metarl.adaptation.InnerLoop.vjp`; the rule's parameters are the rates."""
         of_rates = {name: torch.zeros_like(value) for name, value in cotangent.items() if name in self.rate_names}
         for index in reversed(range(len(self.steps))):
             step = self.steps[index]
@@ -96,10 +93,10 @@ class Descent:
         return cotangent, {self.rate_names[name]: value.sum(0) for name, value in of_rates.items()}
 
 
-def descend(
+def structured_loop(
     params: Params, losses: Sequence[LossFn], rates: Rates, rate_names: Mapping[str, str], *, second_order: bool
-) -> Descent:
-    """Take one gradient step per loss; see :func:`metarl.adaptation.inner_loop` and :class:`Descent`."""
+) -> StructuredLoop:
+    """Take one gradient step per loss; see :func:`metarl.adaptation.inner_loop` and :class:`StructuredLoop`."""
     steps: list[_Step] = []
     current = {name: value.detach() for name, value in params.items()}
     for loss_fn in losses:
@@ -108,24 +105,7 @@ def descend(
         steps.append(_Step(leaves, gradient))
         moves = _scale(rates, gradient)
         current = {name: value.detach() - moves[name].detach() for name, value in leaves.items()}
-    return Descent(current, rates, tuple(steps), second_order, rate_names)
-
-
-def slopes(loss_fn: LossFn, params: Params, *, create_graph: bool) -> tuple[Params, Tensor]:
-    """The gradient of each task's loss with respect to ``params``, also inside ``no_grad``, and the losses ``[task]``.
-
-    Raises:
-        ValueError: for a loss that is not one number per task.
-    """
-    num_tasks = next(iter(params.values())).shape[0]
-    with torch.enable_grad():
-        loss = loss_fn(params)
-        if loss.shape != (num_tasks,):
-            raise ValueError(f"an inner loss must have shape [task] = ({num_tasks},), got {tuple(loss.shape)}.")
-        found = torch.autograd.grad(
-            loss.sum(), tuple(params.values()), create_graph=create_graph, materialize_grads=True
-        )
-    return dict(zip(params, found, strict=True)), loss
+    return StructuredLoop(current, rates, tuple(steps), second_order, rate_names)
 
 
 def _scale(rates: Rates, vector: Params) -> Params:

@@ -14,17 +14,17 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from metarl.adaptation.descent import slopes
-from metarl.adaptation.update_rules import LossFn, Params, UpdateRule
+from metarl.adaptation.update_rules import LossFn, UpdateRule, slopes
+from metarl.networks.params import Params
 
 
 @dataclass(frozen=True)
-class Unrolled:
-    """The result of :func:`unroll`; an :class:`metarl.adaptation.InnerLoop`, whose methods are described there.
+class AutodiffLoop:
+    """The result of :func:`autodiff_loop`; its methods are those of :class:`metarl.adaptation.InnerLoop`.
 
     Attributes:
         adapted: stacked parameters after the last step, detached.
-        state: of the rule after the last step, detached; None before the first.
+        state: state of the rule after the last step, detached; None before the first.
         starts: where each step began, as leaves.
         nodes: parameters before each step and after the last one, with their graph; empty without derivatives.
         weights: the rule's own parameters, leaves of that graph.
@@ -36,8 +36,8 @@ class Unrolled:
     nodes: tuple[Params, ...]
     weights: Params
 
-    def push(self, tangent: Params, rule_tangent: Mapping[str, Tensor] | None = None) -> Params:
-        """See :meth:`metarl.adaptation.InnerLoop.push`."""
+    def jvp(self, tangent: Params, rule_tangent: Mapping[str, Tensor] | None = None) -> Params:
+        """See :meth:`metarl.adaptation.InnerLoop.jvp`."""
         probes, images = self._transpose
         tangents = [*tangent.values(), *((rule_tangent or {}).get(name) for name in self.weights)]
         # What does not depend on the probes is not connected: it moves nothing.
@@ -51,12 +51,8 @@ class Unrolled:
         )
         return dict(zip(self.adapted, found, strict=True))
 
-    def pull(self, cotangent: Params, direct: Sequence[Params | None] = ()) -> Params:
-        """See :meth:`metarl.adaptation.InnerLoop.pull`."""
-        return self.pull_with_rule(cotangent, direct)[0]
-
-    def pull_with_rule(self, cotangent: Params, direct: Sequence[Params | None] = ()) -> tuple[Params, Params]:
-        """See :meth:`metarl.adaptation.InnerLoop.pull_with_rule`."""
+    def vjp(self, cotangent: Params, direct: Sequence[Params | None] = ()) -> tuple[Params, Params]:
+        """See :meth:`metarl.adaptation.InnerLoop.vjp`."""
         start, *_ = self._nodes()
         parts = [*zip(self.nodes[:-1], direct, strict=True)] if direct else []
         outputs, weights = [*self.nodes[-1].values()], [cotangent[name] for name in self.adapted]
@@ -95,7 +91,7 @@ class Unrolled:
         return probes, images
 
 
-def unroll(
+def autodiff_loop(
     params: Params,
     losses: Sequence[LossFn],
     rule: UpdateRule,
@@ -105,7 +101,7 @@ def unroll(
     state: Params | None = None,
     factor: float = 1.0,
     differentiable: bool = True,
-) -> Unrolled:
+) -> AutodiffLoop:
     """Take one step of the rule per loss; see :func:`metarl.adaptation.inner_loop`."""
     own = {name: value.detach().requires_grad_() for name, value in (weights or dict(rule.named_parameters())).items()}
     current = {name: value.detach().requires_grad_() for name, value in params.items()}
@@ -123,7 +119,7 @@ def unroll(
                 moved = {name: value + factor * (moved[name] - value) for name, value in current.items()}
         current = moved
         nodes.append(current)
-    return Unrolled(
+    return AutodiffLoop(
         {name: value.detach() for name, value in current.items()},
         None if state is None else {name: value.detach() for name, value in state.items()},
         tuple(starts),

@@ -12,7 +12,7 @@ from test_inner_loop import NUM_TASKS, flat, losses, randn, stacked
 from torch import Tensor
 
 from metarl.adaptation import InnerLoop, LossFn, Params, StepSizes, UpdateRule, inner_loop
-from metarl.adaptation.unrolled import unroll
+from metarl.adaptation.autodiff_loop import autodiff_loop
 
 SIZE, RULE_SIZE = 7, 2
 
@@ -71,12 +71,12 @@ def run(num_steps: int, second_order: bool = True) -> InnerLoop:
 
 @pytest.mark.parametrize("first_order", [False, True])
 @pytest.mark.parametrize("num_steps", [0, 1, 3])
-def test_push_and_pull_are_the_dense_jacobian_and_its_transpose(num_steps: int, first_order: bool) -> None:
+def test_jvp_and_vjp_are_the_dense_jacobian_and_its_transpose(num_steps: int, first_order: bool) -> None:
     """With respect to initial and rule parameters, of every task; the rule's gradient is summed over tasks."""
     tangent, cotangent, of_rule = stacked(10), stacked(20), torch.tensor([0.7, -1.3], dtype=torch.float64)
     loop = run(num_steps, not first_order)
-    pushed = loop.push(tangent, {"decay": of_rule[0], "first": of_rule[1], "idle": torch.ones(3, dtype=torch.float64)})
-    pulled, pulled_rule = loop.pull_with_rule(cotangent)
+    pushed = loop.jvp(tangent, {"decay": of_rule[0], "first": of_rule[1], "idle": torch.ones(3, dtype=torch.float64)})
+    pulled, pulled_rule = loop.vjp(cotangent)
     expected_rule = torch.zeros(2, dtype=torch.float64)
     for task in range(NUM_TASKS):
         of_start, of_numbers = jacobians(stacked(0), task, num_steps, first_order)
@@ -95,7 +95,7 @@ def test_gradients_at_the_starts_of_steps_are_pulled_along() -> None:
     """``direct`` at step k goes through the steps before k alone."""
     cotangent, direct = stacked(20), [stacked(30), None, stacked(40)]
     loop = run(3)
-    pulled, of_rule = loop.pull_with_rule(cotangent, direct)
+    pulled, of_rule = loop.vjp(cotangent, direct)
     expected_rule = torch.zeros(2, dtype=torch.float64)
     for task in range(NUM_TASKS):
         expected = torch.zeros(SIZE, dtype=torch.float64)
@@ -111,9 +111,9 @@ def test_gradients_at_the_starts_of_steps_are_pulled_along() -> None:
 
 def test_products_can_be_taken_again_and_again_in_any_order() -> None:
     loop = run(2)
-    first, pulled = loop.push(stacked(10)), loop.pull(stacked(20))
-    assert all(torch.equal(value, loop.push(stacked(10))[name]) for name, value in first.items())
-    assert all(torch.equal(value, loop.pull(stacked(20))[name]) for name, value in pulled.items())
+    first, pulled = loop.jvp(stacked(10)), loop.vjp(stacked(20))[0]
+    assert all(torch.equal(value, loop.jvp(stacked(10))[name]) for name, value in first.items())
+    assert all(torch.equal(value, loop.vjp(stacked(20))[0][name]) for name, value in pulled.items())
 
 
 def test_the_state_lets_a_loop_go_on_where_another_ended() -> None:
@@ -154,7 +154,7 @@ def test_a_factor_scales_every_move() -> None:
 def test_without_derivatives_the_steps_are_the_same_and_products_are_refused() -> None:
     loop = inner_loop(stacked(0), losses(2), Momentum(), second_order=True, differentiable=False)
     assert all(torch.equal(value, run(2).adapted[name]) for name, value in loop.adapted.items())
-    for product in (loop.push, loop.pull):
+    for product in (loop.jvp, loop.vjp):
         with pytest.raises(RuntimeError, match="differentiable=False"):
             product(stacked(10))
 
@@ -165,8 +165,8 @@ def test_arguments_are_left_alone_even_inside_no_grad_and_as_shared_views() -> N
     rule = Momentum()
     with torch.no_grad():
         loop = inner_loop(shared, losses(2), rule, second_order=True)
-        loop.push(stacked(10))
-        loop.pull(stacked(20))
+        loop.jvp(stacked(10))
+        loop.vjp(stacked(20))[0]
     assert all(torch.equal(value, copies[name]) and not value.requires_grad for name, value in shared.items())
     assert all(parameter.grad is None for parameter in rule.parameters())
 
@@ -179,13 +179,13 @@ def test_the_structured_path_of_step_sizes_equals_the_general_one(second_order: 
         for rate in sizes.parameters():
             rate.mul_(0.5 + torch.rand(rate.shape, generator=torch.Generator().manual_seed(1)))
     fast = inner_loop(stacked(0), losses(3), sizes, second_order=second_order)
-    general = unroll(stacked(0), losses(3), sizes, second_order=second_order)
+    general = autodiff_loop(stacked(0), losses(3), sizes, second_order=second_order)
     of_rates = {name: value[0] for name, value in stacked(50).items()}
     direct = [stacked(30), None, stacked(40)]
     pairs = [
         (fast.adapted, general.adapted),
-        (fast.push(stacked(10), of_rates), general.push(stacked(10), of_rates)),
-        *zip(fast.pull_with_rule(stacked(20), direct), general.pull_with_rule(stacked(20), direct), strict=True),
+        (fast.jvp(stacked(10), of_rates), general.jvp(stacked(10), of_rates)),
+        *zip(fast.vjp(stacked(20), direct), general.vjp(stacked(20), direct), strict=True),
     ]
     for left, right in pairs:
         assert left.keys() == right.keys()
@@ -201,7 +201,7 @@ def test_the_rule_in_the_docstring_is_heavy_ball_momentum() -> None:
     error: LossFn = lambda params: params["x"].square().sum(1) / 2  # noqa: E731
     loop = inner_loop(start, [error] * 2, space["Momentum"](0.1), second_order=False)
     assert torch.allclose(loop.adapted["x"], (0.9 * 0.9 - 0.1 * 0.5) * start["x"])
-    _, of_rule = loop.pull_with_rule({"x": torch.ones(2, 2)})
+    _, of_rule = loop.vjp({"x": torch.ones(2, 2)})
     assert float(of_rule["decay"]) == pytest.approx(-0.1 * float(start["x"].sum()))
 
 

@@ -1,0 +1,269 @@
+"""Derivatives of a loss after adaptation with respect to the meta-parameters: what outer updates work with.
+
+The inner loss is REINFORCE's with a linear feature baseline (Finn et al., 2017, arXiv 1703.03400, section 5.3).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from metarl.adaptation import InnerLoop, LossFn, UpdateRule, inner_loop
+from metarl.functional.baselines import linear_baseline_advantages
+from metarl.functional.policy_losses import likelihood_ratio_loss
+from metarl.networks.distributions import Distribution
+from metarl.networks.params import Params, stack
+from metarl.networks.policy import Policy
+from metarl.types import Rollout
+
+_RULE = "rule."
+"""Prefix of the rule's parameters among the meta-parameters, which a policy's parameters must not have."""
+
+_CPU_SAMPLES = 8192
+"""Steps in one chunk of tasks on a CPU (measured: larger ones fall out of its caches)."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rollout, flattened to ``[task, sample]``, with its normalised advantages and ``[task]`` mean returns."""
+
+    obs: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    advantages: Tensor
+    valid: Tensor
+    returns: Tensor
+
+    def __getitem__(self, tasks: slice) -> Batch:
+        return Batch(*(getattr(self, field.name)[tasks] for field in fields(self)))
+
+    def loss(self, policy: Distribution) -> Tensor:
+        """The inner loss of each task, ``[task]``."""
+        return likelihood_ratio_loss(policy.log_prob(self.actions), self.log_probs, self.advantages, self.valid)
+
+
+PolicyAt = Callable[[int], Distribution]
+"""``k`` -> the policies after ``k`` gradient steps, on the observations of rollout ``k``."""
+
+Objective = Callable[[PolicyAt, Sequence[Batch]], Tensor]
+"""What an outer update minimises, ``[task]``: a function of the policies at every stage of adaptation."""
+
+Watch = Callable[[str], contextlib.AbstractContextManager[object]]
+"""The name of a part of the computation -> a context that it runs in, e.g. one that takes the time."""
+
+
+def loss_after_adaptation(policy_at: PolicyAt, batches: Sequence[Batch]) -> Tensor:
+    """MAML's objective: the policy loss after the last gradient step, ``[task]``."""
+    return batches[-1].loss(policy_at(len(batches) - 1))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A few tasks, linearised at the current meta-parameters.
+
+    Attributes:
+        batches: the trial's rollouts; the last is the one after adaptation.
+        metric: the inner loop that Fisher products go through.
+        leaves: adapted parameters, the leaves of ``policy``'s graph.
+        policy: adapted policy on the last rollout.
+        jvp: how the parameters of ``policy`` move with the adapted ones.
+        loss: objective, summed over tasks.
+        gradient: gradient of ``loss`` with respect to the meta-parameters, flat ``[parameter]``.
+    """
+
+    batches: list[Batch]
+    metric: InnerLoop
+    leaves: Params
+    policy: Distribution
+    jvp: Callable[[Params], tuple[Tensor, ...]]
+    loss: Tensor
+    gradient: Tensor
+
+
+class MetaGradient:
+    """A policy, the rule that adapts it, and derivatives through the adaptation.
+
+    Args:
+        policy: what adapts; its parameters are the first of the meta-parameters.
+        rule: how it adapts; the parameters of a learned one are the rest of them.
+        first_order: whether the Hessians of the inner loop are left out of all derivatives.
+        discount: discount of rewards.
+        gae_lambda: lambda of generalised advantage estimation.
+        task_chunk: tasks computed together; 0 chooses by device.
+
+    Attributes:
+        watch: entered around each of the parts "advantages", "gradient" (within it "inner steps"), "Fisher products"
+            and "line search"; does nothing unless it is set.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        rule: UpdateRule,
+        *,
+        first_order: bool,
+        discount: float,
+        gae_lambda: float,
+        task_chunk: int = 0,
+    ) -> None:
+        self.policy = policy
+        self.rule = rule
+        self.first_order = first_order
+        self.discount = discount
+        self.gae_lambda = gae_lambda
+        self.task_chunk = task_chunk
+        self.watch: Watch = contextlib.nullcontext
+
+    # The inner loop -------------------------------------------------------------------------------------------------
+
+    def batch(self, rollout: Rollout) -> Batch:
+        """A rollout, flattened, with advantages."""
+        with self.watch("advantages"):
+            advantages = linear_baseline_advantages(rollout, self.discount, self.gae_lambda)
+            parts = (rollout.obs, rollout.actions, rollout.log_probs, advantages, rollout.valid)
+            obs, actions, log_probs, advantages, valid = (part.flatten(1, 2) for part in parts)
+            return Batch(obs, actions, log_probs, advantages, valid, rollout.returns.mean(1))
+
+    def inner_loss(self, batch: Batch) -> LossFn:
+        """The loss of one gradient step, as a function of stacked parameters."""
+        return lambda params: batch.loss(self.policy.distribution(params, batch.obs))
+
+    def chunks(self, batches: list[Batch]) -> list[list[Batch]]:
+        """The tasks in groups that are computed together: all on a GPU; on a CPU as many as stay in its caches."""
+        num_tasks, num_samples = batches[-1].log_probs.shape
+        size = self.task_chunk
+        if size == 0:
+            on_gpu = batches[-1].log_probs.device.type == "cuda"
+            size = num_tasks if on_gpu else max(1, _CPU_SAMPLES // num_samples)
+        starts = range(0, num_tasks, size)
+        return [[batch[first : first + size] for batch in batches] for first in starts]
+
+    # Derivatives ----------------------------------------------------------------------------------------------------
+
+    def linearise(self, batches: list[Batch], objective: Objective, *, first_order_metric: bool = False) -> Chunk:
+        """Adapt, evaluate the objective, and carry its gradient back to the meta-parameters.
+
+        Args:
+            batches: rollouts of a few tasks.
+            objective: what to minimise, per task.
+            first_order_metric: whether Fisher products leave out the Hessians of the inner loop.
+        """
+        with self.watch("gradient"):
+            *inner, outer = batches
+            loop = self._inner_steps(batches, not self.first_order)
+            metric = self._inner_steps(batches, False) if first_order_metric and not self.first_order else loop
+            adapted = {name: value.requires_grad_() for name, value in loop.adapted.items()}
+            stages = [*loop.starts, adapted]
+            policies: dict[int, Distribution] = {}
+
+            def policy_at(stage: int) -> Distribution:
+                if stage not in policies:
+                    policies[stage] = self.policy.distribution(stages[stage], batches[stage].obs)
+                return policies[stage]
+
+            with torch.enable_grad():
+                policy, jvp = self.policy.linearise(adapted, outer.obs)
+                policies[len(inner)] = policy
+                loss = objective(policy_at, batches).sum()
+                found = torch.autograd.grad(
+                    loss,
+                    tuple(value for stage in stages for value in stage.values()),
+                    retain_graph=True,
+                    materialize_grads=True,
+                )
+            size = len(adapted)
+            by_stage = [
+                dict(zip(adapted, found[size * index : size * (index + 1)], strict=True))
+                for index in range(len(stages))
+            ]
+            direct = [by_stage[stage] if stage in policies else None for stage in range(len(inner))]
+            gradient = self._to_meta(loop, by_stage[-1], direct)
+            return Chunk(batches, metric, adapted, policy, jvp, loss.detach(), gradient)
+
+    def fisher_product(self, chunk: Chunk, vector: Tensor) -> Tensor:
+        """``J' F J v``: a tangent goes through inner loop and network, is weighed, and is carried back.
+
+        ``F`` is the Fisher information of the adapted policies on the last rollout, averaged over steps and summed
+        over tasks; where those policies acted, this is the Hessian of their mean KL, exactly.
+        """
+        with self.watch("Fisher products"):
+            outer = chunk.batches[-1]
+            start, of_rule = self._split(vector, len(outer.obs))
+            moved = chunk.jvp(chunk.metric.jvp(start, of_rule))
+            weight = (outer.valid / outer.valid.sum(1, keepdim=True))[..., None]
+            with torch.no_grad():
+                weighted = tuple(part * weight for part in chunk.policy.fisher_product(moved))
+            cotangent = torch.autograd.grad(
+                chunk.policy.parameters,
+                tuple(chunk.leaves.values()),
+                weighted,
+                retain_graph=True,
+                materialize_grads=True,
+            )
+            return self._to_meta(chunk.metric, dict(zip(chunk.leaves, cotangent, strict=True)))
+
+    def evaluate_at(self, flat: Tensor, batches: list[Batch], objective: Objective) -> tuple[Tensor, Distribution]:
+        """The objective ``[task]`` at other meta-parameters, without derivatives, and the adapted policies there."""
+        with self.watch("line search"):
+            *inner, outer = batches
+            start, of_rule = self._split(flat, len(outer.obs))
+            losses = [self.inner_loss(batch) for batch in inner]
+            loop = inner_loop(start, losses, self.rule, second_order=False, weights=of_rule, differentiable=False)
+            stages = [*loop.starts, loop.adapted]
+            with torch.no_grad():
+
+                def policy_at(stage: int) -> Distribution:
+                    return self.policy.distribution(stages[stage], batches[stage].obs)
+
+                return objective(policy_at, batches), policy_at(len(inner))
+
+    # Meta-parameters ------------------------------------------------------------------------------------------------
+
+    def meta_parameters(self) -> Params:
+        """What meta-training moves: the policy's parameters, then those of a learned rule as ``rule.<name>``."""
+        rule = {f"{_RULE}{name}": value for name, value in self.rule.named_parameters()}
+        return {**self.policy.params(), **rule}
+
+    def current(self) -> Tensor:
+        """The meta-parameters as one vector, detached; see :meth:`flatten`."""
+        return self.flatten(self.meta_parameters())
+
+    def flatten(self, values: Params) -> Tensor:
+        """Meta-parameters, or vectors of their shapes, as one detached vector ``[parameter]``."""
+        return torch.cat([values[name].detach().flatten() for name in self.meta_parameters()])
+
+    def unflatten(self, flat: Tensor) -> Params:
+        """The inverse of :meth:`flatten`."""
+        shapes = {name: value.shape for name, value in self.meta_parameters().items()}
+        parts = torch.split(flat, [shape.numel() for shape in shapes.values()])
+        return {name: part.view(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+    @torch.no_grad()
+    def assign(self, flat: Tensor) -> None:
+        """Set the meta-parameters."""
+        for name, value in self.unflatten(flat).items():
+            self.meta_parameters()[name].copy_(value)
+
+    def _inner_steps(self, batches: list[Batch], second_order: bool) -> InnerLoop:
+        """One step on every rollout but the last."""
+        with self.watch("inner steps"):
+            start = stack(self.policy.params(), len(batches[-1].obs))
+            losses = [self.inner_loss(batch) for batch in batches[:-1]]
+            return inner_loop(start, losses, self.rule, second_order=second_order)
+
+    def _split(self, flat: Tensor, num_tasks: int) -> tuple[Params, Params]:
+        """Policy's part of a flat vector, for every task, and the rule's, under the rule's own names."""
+        values = self.unflatten(flat)
+        of_policy = {name: values[name] for name in self.policy.params()}
+        of_rule = {name.removeprefix(_RULE): value for name, value in values.items() if name.startswith(_RULE)}
+        return stack(of_policy, num_tasks), of_rule
+
+    def _to_meta(self, loop: InnerLoop, cotangent: Params, direct: Sequence[Params | None] = ()) -> Tensor:
+        """A gradient at the adapted parameters, carried back to the meta-parameters, summed over tasks, flat."""
+        of_start, of_rule = loop.vjp(cotangent, direct)
+        named = {f"{_RULE}{name}": value for name, value in of_rule.items()}
+        return self.flatten({**{name: value.sum(0) for name, value in of_start.items()}, **named})

@@ -1,0 +1,7 @@
+"""Settings: which values they may take, those of the outer loop, and how they are read from files."""
+
+from metarl.config.reading import from_dict
+from metarl.config.settings import check_settings
+from metarl.config.train import TrainConfig, choose_device, run_config
+
+__all__ = ["TrainConfig", "check_settings", "choose_device", "from_dict", "run_config"]

@@ -1,0 +1,115 @@
+"""Types of settings that say which values are allowed, and the one check of them all.
+
+A dataclass of settings declares ``num_epochs: Count = 5`` and calls :func:`check_settings` when it is made. A
+``Literal`` names its choices; one with a single value is a setting that an algorithm fixes.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from metarl.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """The values that a setting may take.
+
+    Attributes:
+        expected: completes "the setting must ...".
+        test: whether a value is one of them; gets values of any type.
+    """
+
+    expected: str
+    test: Callable[[Any], bool]
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return (_is_whole(value) or isinstance(value, float)) and -math.inf < value < math.inf
+
+
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, tuple) and all(_is_whole(count) and count > 0 for count in value)
+
+
+def above(bound: float) -> Allowed:
+    """Finite numbers greater than ``bound``."""
+    return Allowed(f"be a finite number above {bound:g}", lambda value: _is_finite(value) and value > bound)
+
+
+_UNIT = Allowed("lie in [0, 1]", lambda value: _is_finite(value) and 0 <= value <= 1)
+
+Count = Annotated[int, Allowed("be a whole number above 0", lambda value: _is_whole(value) and value > 0)]
+Natural = Annotated[int, Allowed("be a whole number of 0 or more", lambda value: _is_whole(value) and value >= 0)]
+Positive = Annotated[float, above(0)]
+NonNegative = Annotated[float, Allowed("be a finite number of 0 or more", lambda x: _is_finite(x) and x >= 0)]
+UnitInterval = Annotated[float, _UNIT]
+PositiveShare = Annotated[Positive, _UNIT]
+Counts = Annotated[tuple[int, ...], Allowed("be a tuple of whole numbers above 0", _are_counts)]
+"""Several of them, such as the widths of layers; none at all is allowed."""
+SomeCounts = Annotated[Counts, Allowed("hold at least one number", lambda value: len(value) > 0)]
+
+
+def check_settings(owner: object) -> None:
+    """Refuse fields of ``owner``, a dataclass, whose values their types do not allow.
+
+    Raises:
+        ConfigError: naming class and field of the first offending value, the value, and what is expected.
+    """
+    for name, rules in _rules(type(owner)).items():
+        value = getattr(owner, name)
+        for allowed in rules:
+            if not allowed.test(value):
+                hint = _nearest(allowed, value)
+                raise ConfigError(f"{type(owner).__name__}.{name} must {allowed.expected}, got {value!r}.{hint}")
+
+
+@dataclass(frozen=True)
+class _Choice(Allowed):
+    """The values of a ``Literal``."""
+
+    choices: tuple[Any, ...]
+
+
+def _rules(kind: type[Any]) -> dict[str, list[Allowed]]:
+    """What the types of a dataclass's fields ask of their values."""
+    hints = get_type_hints(kind, include_extras=True)
+    found: dict[str, list[Allowed]] = {}
+    for field in fields(kind):
+        hint = hints[field.name]
+        rules = [extra for extra in get_args(hint)[1:] if isinstance(extra, Allowed)] if _is_annotated(hint) else []
+        plain = get_args(hint)[0] if _is_annotated(hint) else hint
+        if get_origin(plain) is Literal:
+            rules.append(_choice(get_args(plain)))
+        if rules:
+            found[field.name] = rules
+    return found
+
+
+def _is_annotated(hint: Any) -> bool:
+    return get_origin(hint) is Annotated
+
+
+def _choice(choices: tuple[Any, ...]) -> _Choice:
+    def test(value: Any) -> bool:
+        # True == 1, but only one of the two is what the setting takes.
+        return any(type(value) is type(choice) and value == choice for choice in choices)
+
+    (*others, last) = choices
+    expected = f"be one of {', '.join(map(str, choices))}" if others else f"be {last!r}, which is fixed here"
+    return _Choice(expected, test, choices)
+
+
+def _nearest(allowed: Allowed, value: Any) -> str:
+    if not (isinstance(allowed, _Choice) and isinstance(value, str)):
+        return ""
+    nearest = difflib.get_close_matches(value, [str(choice) for choice in allowed.choices], n=1, cutoff=0.4)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""

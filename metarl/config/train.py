@@ -1,0 +1,77 @@
+"""Settings of a training run, and what stands in its ``config.json``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from metarl.config.settings import Count, Natural, check_settings
+from metarl.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of the outer loop, the same for every agent."""
+
+    seed: Natural = 1
+    """Seed for parameters, tasks, environments and actions; the same seed gives the same run, bit for bit."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where networks run; auto takes CUDA if there is any."""
+    num_iterations: Count = 100
+    """Meta-updates."""
+    meta_batch_size: Count = 20
+    """Tasks in one meta-update."""
+    eval_every: Count = 25
+    """Iterations between evaluations on held-out tasks."""
+    eval_tasks: Count = 40
+    """Held-out tasks in an evaluation."""
+    checkpoint_every: Count = 5
+    """Iterations between checkpoints."""
+    keep_checkpoints: Count = 3
+    """Newest checkpoints to keep; the best one is kept as well."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: for CUDA on a machine without it.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device 'cuda' was asked for, but torch sees no CUDA device here. Use cpu or auto.")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def run_config(
+    agent: str | None,
+    tasks: str | None,
+    train: TrainConfig,
+    settings: Any,
+    not_found: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """What stands in the ``config.json`` of a run.
+
+    Args:
+        agent: name or ``module:attribute`` of the agent; None for an agent that cannot be found by a name.
+        tasks: id or ``module:attribute`` of the distribution; None as for the agent.
+        train: settings of the outer loop.
+        settings: the agent's config, a dataclass; they stand under the agent's name, or under ``"settings"`` where
+            that is None. None for an agent without a config.
+        not_found: for ``"agent"`` and ``"tasks"`` the reason why they have no name.
+    """
+    return {
+        "agent": agent,
+        "tasks": tasks,
+        "train": dataclasses.asdict(train),
+        **({} if settings is None else {agent or "settings": dataclasses.asdict(settings)}),
+        **({"not_found": dict(not_found)} if not_found else {}),
+    }

@@ -1,0 +1,243 @@
+"""From names, a preset, a file and single settings to a configured experiment: the one way for everybody.
+
+The command line, the benchmarks and scripts all call :func:`resolve`; what comes later wins: the agent's defaults, the
+preset of agent and tasks, the file, the settings that are given one by one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from metarl.agent import Agent, AgentConfig
+from metarl.agents.registry import agent_name, load_agent
+from metarl.config import TrainConfig, choose_device, from_dict, run_config
+from metarl.errors import ConfigError, unknown_name
+from metarl.experiments.presets import PRESETS, Preset, steps_per_iteration
+from metarl.tasks.distribution import TaskDistribution
+from metarl.tasks.oracle import reveal_task
+from metarl.tasks.registry import distribution_name, load_distribution
+
+
+@dataclass(frozen=True)
+class Setup:
+    """An agent, tasks and all their settings: an experiment before it has a folder.
+
+    Attributes:
+        name: the agent's name, or ``module:attribute`` of its config class.
+        task_name: id or ``module:attribute`` of the distribution.
+        train_config: settings of the outer loop.
+        agent_config: settings of the agent.
+    """
+
+    name: str
+    task_name: str
+    train_config: TrainConfig
+    agent_config: AgentConfig
+
+    @property
+    def distribution(self) -> TaskDistribution:
+        """The tasks, as the agent sees them."""
+        return self.seen(load_distribution(self.task_name))
+
+    def seen(self, distribution: TaskDistribution) -> TaskDistribution:
+        """A distribution as the agent sees it: an oracle sees the task as well."""
+        return reveal_task(distribution) if self.agent_config.told_task else distribution
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Environment steps of one meta-update, adaptation included, if no episode ends early."""
+        horizon = load_distribution(self.task_name).spec.horizon
+        return steps_per_iteration(self.agent_config, self.train_config.meta_batch_size, horizon)
+
+    def build(self) -> Agent[Any]:
+        """A fresh agent, with the parameters that its seed gives it."""
+        device = choose_device(self.train_config.device)
+        return self.agent_config.build(self.distribution.spec, device, self.train_config.seed)
+
+    def check(self) -> None:
+        """Try what training begins with: what cannot work must fail before there is a run folder.
+
+        Raises:
+            ConfigError: for tasks that are not there, a device that this machine lacks, settings that do not fit the
+                tasks, or a meta-batch that cannot be drawn.
+        """
+        self.build()
+        rng = np.random.default_rng(0)
+        load_distribution(self.task_name).sample_meta_batch(self.train_config.meta_batch_size, rng)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a run's ``config.json``."""
+        return run_config(self.name, self.task_name, self.train_config, self.agent_config)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], *, agent: str | None = None, tasks: str | None = None) -> Setup:
+        """The setup of a run, from its ``config.json``; fields that it lacks get their defaults, not a preset's.
+
+        Args:
+            content: of the file.
+            agent: stands in for the agent of a script's run that could not be named.
+            tasks: stands in for the tasks of such a run.
+
+        Raises:
+            ConfigError: if something is missing, unknown or of another kind; for another ``agent`` than the run's.
+        """
+        needed = {"agent", "tasks", "train", *([content["agent"]] if isinstance(content.get("agent"), str) else [])}
+        if missing := needed - content.keys():
+            raise ConfigError(f"config.json lacks {', '.join(sorted(missing))}; it is not that of a run.")
+        parts = _read_parts(content, "config.json", agent)
+        for part, name, given, example in (
+            ("agent", parts.agent, agent, "MyConfig"),
+            ("tasks", parts.tasks, tasks, "pendulums"),
+        ):
+            if name is None and given is None:
+                raise ConfigError(
+                    f"the run was made by a script, and its config.json does not name the {part}: "
+                    f"{parts.not_found[part]}. "
+                    f"Name {'it' if part == 'agent' else 'them'} with --{part} module:{example}."
+                )
+        if agent is not None and parts.agent is not None and agent != parts.agent:
+            raise ConfigError(f"the run's agent is {parts.agent!r}, got --agent {agent!r}. Leave it out.")
+        name, task_name = parts.agent or str(agent), parts.tasks or str(tasks)
+        return cls(name, task_name, from_dict(TrainConfig, parts.train), from_dict(load_agent(name), parts.settings))
+
+
+def resolve(
+    agent: str | AgentConfig | None = None,
+    tasks: str | TaskDistribution | None = None,
+    *,
+    preset: str | None = None,
+    file: Path | None = None,
+    train: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Setup:
+    """A configured experiment; what comes later wins: defaults, preset, file, single settings.
+
+    Args:
+        agent: a name in :data:`metarl.agents.AGENTS`, ``module:attribute``, or a config with all its settings, which
+            a preset then leaves alone; default: that of the file.
+        tasks: a distribution, its id, or ``module:attribute``; default: those of the file.
+        preset: take this preset instead of that of agent and tasks, e.g. ``"maml-trpo:navigation-2d"`` for tasks of
+            one's own.
+        file: the config.json of a run, or a YAML or JSON file of the same keys, any of which may be missing; the
+            agent's settings stand under its name, or under ``settings``.
+        train: fields of :class:`TrainConfig`.
+        settings: fields of the agent's config.
+
+    Raises:
+        ConfigError: for a file that cannot be read; for an unknown agent, preset, key or field; for a value of another
+            kind; for agent or tasks that are missing, or that the file gives otherwise.
+    """
+    own = agent if isinstance(agent, AgentConfig) else None
+    name = agent_name(agent) if isinstance(agent, AgentConfig) else agent
+    task_name = distribution_name(tasks) if isinstance(tasks, TaskDistribution) else tasks
+    parts = _Parts()
+    if file is not None:
+        parts = _read_parts(_read_file(file), str(file), name)
+        name, task_name = _agree("agent", name, parts.agent, file), _agree("tasks", task_name, parts.tasks, file)
+    if name is None or task_name is None:
+        lacking = " and ".join(part for part, given in (("agent", name), ("tasks", task_name)) if given is None)
+        where = "" if file is None else f", and {file} does not say"
+        raise ConfigError(f"an experiment needs an agent and tasks; {lacking} missing{where}.")
+    kind = load_agent(name) if own is None else type(own)
+    chosen = _preset(name, task_name, preset)
+    train_config = from_dict(TrainConfig, chosen.train)
+    agent_config = from_dict(kind, chosen.agent) if own is None else own
+    for train_fields, agent_fields in ((parts.train, parts.settings), (train or {}, settings or {})):
+        train_config = from_dict(TrainConfig, train_fields, train_config)
+        agent_config = from_dict(kind, agent_fields, agent_config)
+    return Setup(name, task_name, train_config, agent_config)
+
+
+def _preset(agent: str, tasks: str, preset: str | None) -> Preset:
+    choices = [name for name in PRESETS if name.split(":")[0] == agent]
+    if preset is not None and preset not in choices:
+        raise unknown_name(f"preset of {agent}", preset, choices)
+    return PRESETS.get(preset or f"{agent}:{tasks}", Preset("the agent's defaults"))
+
+
+def _agree(part: str, given: str | None, in_file: str | None, file: Path) -> str | None:
+    if given is not None and in_file is not None and given != in_file:
+        raise ConfigError(f"{part} is {in_file!r} in {file}, got {given!r} as well. Leave one of them out.")
+    return given if in_file is None else in_file
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a file says; None and empty where it says nothing."""
+
+    agent: str | None = None
+    tasks: str | None = None
+    train: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    not_found: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def _read_parts(content: Mapping[str, Any], where: str, agent: str | None) -> _Parts:
+    """The parts of a config file's content; ``agent`` is its agent, should it name none."""
+
+    def section(key: str) -> Mapping[str, Any]:
+        if not isinstance(content.get(key, {}), Mapping):
+            raise ConfigError(f"{key} in {where} must be an object of settings, got {content[key]!r}.")
+        return dict(content.get(key, {}))
+
+    not_found = section("not_found")
+    for key in ("agent", "tasks"):
+        if not isinstance(content.get(key, ""), str) and not (content[key] is None and key in not_found):
+            raise ConfigError(f"{key} in {where} must be a name, got {content[key]!r}.")
+    agent = content.get("agent") or agent
+    if agent is not None:
+        load_agent(agent)
+    known = ["agent", "tasks", "train", "settings", *([agent] if agent else [])]
+    for key in content:
+        if key not in [*known, "not_found"]:
+            raise unknown_name(f"key in {where}", str(key), known)
+    if agent in content and "settings" in content:
+        raise ConfigError(
+            f"{where} gives the agent's settings twice, as {agent!r} and as 'settings'; keep one of them."
+        )
+    return _Parts(
+        content.get("agent"),
+        content.get("tasks"),
+        section("train"),
+        section(agent if agent is not None and agent in content else "settings"),
+        not_found,
+    )
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's plain types, with numbers as everybody writes them: YAML 1.1 takes ``1e-3`` for a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _read_file(path: Path) -> Mapping[str, Any]:
+    """The mapping in a JSON or YAML file.
+
+    Raises:
+        ConfigError: if it cannot be read, or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigError(f"cannot read the config {path}: {reason}.") from error
+    try:
+        content = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"the config {path} is neither JSON nor YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, Mapping):
+        kind = "nothing" if content is None else type(content).__name__
+        raise ConfigError(f"the config {path} must hold a mapping with agent, tasks, train, ..., got {kind}.")
+    return content

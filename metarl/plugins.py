@@ -1,0 +1,149 @@
+"""Objects by name: ``module:attribute``, in both directions, for agents and tasks that a user wrote."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from metarl.errors import ConfigError, MetarlError
+
+_importing: list[str] = []
+"""Modules that :func:`load_attribute` is importing right now, the innermost last."""
+
+
+def load_attribute(name: str, kind: str, accepts: Callable[[Any], bool]) -> Any:
+    """The object called ``name``, as ``module:attribute``; modules are also looked for in the working directory.
+
+    Args:
+        name: e.g. ``"my_tasks:pendulums"``.
+        kind: what is expected, for messages, e.g. ``"TaskDistribution"``.
+        accepts: whether an object is of that kind.
+
+    Raises:
+        ConfigError: for a module that cannot be imported, with the line where it failed; for an attribute that is
+            missing or of another kind, with the attributes that would do.
+    """
+    module_name, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    expected = f"expected module:attribute, with the module in {os.getcwd()} or installed"
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise ConfigError(f"{module_name!r} of {name!r} is not a module's name; {expected}.")
+    failed = f"the module {module_name!r} of {name!r} failed while it was imported"
+    try:
+        if attribute_name("__main__", attribute) == name:
+            # The script that runs would run once more, as a second module.
+            module = sys.modules["__main__"]
+        else:
+            with _while_importing(module_name):
+                module = importlib.import_module(module_name)
+    except MetarlError as error:
+        raise ConfigError(f"{failed}: {error}") from error
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            raise ConfigError(f"cannot import the module {module_name!r} of {name!r}; {expected}.") from error
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        raise ConfigError(
+            f"{failed}: {type(error).__name__}: {error} ({place.filename}, line {place.lineno})."
+        ) from error
+    found = {key: value for key, value in vars(module).items() if accepts(value)}
+    if attribute not in found:
+        held = getattr(module, attribute, None)
+        got = f"the class {attribute}" if isinstance(held, type) else type(held).__name__
+        got = got if hasattr(module, attribute) else "nothing"
+        raise ConfigError(
+            f"{name!r}: expected a {kind}, found {got}. "
+            f"What {module_name} has of that kind: {', '.join(found) or 'nothing'}."
+        )
+    return found[attribute]
+
+
+def attribute_name(module_name: str, attribute: str) -> str | None:
+    """The name by which :func:`load_attribute` finds an attribute of an imported module in another process.
+
+    Args:
+        module_name: as in ``sys.modules``; the script that was started is called ``__main__`` there.
+        attribute: a name in that module.
+
+    Returns:
+        ``module:attribute``; None for what another process would not find so: in a script outside the working
+        directory, in a session without a file, or below ``if __name__ == "__main__":``.
+    """
+    if module_name == "__main__":
+        main = sys.modules["__main__"]
+        script = Path(getattr(main, "__file__", None) or os.devnull).resolve()
+        if not script.is_file() or not _binds_on_import(script.read_text(), attribute):
+            return None
+        spec = getattr(main, "__spec__", None)
+        if spec is not None:
+            module_name = spec.name  # Started by python -m.
+        elif script.parent == Path.cwd() and script.stem.isidentifier():
+            module_name = script.stem
+        else:
+            return None
+    return f"{module_name}:{attribute}"
+
+
+def _binds_on_import(source: str, name: str) -> bool:
+    """Whether a script gives ``name`` a value also when it is imported and not started."""
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            bound = {statement.name}
+        elif isinstance(statement, ast.If) and "__name__" in _names(statement.test, ast.Load):
+            continue
+        else:
+            bound = _names(statement, ast.Store)
+        if name in bound:
+            return True
+    return False
+
+
+def _names(tree: ast.AST, context: type[ast.expr_context]) -> set[str]:
+    """Variables that are read or bound anywhere in ``tree``; what it imports is bound."""
+    nodes = list(ast.walk(tree))
+    names = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, context)}
+    if context is ast.Store:
+        names |= {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
+    return names
+
+
+def find_attribute(value: object) -> str | None:
+    """``module:attribute`` of an object that an imported module holds; None if none does, or none that can be named."""
+    # Names of the script that was started, of which multiprocessing knows another one, come last: importing the script
+    # runs it again.
+    main = sys.modules["__main__"]
+    modules = [item for item in sys.modules.items() if item[1] is not main]
+    for module_name, module in [*modules, ("__main__", main)]:
+        for attribute, held in list(getattr(module, "__dict__", {}).items()):
+            if held is value and (name := attribute_name(module_name, attribute)) is not None:
+                return name
+    return None
+
+
+@contextlib.contextmanager
+def _while_importing(module_name: str) -> Iterator[None]:
+    _importing.append(module_name)
+    try:
+        yield
+    finally:
+        _importing.pop()
+
+
+def refuse_while_importing(what: str) -> None:
+    """Keep a script from training once more when it is imported only for the agent or the tasks that it defines.
+
+    Raises:
+        ConfigError: if :func:`load_attribute` is importing a module now.
+    """
+    if _importing:
+        raise ConfigError(
+            f'{_importing[-1]}.py {what} while it is imported. Move that part below `if __name__ == "__main__":`, '
+            "so that its agent and its tasks can be imported alone."
+        )
