@@ -110,3 +110,50 @@ def test_extreme_logits_stay_finite() -> None:
     assert policy.entropy().item() == 0.0
     assert torch.isfinite(policy.kl(Categorical(torch.tensor([[-300.0, 0.0, 300.0]])))).all()
     assert (policy.sample(TaskNoise(CPU, 0)) == 0).all()
+
+
+MASKED = torch.tensor([[0.3, -torch.inf, -1.2, 0.7], [-torch.inf, 2.0, -torch.inf, -torch.inf]], dtype=torch.float64)
+ALLOWED = torch.isfinite(MASKED)
+
+
+def test_a_forbidden_choice_counts_for_nothing() -> None:
+    """Entropy, KL and Fisher products are those of the other choices alone; it is never sampled."""
+    moved = MASKED + randn(2, 4, seed=1)
+    policy, other = Categorical(MASKED), Categorical(moved)
+    tangent = randn(2, 4, seed=2)
+    (product,) = policy.fisher_product((tangent,))
+    for row in range(2):
+        own = ALLOWED[row]
+        p, q = TorchCategorical(logits=MASKED[row][own]), TorchCategorical(logits=moved[row][own])
+        assert float(policy.entropy()[row]) == pytest.approx(float(p.entropy()), abs=1e-12)
+        assert float(policy.kl(other)[row]) == pytest.approx(float(kl_divergence(p, q)), abs=1e-12)
+        (expected,) = Categorical(MASKED[row][own]).fisher_product((tangent[row][own],))
+        assert torch.allclose(product[row][own], expected, atol=1e-14) and (product[row][~own] == 0).all()
+    values = torch.tensor([[1], [1]])
+    assert policy.log_prob(values[:, 0]).tolist() == [-torch.inf, 0.0]
+    samples = Categorical(MASKED[:, None].expand(2, 20_000, 4)).sample(TaskNoise(CPU, 0))
+    assert ALLOWED[0][samples[0]].all() and (samples[1] == 1).all()
+    assert Categorical(torch.zeros(1, 4)).kl(Categorical(MASKED[:1])).tolist() == [torch.inf]
+
+
+def test_derivatives_beside_a_forbidden_choice_are_those_of_finite_differences() -> None:
+    """First and second ones, of entropy, KL in both arguments and log-probability."""
+    fixed = Categorical(MASKED[:1] + randn(1, 4, seed=3))
+
+    def numbers(free: Tensor) -> Tensor:
+        policy = Categorical(torch.where(ALLOWED[:1], free, -torch.inf))
+        return torch.cat(
+            [
+                policy.entropy(),
+                policy.kl(fixed),
+                fixed.kl(policy),
+                policy.log_prob(torch.tensor([3])),
+                policy.kl(policy),
+            ]
+        )
+
+    free = randn(1, 4, seed=4).requires_grad_()
+    assert torch.autograd.gradcheck(numbers, (free,))
+    assert torch.autograd.gradgradcheck(numbers, (free,))
+    (slope,) = torch.autograd.grad(numbers(free).sum(), free)
+    assert slope[0, 1] == 0 and slope.abs().max() > 1e-2

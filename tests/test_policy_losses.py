@@ -68,3 +68,17 @@ def test_padding_changes_neither_loss_nor_gradient(clipped: bool) -> None:
     for first, second in zip(*results, strict=True):
         assert torch.equal(first, second)
     assert not results[0][1][~VALID].any()
+
+
+@pytest.mark.parametrize("padding", [math.inf, -math.inf, math.nan, 1e4])
+def test_padding_reaches_neither_losses_nor_gradients(padding: float) -> None:
+    """Not even as zero times the infinite ratio that it would have."""
+    for loss in (likelihood_ratio_loss, lambda *args: clipped_ratio_loss(*args, clip_range=0.2)):
+        found = []
+        for filler in (padding, 0.0):
+            log_p = torch.where(VALID, log_prob(1.1, 0.5, 0.9), filler).requires_grad_()
+            advantage = torch.where(VALID, ADVANTAGE, filler)
+            value = loss(log_p, BEHAVIOUR, advantage, VALID)
+            found.append((value, torch.autograd.grad(value.sum(), log_p)[0]))
+        assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+        assert torch.isfinite(found[0][1]).all()

@@ -114,3 +114,14 @@ def test_normalised_entries_have_mean_0_and_standard_deviation_1_for_every_task(
 def test_normalising_equal_numbers_gives_zeros() -> None:
     x = torch.full((1, 3), 0.1, dtype=torch.float64)
     assert normalise(x, torch.ones(1, 3, dtype=torch.bool), (1,)).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("padding", [torch.inf, -torch.inf, torch.nan])
+def test_what_stands_on_padding_reaches_neither_values_nor_gradients(padding: float) -> None:
+    valid = torch.tensor([[True, True, False], [True, False, False]])
+    clean = torch.tensor([[1.0, 3.0, 0.0], [5.0, 0.0, 0.0]], dtype=torch.float64)
+    x = torch.where(valid, clean, padding).requires_grad_()
+    assert masked_mean(x, valid, (1,)).tolist() == [2.0, 5.0]
+    (slope,) = torch.autograd.grad(masked_mean(x, valid, (1,)).sum(), x)
+    assert slope.tolist() == [[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]]
+    assert torch.equal(normalise(x, valid, (0, 1)), normalise(clean, valid, (0, 1)))

@@ -29,7 +29,7 @@ def likelihood_ratio_loss(log_prob: Tensor, behaviour_log_prob: Tensor, advantag
         ValueError: for shapes that do not go together.
     """
     _require_steps("likelihood_ratio_loss", log_prob, behaviour_log_prob, advantage, valid)
-    return -masked_mean((log_prob - behaviour_log_prob).exp() * advantage, valid, (1,))
+    return -masked_mean(_ratio(log_prob, behaviour_log_prob, valid) * advantage, valid, (1,))
 
 
 def clipped_ratio_loss(
@@ -53,9 +53,15 @@ def clipped_ratio_loss(
         ValueError: for shapes that do not go together.
     """
     _require_steps("clipped_ratio_loss", log_prob, behaviour_log_prob, advantage, valid)
-    ratio = (log_prob - behaviour_log_prob).exp()
+    ratio = _ratio(log_prob, behaviour_log_prob, valid)
     clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
     return -masked_mean(torch.minimum(ratio * advantage, clipped * advantage), valid, (1,))
+
+
+def _ratio(log_prob: Tensor, behaviour_log_prob: Tensor, valid: Tensor) -> Tensor:
+    """``pi(a_t)/pi_b(a_t)``, 1 on padding: an infinity there would turn gradients into NaN (0 times infinity)."""
+    gap = log_prob - behaviour_log_prob
+    return torch.where(valid, gap, torch.zeros_like(gap)).exp()
 
 
 def _require_steps(where: str, log_prob: Tensor, behaviour_log_prob: Tensor, advantage: Tensor, valid: Tensor) -> None:

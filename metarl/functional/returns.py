@@ -87,10 +87,10 @@ def gae(
 
 
 def masked_mean(x: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Mean over the valid entries: ``sum(x * valid) / sum(valid)``.
+    """Mean over the valid entries: their sum divided by their number.
 
     Args:
-        x: any shape.
+        x: any shape; what stands on padding does not count, whatever it is.
         valid: bool, the shape of ``x``; some entry must be set wherever a mean is taken.
         dims: axes that the mean is taken over, and that the result lacks.
 
@@ -98,14 +98,14 @@ def masked_mean(x: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor:
         ValueError: for a mask of another shape.
     """
     require_shape("masked_mean", tuple(x.shape), "that of x", valid=valid)
-    return (x * valid).sum(dims) / valid.sum(dims)
+    return _without_padding(x, valid).sum(dims) / valid.sum(dims)
 
 
 def normalise(x: Tensor, valid: Tensor, dims: tuple[int, ...], eps: float = 1e-8) -> Tensor:
     """Shift and scale the valid entries to mean 0 and standard deviation 1; padding becomes 0.
 
     Args:
-        x: any shape, which the result has too.
+        x: any shape, which the result has too; what stands on padding does not count, whatever it is.
         valid: bool, the shape of ``x``; some entry must be set wherever a mean is taken.
         dims: axes that mean and standard deviation are taken over.
         eps: added to the standard deviation.
@@ -115,7 +115,12 @@ def normalise(x: Tensor, valid: Tensor, dims: tuple[int, ...], eps: float = 1e-8
     """
     require_shape("normalise", tuple(x.shape), "that of x", valid=valid)
     count = valid.sum(dims, keepdim=True)
-    mean = (x * valid).sum(dims, keepdim=True) / count
-    centred = (x - mean) * valid
+    mean = _without_padding(x, valid).sum(dims, keepdim=True) / count
+    centred = _without_padding(x - mean, valid)
     std = (centred.square().sum(dims, keepdim=True) / count).sqrt()
     return centred / (std + eps)
+
+
+def _without_padding(x: Tensor, valid: Tensor) -> Tensor:
+    """``x``, zero on padding; a product with the mask would turn an infinity there into NaN."""
+    return torch.where(valid, x, torch.zeros_like(x))

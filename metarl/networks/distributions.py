@@ -17,7 +17,7 @@ from metarl.networks.noise import TaskNoise
 
 @dataclass(frozen=True)
 class Categorical:
-    """Choices with unnormalised log-probabilities ``logits`` ``[..., choice]``."""
+    """Choices with unnormalised log-probabilities ``logits`` ``[..., choice]``; a logit of -inf forbids its choice."""
 
     logits: Tensor
 
@@ -42,18 +42,23 @@ class Categorical:
     def entropy(self) -> Tensor:
         """Entropy in nats, ``[...]``."""
         log_p = self.logits.log_softmax(-1)
-        return -(log_p.exp() * log_p).sum(-1)
+        return -_expectation(log_p.exp(), log_p)
 
     def kl(self, other: Distribution) -> Tensor:
-        """``KL(self || other)`` in nats, ``[...]``."""
+        """``KL(self || other)`` in nats, ``[...]``; infinite where ``other`` forbids what ``self`` may choose."""
         assert isinstance(other, Categorical)
         log_p, log_q = self.logits.log_softmax(-1), other.logits.log_softmax(-1)
-        return (log_p.exp() * (log_p - log_q)).sum(-1)
+        return _expectation(log_p.exp(), log_p - log_q)
 
     def fisher_product(self, tangents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Fisher information times a tangent of the logits: ``p * (t - p.t)``, the KL's Hessian where KL = 0."""
         p, (tangent,) = self.logits.softmax(-1), tangents
-        return (p * (tangent - (p * tangent).sum(-1, keepdim=True)),)
+        return (p * (tangent - _expectation(p, tangent)[..., None]),)
+
+
+def _expectation(p: Tensor, values: Tensor) -> Tensor:
+    """``sum(p * values)`` over the last axis, where impossible choices count for nothing: 0 log 0 = 0."""
+    return (p * torch.where(p > 0, values, torch.zeros_like(values))).sum(-1)
 
 
 @dataclass(frozen=True)
