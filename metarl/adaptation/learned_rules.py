@@ -16,6 +16,7 @@ learning, in full::
             return (w @ params["x"] - y).square().sum((1, 2))
 
         loop = inner_loop({"x": start}, [error] * 20, rule, second_order=False)
+        optimizer.zero_grad()
         loss = meta_gradient(None, loop, error, rule=rule, along_path=True)
         optimizer.step()
 """
@@ -28,7 +29,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from metarl.adaptation.update_rules import UpdateRule
+from metarl.adaptation.update_rules import UpdateRule, require_not_negative, require_parameters
 from metarl.errors import ConfigError
 from metarl.networks.params import Params
 
@@ -89,6 +90,7 @@ class RaviLSTM(UpdateRule):
 
     def init(self, params: Params) -> Params:
         """Hidden and cell state ``[task, coordinate, unit]`` of the first layer, and gates ``[task, coordinate]``."""
+        require_parameters(self.adapted, params)
         theta = _join(params, self.adapted)
         hidden = torch.zeros(*theta.shape, _HIDDEN_SIZE, dtype=theta.dtype, device=theta.device)
         gate = torch.zeros_like(theta)
@@ -122,10 +124,14 @@ class AndrychowiczLSTM(UpdateRule):
         inner_lr: step size of the gradient term.
         adapted: names of the parameters that move; default: all.
         output_scale: factor on the LSTM's output, whose natural size is 1.
+
+    Raises:
+        ConfigError: for a negative or non-finite step size.
     """
 
     def __init__(self, inner_lr: float, *, adapted: frozenset[str] | None = None, output_scale: float = 0.1) -> None:
         super().__init__()
+        require_not_negative(inner_lr=inner_lr)
         self.inner_lr = inner_lr
         self.adapted = adapted
         self.output_scale = output_scale
@@ -137,6 +143,7 @@ class AndrychowiczLSTM(UpdateRule):
 
     def init(self, params: Params) -> Params:
         """Hidden and cell states ``[task, coordinate, unit]`` of both layers."""
+        require_parameters(self.adapted, params)
         theta = _join(params, self.adapted)
         zeros = torch.zeros(*theta.shape, _HIDDEN_SIZE, dtype=theta.dtype, device=theta.device)
         return {"hidden0": zeros, "cell0": zeros, "hidden1": zeros, "cell1": zeros}

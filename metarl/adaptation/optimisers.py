@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from metarl.adaptation.update_rules import UpdateRule
+from metarl.adaptation.update_rules import UpdateRule, require_not_negative
 from metarl.errors import ConfigError
 from metarl.networks.params import Params
 
@@ -75,7 +75,7 @@ class SGD(UpdateRule):
         nesterov: bool = False,
     ) -> None:
         super().__init__()
-        _require_not_negative(momentum=momentum, weight_decay=weight_decay)
+        require_not_negative(momentum=momentum, weight_decay=weight_decay)
         if nesterov and (momentum <= 0 or dampening != 0):
             raise ConfigError(f"nesterov needs momentum above 0 and no dampening, got {momentum!r} and {dampening!r}.")
         self.lr, self.momentum, self.dampening = lr, momentum, dampening
@@ -123,7 +123,7 @@ class Adam(UpdateRule):
         self, lr: Rates, *, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 0.0
     ) -> None:
         super().__init__()
-        _require_not_negative(eps=eps, weight_decay=weight_decay)
+        require_not_negative(eps=eps, weight_decay=weight_decay)
         if not all(0 <= beta < 1 for beta in betas):
             raise ConfigError(f"betas must lie in [0, 1), got {betas!r}.")
         self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
@@ -177,7 +177,7 @@ class RMSprop(UpdateRule):
         centered: bool = False,
     ) -> None:
         super().__init__()
-        _require_not_negative(alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum)
+        require_not_negative(alpha=alpha, eps=eps, weight_decay=weight_decay, momentum=momentum)
         self.lr, self.alpha, self.eps = lr, alpha, eps
         self.weight_decay, self.momentum, self.centered = weight_decay, momentum, centered
 
@@ -227,9 +227,3 @@ def _root(x: Tensor) -> Tensor:
     """The square root, whose derivative at zero is zero."""
     positive = x > 0
     return torch.where(positive, torch.where(positive, x, torch.ones_like(x)).sqrt(), torch.zeros_like(x))
-
-
-def _require_not_negative(**settings: float) -> None:
-    for name, value in settings.items():
-        if not 0 <= value < math.inf:
-            raise ConfigError(f"{name} must be finite and 0 or more, got {value!r}.")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metarl.adaptation.leaves import other_leaves
 from metarl.adaptation.update_rules import LossFn, slopes
 from metarl.networks.params import Params
 
@@ -30,10 +31,14 @@ class _Step:
     gradient: Params
 
     def hessian_product(self, vector: Params) -> Params:
+        # Where the loss is linear in a parameter, its gradient depends on nothing: a row of zeros.
+        rows = [(slope, vector[name]) for name, slope in self.gradient.items() if slope.requires_grad]
+        if not rows:
+            return {name: torch.zeros_like(value) for name, value in self.params.items()}
         products = torch.autograd.grad(
-            tuple(self.gradient.values()),
+            [slope for slope, _ in rows],
             tuple(self.params.values()),
-            grad_outputs=tuple(vector.values()),
+            grad_outputs=[weight for _, weight in rows],
             retain_graph=True,
             materialize_grads=True,
         )
@@ -63,6 +68,14 @@ class StructuredLoop:
         """Gradient descent remembers nothing."""
 
     @property
+    def others(self) -> list[Tensor]:
+        """See :attr:`metarl.adaptation.InnerLoop.others`."""
+        if not self.second_order:
+            return []
+        slopes_found = [slope for step in self.steps for slope in step.gradient.values()]
+        return other_leaves(slopes_found, [value for step in self.steps for value in step.params.values()])
+
+    @property
     def starts(self) -> tuple[Params, ...]:
         """Where each step began, as leaves."""
         return tuple(step.params for step in self.steps)
@@ -73,7 +86,7 @@ class StructuredLoop:
             if self.second_order:
                 tangent = _subtract(tangent, _scale(self.rates, step.hessian_product(tangent)))
             if rule_tangent:
-                rate_tangent = {name: rule_tangent[self.rate_names[name]] for name in tangent}
+                rate_tangent = {name: rule_tangent.get(rate, 0.0) for name, rate in self.rate_names.items()}
                 tangent = _subtract(tangent, _scale(rate_tangent, step.gradient))
         return {name: value.detach() for name, value in tangent.items()}
 
@@ -101,7 +114,7 @@ def structured_loop(
     current = {name: value.detach() for name, value in params.items()}
     for loss_fn in losses:
         leaves = {name: value.requires_grad_() for name, value in current.items()}
-        gradient, _ = slopes(loss_fn, leaves, create_graph=second_order)
+        gradient = slopes(loss_fn, leaves, create_graph=second_order).gradient
         steps.append(_Step(leaves, gradient))
         moves = _scale(rates, gradient)
         current = {name: value.detach() - moves[name].detach() for name, value in leaves.items()}

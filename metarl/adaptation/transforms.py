@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from metarl.adaptation.update_rules import UpdateRule
+from metarl.adaptation.update_rules import UpdateRule, require_not_negative
 from metarl.errors import ConfigError
 from metarl.networks.params import Params
 
@@ -61,6 +61,7 @@ class LearnedRates(UpdateRule):
         super().__init__()
         if per not in ("model", "layer", "parameter"):
             raise ConfigError(f"per must be model, layer or parameter, got {per!r}.")
+        require_not_negative(inner_lr=inner_lr)
         some = next(iter(params.values()))
         self.per = per
         self.rates = nn.ParameterDict(
@@ -98,6 +99,7 @@ class MetaCurvature(UpdateRule):
 
     def __init__(self, params: Mapping[str, Tensor], inner_lr: float) -> None:
         super().__init__()
+        require_not_negative(inner_lr=inner_lr)
         self.inner_lr = inner_lr
         self.matrices = nn.ParameterDict(
             {
@@ -137,6 +139,7 @@ class KroneckerFactored(UpdateRule):
 
     def __init__(self, params: Mapping[str, Tensor], inner_lr: float) -> None:
         super().__init__()
+        require_not_negative(inner_lr=inner_lr)
         self.inner_lr = inner_lr
         factors: dict[str, nn.Parameter] = {}
         for name, value in params.items():

@@ -1,0 +1,261 @@
+"""One call of a module for many tasks, each with parameters of its own: by vmap, and where vmap cannot, by a loop."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from metarl.errors import unknown_name
+from metarl.networks.params import Params
+
+Call = Callable[[Params, Params, tuple[Any, ...], dict[str, Any]], tuple[Any, Params]]
+"""One task's parameters, its buffers, inputs and keyword arguments -> outputs, and the buffers afterwards."""
+
+_VMAP_FAILS = (RuntimeError, ValueError, TypeError)
+"""What vmap raises for an operation without a rule, for control flow that depends on data, or for odd outputs."""
+
+
+class _Known:
+    """What calls of a module have shown so far.
+
+    Attributes:
+        looped: training flags of all submodules with which only the loop ran.
+        told_buffers: whether the user was told of buffers that calls change.
+    """
+
+    def __init__(self) -> None:
+        self.looped: set[tuple[bool, ...]] = set()
+        self.told_buffers = False
+
+
+_KNOWN: weakref.WeakKeyDictionary[nn.Module, _Known] = weakref.WeakKeyDictionary()
+
+
+def call(module: nn.Module, params: Params, /, *inputs: Any, **kwargs: Any) -> Any:
+    """Run the module once for each task, with that task's parameters and inputs.
+
+    All tasks run at once through ``vmap``. Modules that it cannot run (LSTM, dropout, branches that depend on data)
+    run task by task instead, with the same results; a warning says so once for each module.
+
+    Parameters that ``params`` lacks, as frozen ones, are the module's own. Every task begins with the module's buffers
+    (running statistics, power iterations) and changes a copy that is dropped after the call: the module's stay as they
+    are, and a warning names those that a call would have changed. So BatchNorm normalises by the task's own batch in
+    training mode, and by the module's running statistics in evaluation mode.
+
+    Args:
+        module: any; its parameters and buffers are the same objects, with the same values, after the call.
+        params: stacked parameters, ``[task, ...]``, under the names of ``module.named_parameters()``.
+        *inputs: tensors ``[task, ...]``, also inside tuples and dicts; a list holds one entry for each task, whose
+            sizes may differ; anything else is given to every task as it is.
+        **kwargs: likewise.
+
+    Returns:
+        The module's outputs, ``[task, ...]``; with a list among the inputs, a list of the outputs of each task.
+
+    Raises:
+        ConfigError: for parameters that the module does not have.
+        ValueError: for inputs without an entry for each task.
+    """
+    parameter_names = {name for name, _ in module.named_parameters()}
+    for name in params:
+        if name not in parameter_names:
+            raise unknown_name(f"parameter of {type(module).__name__}", name, parameter_names)
+    if not params:
+        raise ValueError("call needs the stacked parameters of the tasks, got none.")
+    num_tasks = len(next(iter(params.values())))
+    for name, value in params.items():
+        _require_tasks(value, num_tasks, f"the parameter {name!r}")
+    for index, given in enumerate(inputs):
+        _require_tasks(given, num_tasks, f"input {index}")
+    for name, given in kwargs.items():
+        _require_tasks(given, num_tasks, f"the keyword argument {name!r}")
+    buffers = {name: value.detach() for name, value in module.named_buffers()}
+
+    places = _places(module)
+
+    def run(own: Params, kept: Params, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Params]:
+        filled = _filled(places, {**kept, **own})
+        out = torch.func.functional_call(module, filled, args, named, tie_weights=False)
+        return out, {name: filled[name] for name in kept}
+
+    # Attention kernels other than the plain one have no second derivatives.
+    plain_attention = sdpa_kernel(SDPBackend.MATH) if torch.is_grad_enabled() else contextlib.nullcontext()
+    with plain_attention:
+        return _call_tasks(module, run, params, buffers, inputs, kwargs)
+
+
+def call_with(module: nn.Module, values: Mapping[str, Tensor], *inputs: Any) -> Any:
+    """The module's output with other parameters than its own, by the names of ``module.named_parameters()``."""
+    return torch.func.functional_call(module, _filled(_places(module), values), inputs, tie_weights=False)
+
+
+def _call_tasks(
+    module: nn.Module, run: Call, params: Params, buffers: Params, inputs: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Every task's outputs, in the first way that works."""
+    known = _KNOWN.setdefault(module, _Known())
+    flags = tuple(part.training for part in module.modules())
+    unequal = any(_holds_list(value) for value in (*inputs, *kwargs.values()))
+    reason = None
+    if not unequal and flags not in known.looped:
+        # One copy of the buffers for all tasks takes less memory; where a call changes them, vmap asks for one each.
+        for stacked in (False, True) if buffers else (False,):
+            try:
+                out, changed = _vmapped(run, params, buffers, inputs, kwargs, stacked)
+            except _VMAP_FAILS as error:
+                reason = reason or str(error).strip().partition("\n")[0]
+            else:
+                _tell_buffers(module, known, changed)
+                return out
+    outs, changed = _looped(run, params, buffers, inputs, kwargs)
+    if unequal:
+        _tell_buffers(module, known, changed)
+        return outs
+    result = _stacked(outs)
+    if reason is not None:
+        if not known.looped:
+            warnings.warn(
+                f"vmap cannot run {type(module).__name__} for all tasks at once ({reason}); it runs task by task "
+                "instead, with the same results, but more slowly.",
+                stacklevel=4,
+            )
+        known.looped.add(flags)
+    _tell_buffers(module, known, changed)
+    return result
+
+
+def _vmapped(
+    run: Call, params: Params, buffers: Params, inputs: tuple[Any, ...], kwargs: dict[str, Any], stacked: bool
+) -> tuple[Any, set[str]]:
+    """Outputs of all tasks at once, and the names of the buffers that the call changed."""
+    num_tasks = len(next(iter(params.values())))
+    copies = {
+        name: (value.expand(num_tasks, *value.shape) if stacked else value).clone() for name, value in buffers.items()
+    }
+    replaced: set[str] = set()
+
+    def one(own: Params, kept: Params, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        out, after = run(own, kept, args, named)
+        replaced.update(name for name, value in after.items() if value is not kept[name])
+        return out
+
+    of_buffers = dict.fromkeys(copies, 0 if stacked else None)
+    in_dims = (dict.fromkeys(params, 0), of_buffers, _dims(inputs), _dims(kwargs))
+    out = torch.func.vmap(one, in_dims=in_dims)(params, copies, inputs, kwargs)
+    return out, replaced | {name for name, value in copies.items() if value._version}
+
+
+def _looped(
+    run: Call, params: Params, buffers: Params, inputs: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[list[Any], set[str]]:
+    """Outputs of each task, one after the other, and the names of the buffers that the calls changed."""
+    outs, changed = [], set()
+    for task in range(len(next(iter(params.values())))):
+        copies = {name: value.clone() for name, value in buffers.items()}
+        own = {name: value[task] for name, value in params.items()}
+        out, after = run(own, copies, _of_task(inputs, task), _of_task(kwargs, task))
+        changed |= {name for name, value in after.items() if value is not copies[name] or value._version}
+        outs.append(out)
+    return outs, changed
+
+
+def _places(module: nn.Module) -> dict[str, str]:
+    """Every place of a parameter or buffer by its full name, and the first name of what stands there.
+
+    A module that several paths lead to is there once, a tensor that several modules share as often as they hold it.
+    """
+    places: dict[str, str] = {}
+    first: dict[int, str] = {}
+    for prefix, part in module.named_modules():
+        held = (
+            *part.named_parameters(prefix, recurse=False, remove_duplicate=False),
+            *part.named_buffers(prefix, recurse=False, remove_duplicate=False),
+        )
+        for name, value in held:
+            places[name] = first.setdefault(id(value), name)
+    return places
+
+
+def _filled(places: Mapping[str, str], values: Mapping[str, Tensor]) -> Params:
+    """The value for every place.
+
+    Ties are in ``places``: torch's own way of tying would fill the places of a module that two paths lead to twice, and
+    then leave plain tensors in it instead of its parameters.
+    """
+    return {place: values[name] for place, name in places.items() if name in values}
+
+
+def _require_tasks(value: Any, num_tasks: int, what: str) -> None:
+    if isinstance(value, tuple):
+        for item in value:
+            _require_tasks(item, num_tasks, what)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            _require_tasks(item, num_tasks, what)
+    elif isinstance(value, Tensor):
+        if value.dim() == 0 or len(value) != num_tasks:
+            raise ValueError(
+                f"{what} must have the shape [task, ...] with {num_tasks} tasks, got {tuple(value.shape)}."
+            )
+    elif isinstance(value, list) and len(value) != num_tasks:
+        raise ValueError(f"{what} must hold one entry for each of {num_tasks} tasks, got a list of {len(value)}.")
+
+
+def _holds_list(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return any(_holds_list(item) for item in value)
+    if isinstance(value, Mapping):
+        return any(_holds_list(item) for item in value.values())
+    return isinstance(value, list)
+
+
+def _of_task(value: Any, task: int) -> Any:
+    """What one task sees of an input."""
+    if isinstance(value, tuple):
+        return _rebuilt(value, [_of_task(item, task) for item in value])
+    if isinstance(value, Mapping):
+        return {name: _of_task(item, task) for name, item in value.items()}
+    return value[task] if isinstance(value, Tensor | list) else value
+
+
+def _dims(value: Any) -> Any:
+    """The same for vmap: the axis of tasks, or None for what all tasks are given."""
+    if isinstance(value, tuple):
+        return _rebuilt(value, [_dims(item) for item in value])
+    if isinstance(value, Mapping):
+        return {name: _dims(item) for name, item in value.items()}
+    return 0 if isinstance(value, Tensor) else None
+
+
+def _stacked(outs: list[Any]) -> Any:
+    """Outputs of single tasks with a task axis in front, as vmap gives them."""
+    some = outs[0]
+    if isinstance(some, Tensor):
+        return torch.stack(outs)
+    if isinstance(some, tuple | list):
+        return _rebuilt(some, [_stacked(list(items)) for items in zip(*outs, strict=True)])
+    if isinstance(some, Mapping):
+        return {name: _stacked([out[name] for out in outs]) for name in some}
+    raise TypeError(f"a module must return tensors, or tuples, lists or dicts of them, got {type(some).__name__}.")
+
+
+def _rebuilt(like: Any, items: list[Any]) -> Any:
+    """A tuple or list of the kind of ``like``, named tuples included."""
+    return type(like)(*items) if hasattr(like, "_fields") else type(like)(items)
+
+
+def _tell_buffers(module: nn.Module, known: _Known, changed: set[str]) -> None:
+    if changed and not known.told_buffers:
+        known.told_buffers = True
+        warnings.warn(
+            f"a call of {type(module).__name__} changes its buffers {', '.join(sorted(changed))}: every task changes "
+            "a copy, which is dropped after the call, and the module's own stay as they are.",
+            stacklevel=5,
+        )
