@@ -2,7 +2,9 @@
 
 The rule is a coordinate-wise LSTM over policy gradients: that of Ravi, Larochelle, 2017 ("Optimization as a model for
 few-shot learning", ICLR), whose cell state is the parameter vector, or that of Andrychowicz et al., 2016
-(arXiv 1606.04474), whose output is the step (:mod:`metarl.adaptation.learned_rules`). As in both papers, inner
+(arXiv 1606.04474), whose output is the step (:mod:`metarl.adaptation.learned_rules`). Where the former's rule sees the
+loss of a supervised task, it sees the negated mean return for each step of the horizon here: the inner loss itself, on
+normalised advantages, is 0 at the policy that acted. As in both papers, inner
 gradients are constants (``first_order``). Both are supervised and descend with Adam. Here the loss after adaptation is
 MAML's, and initial and rule parameters move together by TRPO: a small change of a rule can change every adapted policy
 a lot, which the trust region sees and Adam does not. For Adam, take ``maml-ppo`` with this ``inner_rule``.

@@ -196,12 +196,14 @@ class GradientAgent(Agent[FastWeights]):
         """One step of policy gradient on each task."""
         trained = state.num_steps < self.config.num_trained_steps
         meta = self.meta_gradient
+        batch = meta.batch(rollout)
         loop = inner_loop(
             state.params,
-            [meta.inner_loss(meta.batch(rollout))],
+            [meta.inner_loss(batch)],
             self.rule,
             second_order=False,
             state=state.rule_state,
+            signals=[meta.signal(batch)],
             factor=1.0 if trained else self.config.extra_step_factor,
             differentiable=False,
         )

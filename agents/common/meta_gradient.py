@@ -132,6 +132,14 @@ class MetaGradient:
         """The loss of one gradient step, as a function of stacked parameters."""
         return lambda params: batch.loss(self.policy.distribution(params, batch.obs))
 
+    def signal(self, batch: Batch) -> Tensor:
+        """What a rule is shown in place of the inner loss, ``[task]``: the mean return, for each step of the horizon.
+
+        Advantages are normalised, so that the inner loss is 0 at the policy that acted, whatever it earned. What Ravi
+        and Larochelle's rule shall see, how far adaptation has come, is the return.
+        """
+        return -batch.returns / self.policy.spec.horizon
+
     def chunks(self, batches: list[Batch]) -> list[list[Batch]]:
         """The tasks in groups that are computed together: all on a GPU; on a CPU as many as stay in its caches."""
         num_tasks, num_samples = batches[-1].log_probs.shape
@@ -212,7 +220,15 @@ class MetaGradient:
             *inner, outer = batches
             start, of_rule = self._split(flat, len(outer.obs))
             losses = [self.inner_loss(batch) for batch in inner]
-            loop = inner_loop(start, losses, self.rule, second_order=False, weights=of_rule, differentiable=False)
+            loop = inner_loop(
+                start,
+                losses,
+                self.rule,
+                second_order=False,
+                weights=of_rule,
+                signals=[self.signal(batch) for batch in inner],
+                differentiable=False,
+            )
             stages = [*loop.starts, loop.adapted]
             with torch.no_grad():
 
@@ -225,7 +241,7 @@ class MetaGradient:
 
     def meta_parameters(self) -> Params:
         """What meta-training moves: the policy's parameters, then those of a learned rule as ``rule.<name>``."""
-        rule = {f"{_RULE}{name}": value for name, value in self.rule.named_parameters()}
+        rule = {f"{_RULE}{name}": value for name, value in self.rule.named_parameters() if value.requires_grad}
         return {**self.policy.params(), **rule}
 
     def current(self) -> Tensor:
@@ -253,7 +269,8 @@ class MetaGradient:
         with self.watch("inner steps"):
             start = stack(self.policy.params(), len(batches[-1].obs))
             losses = [self.inner_loss(batch) for batch in batches[:-1]]
-            return inner_loop(start, losses, self.rule, second_order=second_order)
+            signals = [self.signal(batch) for batch in batches[:-1]]
+            return inner_loop(start, losses, self.rule, second_order=second_order, signals=signals)
 
     def _split(self, flat: Tensor, num_tasks: int) -> tuple[Params, Params]:
         """Policy's part of a flat vector, for every task, and the rule's, under the rule's own names."""

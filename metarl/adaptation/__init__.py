@@ -5,8 +5,9 @@
 carries a loss after adaptation back through it.
 
 The rule is a step size, or any :class:`UpdateRule`: :class:`StepSizes` (Meta-SGD, ANIL), :class:`SGD`, :class:`Adam`
-and :class:`RMSprop`, gradients transformed by :class:`LearnedRates`, :class:`MetaCurvature`, :class:`KroneckerFactored` or
-:class:`MapGradients`, the LSTMs :class:`RaviLSTM` and :class:`AndrychowiczLSTM`, or one's own.
+and :class:`RMSprop`, gradients transformed by :class:`LearnedRates`, :class:`MetaCurvature`,
+:class:`KroneckerFactored` or :class:`MapGradients`, the LSTMs :class:`RaviLSTM` and :class:`AndrychowiczLSTM`, or
+one's own.
 """
 
 from metarl.adaptation.inner_loop import InnerLoop, inner_loop

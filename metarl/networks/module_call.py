@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -85,15 +85,25 @@ def call(module: nn.Module, params: Params, /, *inputs: Any, **kwargs: Any) -> A
         out = torch.func.functional_call(module, filled, args, named, tie_weights=False)
         return out, {name: filled[name] for name in kept}
 
-    # Attention kernels other than the plain one have no second derivatives.
-    plain_attention = sdpa_kernel(SDPBackend.MATH) if torch.is_grad_enabled() else contextlib.nullcontext()
-    with plain_attention:
+    with _plain_attention() if torch.is_grad_enabled() else contextlib.nullcontext():
         return _call_tasks(module, run, params, buffers, inputs, kwargs)
 
 
 def call_with(module: nn.Module, values: Mapping[str, Tensor], *inputs: Any) -> Any:
     """The module's output with other parameters than its own, by the names of ``module.named_parameters()``."""
     return torch.func.functional_call(module, _filled(_places(module), values), inputs, tie_weights=False)
+
+
+@contextlib.contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention of single operations: the fused kernels lack second derivatives, the fast path of encoders all."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _call_tasks(
@@ -108,7 +118,9 @@ def _call_tasks(
         # One copy of the buffers for all tasks takes less memory; where a call changes them, vmap asks for one each.
         for stacked in (False, True) if buffers else (False,):
             try:
-                out, changed = _vmapped(run, params, buffers, inputs, kwargs, stacked)
+                out, changed = _vmapped(
+                    run, params, buffers, inputs, kwargs, stacked=stacked, watch=not known.told_buffers
+                )
             except _VMAP_FAILS as error:
                 reason = reason or str(error).strip().partition("\n")[0]
             else:
@@ -124,7 +136,7 @@ def _call_tasks(
             warnings.warn(
                 f"vmap cannot run {type(module).__name__} for all tasks at once ({reason}); it runs task by task "
                 "instead, with the same results, but more slowly.",
-                stacklevel=4,
+                stacklevel=3,
             )
         known.looped.add(flags)
     _tell_buffers(module, known, changed)
@@ -132,13 +144,19 @@ def _call_tasks(
 
 
 def _vmapped(
-    run: Call, params: Params, buffers: Params, inputs: tuple[Any, ...], kwargs: dict[str, Any], stacked: bool
+    run: Call,
+    params: Params,
+    buffers: Params,
+    inputs: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    stacked: bool,
+    watch: bool,
 ) -> tuple[Any, set[str]]:
-    """Outputs of all tasks at once, and the names of the buffers that the call changed."""
+    """Outputs of all tasks at once, and, if ``watch`` is set, the names of the buffers that the call changed."""
     num_tasks = len(next(iter(params.values())))
-    copies = {
-        name: (value.expand(num_tasks, *value.shape) if stacked else value).clone() for name, value in buffers.items()
-    }
+    begun = {name: value.expand(num_tasks, *value.shape) if stacked else value for name, value in buffers.items()}
+    copies = {name: value.clone() for name, value in begun.items()}
     replaced: set[str] = set()
 
     def one(own: Params, kept: Params, args: tuple[Any, ...], named: dict[str, Any]) -> Any:
@@ -149,7 +167,7 @@ def _vmapped(
     of_buffers = dict.fromkeys(copies, 0 if stacked else None)
     in_dims = (dict.fromkeys(params, 0), of_buffers, _dims(inputs), _dims(kwargs))
     out = torch.func.vmap(one, in_dims=in_dims)(params, copies, inputs, kwargs)
-    return out, replaced | {name for name, value in copies.items() if value._version}
+    return out, replaced | {name for name, value in copies.items() if watch and not torch.equal(value, begun[name])}
 
 
 def _looped(
@@ -257,5 +275,5 @@ def _tell_buffers(module: nn.Module, known: _Known, changed: set[str]) -> None:
         warnings.warn(
             f"a call of {type(module).__name__} changes its buffers {', '.join(sorted(changed))}: every task changes "
             "a copy, which is dropped after the call, and the module's own stay as they are.",
-            stacklevel=5,
+            stacklevel=4,
         )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import abc
 import math
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, unknown_name
 from metarl.networks.distributions import Categorical, DiagGaussian, Distribution
-from metarl.networks.params import Params
+from metarl.networks.module_call import call
+from metarl.networks.params import Params, stack, trainable
 from metarl.types import Spec
 
 MIN_STD = 1e-3
@@ -43,18 +45,28 @@ class Policy(nn.Module, abc.ABC):
         """:meth:`outputs`, and how they move with ``params``: a function of a stacked tangent."""
 
     def params(self) -> Params:
-        """The meta-parameters by name, without task axis."""
-        return dict(self.named_parameters())
+        """The meta-parameters by name, without task axis; frozen ones are none of them."""
+        return trainable(self)
 
     def distribution(self, params: Params, obs: Tensor) -> Distribution:
-        """The policy of each task: a distribution over ``[task, sample]`` actions."""
+        """The policy of each task: a distribution over ``[task, sample]`` actions.
+
+        Args:
+            params: stacked meta-parameters, ``[task, ...]``.
+            obs: ``[task, sample, obs_dim]``.
+        """
+        params = {**params, **self._frozen(params)}
         return self._distribution(params, self.outputs(params, obs))
 
     def linearise(self, params: Params, obs: Tensor) -> tuple[Distribution, Callable[[Params], tuple[Tensor, ...]]]:
         """:meth:`distribution`, and how its ``parameters`` move with ``params``: a function of a stacked tangent."""
+        frozen = self._frozen(params)
+        still = {name: torch.zeros_like(value) for name, value in frozen.items()}
+        params = {**params, **frozen}
         out, outputs_jvp = self.linear_outputs(params, obs)
 
         def jvp(tangent: Params) -> tuple[Tensor, ...]:
+            tangent = {**tangent, **still}
             moved = outputs_jvp(tangent)
             if self.spec.discrete:
                 return (moved,)
@@ -63,6 +75,17 @@ class Policy(nn.Module, abc.ABC):
             return moved, log_std.unsqueeze(1).expand_as(moved)
 
         return self._distribution(params, out), jvp
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(name for name, _ in self.named_parameters())
+
+    def _frozen(self, params: Params) -> Params:
+        """The parameters that ``params`` lacks, for every task."""
+        lacking = self._names - params.keys()
+        if not lacking:
+            return {}
+        return stack({name: self.get_parameter(name) for name in lacking}, len(next(iter(params.values()))))
 
     def _distribution(self, params: Params, out: Tensor) -> Distribution:
         if self.spec.discrete:
@@ -78,39 +101,54 @@ class Policy(nn.Module, abc.ABC):
 
 
 class ModulePolicy(Policy):
-    """Any module as a policy, run for all tasks through ``vmap(functional_call)``.
+    """Any module as a policy, run for all tasks by :func:`metarl.networks.module_call.call`.
 
     Args:
         spec: sizes of observation and action.
         module: ``[sample, obs_dim] -> [sample, action_dim]`` logits or means; without buffers, which tasks would share.
         init_std: initial standard deviation of a continuous policy.
+        head: name of the submodule that is adapted where the head alone is (ANIL); default: the layer that acts last.
 
     Raises:
-        ConfigError: for a module with buffers or without parameters.
+        ConfigError: for a module with buffers or without parameters to train, or a head that it does not have.
     """
 
-    def __init__(self, spec: Spec, module: nn.Module, init_std: float = 1.0) -> None:
+    def __init__(self, spec: Spec, module: nn.Module, init_std: float = 1.0, head: str | None = None) -> None:
         super().__init__(spec)
+        trainable(module)
         buffers = [name for name, _ in module.named_buffers()]
-        if buffers or not list(module.parameters()):
+        if buffers:
             raise ConfigError(
                 f"a policy module needs parameters and no buffers, got buffers {buffers} in {type(module).__name__}: "
                 "tasks would share and overwrite them."
             )
+        layers = [name for name, part in module.named_modules() if name and list(part.parameters())]
+        if head is not None and head not in layers:
+            raise unknown_name(f"head of {type(module).__name__}", head, layers)
         self.module = module
+        self.head = head
         self.add_std(init_std)
 
     @property
     def head_names(self) -> frozenset[str]:
-        """Parameters of the submodule that holds the last parameter."""
-        names = [name for name, _ in self.module.named_parameters()]
-        owner = names[-1].rpartition(".")[0]
-        return frozenset(f"module.{name}" for name in names if name.rpartition(".")[0] == owner)
+        """The head's parameters that can be trained.
+
+        Raises:
+            ConfigError: if it is not known which layer acts last, or the head is frozen.
+        """
+        some = next(self.module.parameters())
+        head = self.head or last_to_act(
+            self.module, torch.zeros(2, self.spec.obs_dim, dtype=some.dtype, device=some.device)
+        )
+        names = frozenset(name for name in self.params() if name.startswith(f"module.{head}."))
+        if not names:
+            raise ConfigError(f"the head {head!r} of {type(self.module).__name__} is frozen, nothing of it can adapt.")
+        return names
 
     def outputs(self, params: Params, obs: Tensor) -> Tensor:
         """See :meth:`Policy.outputs`."""
         inner = {name.removeprefix("module."): params[name] for name in params if name.startswith("module.")}
-        out: Tensor = torch.func.vmap(lambda own, x: torch.func.functional_call(self.module, own, (x,)))(inner, obs)
+        out: Tensor = call(self.module, inner, obs)
         return out
 
     def linear_outputs(self, params: Params, obs: Tensor) -> tuple[Tensor, Callable[[Params], Tensor]]:
@@ -125,3 +163,33 @@ class ModulePolicy(Policy):
             return moved
 
         return self.outputs(params, obs), jvp
+
+
+def last_to_act(module: nn.Module, x: Tensor) -> str:
+    """The name of the submodule with parameters that acts last, found by running the module once.
+
+    Raises:
+        ConfigError: if that does not show it: parameters that are used without calling their submodule, or that the
+            last submodule holds beside others.
+    """
+    owners = {name for name, part in module.named_modules() if list(part.parameters(recurse=False))}
+    ended: list[str] = []
+    handles = [
+        module.get_submodule(name).register_forward_hook(lambda *_, name=name: ended.append(name)) for name in owners
+    ]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            module(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    silent = sorted(owners - set(ended))
+    last = ended[-1] if ended else ""
+    beside = [name for name in owners if name.startswith(f"{last}.") and ".parametrizations." not in name]
+    if silent or not last or beside:
+        where = ", ".join(silent) if silent else last or "the module itself"
+        raise ConfigError(
+            f"which layer of {type(module).__name__} acts last is not known, because of the parameters of {where}: "
+            "name it, ModulePolicy(..., head=...)."
+        )
+    return last

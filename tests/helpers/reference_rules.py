@@ -20,7 +20,8 @@ from metarl.types import Trial
 Weights = dict[str, Tensor]
 Memory = list[Tensor]
 Step = Callable[[Weights, Tensor, Tensor, Tensor, Memory], tuple[Tensor, Memory]]
-"""Weights, one coordinate, its gradient, its task's loss, memory (empty at first) -> the coordinate, memory."""
+"""Weights, one coordinate, its gradient, what stands for its task's loss, memory (empty at first) -> the coordinate,
+memory."""
 
 
 def sigmoid(x: Tensor) -> Tensor:
@@ -111,7 +112,7 @@ class RuleReference(Reference):
     """
 
     def __init__(self, agent: GradientAgent, trial: Trial, step: Step) -> None:
-        self.rule_step = step
+        self.rule_step, self.horizon = step, agent.spec.horizon
         self.rule_names = [name for name, _ in agent.rule.named_parameters()]
         Reference.__init__(self, agent, trial, getattr(agent.rule, "adapted", None))
 
@@ -121,13 +122,13 @@ class RuleReference(Reference):
         found: list[list[Tensor]] = [params]
         memories: list[Memory] = []
         for inner in samples[:-1]:
-            loss = self.loss(found[-1], inner)
-            gradient = torch.autograd.grad(loss, found[-1], create_graph=True)
+            gradient = torch.autograd.grad(self.loss(found[-1], inner), found[-1], create_graph=True)
             if self.config.first_order:
-                loss, gradient = loss.detach(), tuple(slope.detach() for slope in gradient)
+                gradient = tuple(slope.detach() for slope in gradient)
+            shown = -inner.mean_return / self.horizon
             chosen = [index for index, name in enumerate(self.names) if name in self.adapting]
             before = [found[-1][index] for index in chosen]
-            moved = move(self.rule_step, weights, before, [gradient[index] for index in chosen], loss, memories)
+            moved = move(self.rule_step, weights, before, [gradient[index] for index in chosen], shown, memories)
             following = list(found[-1])
             for index, value in zip(chosen, moved, strict=True):
                 following[index] = value
