@@ -11,8 +11,23 @@ import torch
 from test_inner_loop import NUM_TASKS, flat, losses, randn, stacked
 from torch import Tensor
 
-from metarl.adaptation import InnerLoop, LossFn, Params, StepSizes, UpdateRule, inner_loop
+from metarl.adaptation import (
+    SGD,
+    AndrychowiczLSTM,
+    InnerLoop,
+    KroneckerFactored,
+    LearnedRates,
+    LossFn,
+    MetaCurvature,
+    Params,
+    RaviLSTM,
+    StepSizes,
+    UpdateRule,
+    inner_loop,
+    meta_gradient,
+)
 from metarl.adaptation.autodiff_loop import autodiff_loop
+from metarl.errors import ConfigError
 
 SIZE, RULE_SIZE = 7, 2
 
@@ -208,3 +223,110 @@ def test_the_rule_in_the_docstring_is_heavy_ball_momentum() -> None:
 def test_loss_that_is_not_one_number_per_task_is_refused() -> None:
     with pytest.raises(ValueError, match=r"shape \[task\] = \(3,\), got \(\)"):
         inner_loop(stacked(0), [lambda params: params["w"].sum()], Momentum(), second_order=False)
+
+
+def test_a_subclass_of_step_sizes_steps_as_it_says() -> None:
+    """Its own step, not that of the class above it; in values and in derivatives."""
+
+    class Half(StepSizes):
+        def step(self, state: Params, params: Params, grads: Params, losses: Tensor) -> tuple[Params, Params]:
+            return super().step(state, params, {name: 0.5 * value for name, value in grads.items()}, losses)
+
+    shapes = {name: value[0] for name, value in stacked(0).items()}
+    half = inner_loop(stacked(0), losses(2), Half(shapes, 0.3, learned=False), second_order=True)
+    plain = inner_loop(stacked(0), losses(2), 0.15, second_order=True)
+    pairs = [(half.adapted, plain.adapted), (half.vjp(stacked(20))[0], plain.vjp(stacked(20))[0])]
+    for left, right in pairs:
+        assert all((value - right[name]).abs().max() < 1e-12 for name, value in left.items())
+
+
+@pytest.mark.parametrize("linear_in", [("w", "b"), ("w",), ("b",)])
+@pytest.mark.parametrize("general", [False, True])
+def test_a_loss_may_be_linear_in_parameters(linear_in: tuple[str, ...], general: bool) -> None:
+    """Where second derivatives are absent they are zero: both products equal those of the dense Jacobian."""
+    x = randn(NUM_TASKS, 2, 2, seed=7)
+
+    def loss(params: Params) -> Tensor:
+        parts = {"w": params["w"] * x, "b": params["b"] * x[:, 0]}
+        return sum(
+            (part if name in linear_in else part.pow(3)).flatten(1).sum(1) for name, part in parts.items()
+        ) + torch.zeros(NUM_TASKS, dtype=x.dtype)
+
+    def end(start: Tensor, task: int) -> Tensor:
+        """Two steps of gradient descent by hand."""
+        scale = torch.cat([x[task].flatten(), x[task, 0]])
+        is_linear = torch.tensor([("w" if k < 4 else "b") in linear_in for k in range(6)])
+        for _ in range(2):
+            slope = torch.where(is_linear, scale, 3 * scale.pow(3) * start[:6].square())
+            start = torch.cat([start[:6] - 0.1 * slope, start[6:]])
+        return start
+
+    rule = SGD(0.1) if general else 0.1
+    loop = inner_loop(stacked(0), [loss] * 2, rule, second_order=True)
+    pushed, pulled = loop.jvp(stacked(10)), loop.vjp(stacked(20))[0]
+    for task in range(NUM_TASKS):
+        start = flat(stacked(0), task)
+        dense = torch.autograd.functional.jacobian(lambda value, task=task: end(value, task), start)  # type: ignore[no-untyped-call]
+        assert (flat(loop.adapted, task) - end(start, task)).abs().max() < 1e-12
+        assert (flat(pushed, task) - dense @ flat(stacked(10), task)).abs().max() < 1e-12
+        assert (flat(pulled, task) - dense.mT @ flat(stacked(20), task)).abs().max() < 1e-12
+
+
+def test_a_rule_is_shown_signals_in_place_of_losses() -> None:
+    """The loss is differentiated, the signal is seen: another signal, another step, and not that of the loss itself."""
+    own, shown = losses(2), [randn(NUM_TASKS, seed=60), randn(NUM_TASKS, seed=61)]
+    loop = inner_loop(stacked(0), own, Momentum(), second_order=True, signals=shown)
+    for task in range(NUM_TASKS):
+        start, velocity = flat(stacked(0), task), 0.2 * torch.ones(SIZE, dtype=torch.float64)
+        for step, signal in enumerate(shown):
+            tasks = {name: value.clone() for name, value in stacked(0).items()}
+            point = start.clone().requires_grad_()
+            tasks["w"], tasks["b"] = point[:4].view(1, 2, 2).expand(3, 2, 2), point[4:6].expand(3, 2)
+            (slope,) = torch.autograd.grad(own[step](tasks)[task], point)
+            velocity = 0.6 * velocity + slope
+            move = (0.1 + 0.05 * signal[task].tanh()) * velocity
+            start = torch.cat([start[:6] - move[:6], start[6:]])
+        assert (flat(loop.adapted, task) - start).abs().max() < 1e-12
+    assert (loop.adapted["w"] - run(2).adapted["w"]).abs().max() > 1e-3
+    same = inner_loop(stacked(0), own[:1], Momentum(), second_order=True, signals=[own[0](stacked(0))])
+    assert torch.equal(same.adapted["w"], run(1).adapted["w"])
+    with pytest.raises(ValueError, match=r"signals must have shape \(3,\), got \(2,\)"):
+        inner_loop(stacked(0), own, Momentum(), second_order=True, signals=[shown[0][:2]] * 2)
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        (lambda: -0.1, "rule must be finite and 0 or more, got -0.1"),
+        (lambda: float("nan"), "rule must be finite and 0 or more, got nan"),
+        (
+            lambda: torch.nn.Parameter(torch.tensor(0.1)),
+            "loses the gradient of a step size: take LearnedRates, or adapt",
+        ),
+        (lambda: True, "rule must be an UpdateRule or the step size of gradient descent, got True"),
+        (lambda: StepSizes(stacked(0), -0.1, learned=False), "inner_lr must be finite and 0 or more, got -0.1"),
+        (lambda: StepSizes(stacked(0), float("inf"), learned=True), "inner_lr must be finite and 0 or more, got inf"),
+        (
+            lambda: StepSizes(stacked(0), 0.1, learned=False, adapted=frozenset({"wq"})),
+            "unknown parameter to adapt 'wq'.* Valid choices: b, unused, w",
+        ),
+        (lambda: RaviLSTM(0.1, adapted=frozenset({"wq"})).double(), "unknown parameter to adapt 'wq'"),
+        (lambda: AndrychowiczLSTM(0.1, adapted=frozenset({"wq"})).double(), "unknown parameter to adapt 'wq'"),
+        (lambda: AndrychowiczLSTM(-0.1), "inner_lr must be finite and 0 or more"),
+        (lambda: LearnedRates(stacked(0), -0.1, "model"), "inner_lr must be finite and 0 or more"),
+        (lambda: MetaCurvature(stacked(0), float("nan")), "inner_lr must be finite and 0 or more"),
+        (lambda: KroneckerFactored(stacked(0), -1.0), "inner_lr must be finite and 0 or more"),
+    ],
+)
+def test_rules_that_cannot_work_are_refused(rule: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        inner_loop(stacked(0), losses(1), rule(), second_order=False)
+
+
+def test_frozen_parameters_of_a_rule_get_no_gradient() -> None:
+    rule = Momentum()
+    rule.first.requires_grad_(False)
+    loop = inner_loop(stacked(0), losses(2), rule, second_order=True)
+    assert all((loop.adapted[name] - value).abs().max() < 1e-14 for name, value in run(2).adapted.items())
+    meta_gradient(None, loop, losses(3)[2], rule=rule)
+    assert rule.first.grad is None and rule.decay.grad is not None and rule.decay.grad.abs() > 1e-4

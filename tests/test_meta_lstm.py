@@ -16,7 +16,7 @@ from helpers.reference_rules import RuleReference, Step, andrychowicz, ravi, spr
 from test_promp import ClippedReference
 from torch import Tensor
 
-from metarl.adaptation import AndrychowiczLSTM
+from metarl.adaptation import AndrychowiczLSTM, inner_loop
 from metarl.agents import (
     AGENTS,
     ANILConfig,
@@ -36,6 +36,7 @@ from metarl.agents.maml import TrustRegionConfig
 from metarl.agents.maml_ppo import ClippedConfig
 from metarl.errors import ConfigError
 from metarl.evaluation.evaluator import evaluate
+from metarl.networks.params import stack
 from metarl.runs.checkpoint import load, save
 from metarl.testing import check_agent
 from metarl.types import Spec, Trial
@@ -180,6 +181,28 @@ def test_an_untrained_rule_takes_the_step_of_gradient_descent(config: Any, rule:
         lost = 1 / (1 + math.exp(8)) if rule == "ravi-lstm" and adapts else 0.0
         assert (expected[key] - lost * start - found[key]).abs().max() < 1e-12, key
         assert ((expected[key] - start).abs().max() > 0.01) == adapts
+
+
+@pytest.mark.usefixtures("float64")
+def test_ravis_rule_sees_the_return() -> None:
+    """On-policy the inner loss is 0 whatever was earned; larger returns with the same advantages make another step."""
+    agent = built(MetaLSTMConfig(**SETTINGS), BOX)
+    rollout = random_trial(BOX, 0).rollouts[0]
+    meta = agent.meta_gradient
+    batch = meta.batch(rollout)
+    shift = torch.tensor([0.0, 1.0, -3.0])
+    moved = dataclasses.replace(batch, returns=batch.returns + shift)
+    assert torch.allclose(meta.signal(moved) - meta.signal(batch), -shift / BOX.horizon)
+    start = stack(agent.policy.params(), NUM_TASKS)
+    steps = [
+        inner_loop(start, [meta.inner_loss(batch)], agent.rule, second_order=False, signals=[meta.signal(part)]).adapted
+        for part in (batch, moved)
+    ]
+    adapted = agent.adapt(agent.begin(NUM_TASKS), rollout).params
+    for name, value in steps[0].items():
+        assert torch.equal(value, adapted[name])
+        gap = (value - steps[1][name]).abs().flatten(1).amax(1)
+        assert gap[0] == 0 and (gap[1:] > 1e-5).all()
 
 
 @pytest.mark.parametrize("rule", RULES)

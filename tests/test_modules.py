@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from metarl import adaptation, make, run_trial
 from metarl.adaptation import call, inner_loop, meta_gradient, modules, stack_module
-from metarl.agents import GradientAgent, MAMLTRPOConfig, MetaSGDConfig
+from metarl.agents import ANILConfig, GradientAgent, MAMLPPOConfig, MAMLTRPOConfig, MetaSGDConfig
 from metarl.errors import ConfigError
+from metarl.networks.mlp import MLPPolicy
 from metarl.networks.policy import ModulePolicy, Policy
 from metarl.rollouts.collector import Collector
 from metarl.seeding import numpy_stream
@@ -117,6 +118,112 @@ def test_the_head_of_a_module_is_its_last_layer() -> None:
     _, module = twins("cartpole-goal")
     policy: Policy = module.policy
     assert policy.head_names == {"module.4.weight", "module.4.bias"}
+
+
+class HeadFirst(nn.Module):
+    """Registers its head before its body."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.body = nn.Linear(5, 2), nn.Sequential(nn.Linear(4, 5), nn.Tanh())
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.body(x))
+        return out
+
+
+class Bare(nn.Module):
+    """Uses parameters without calling what holds them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 5), nn.Linear(5, 2)
+        self.scale = nn.Parameter(torch.ones(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(self.body(x), self.head.weight) * self.scale
+
+
+def test_the_head_is_the_layer_that_acts_last_or_the_one_that_is_named() -> None:
+    spec = make("cartpole-goal").spec
+    assert ModulePolicy(spec, HeadFirst()).head_names == {"module.head.weight", "module.head.bias"}
+    assert ModulePolicy(spec, HeadFirst(), head="body").head_names == {"module.body.0.weight", "module.body.0.bias"}
+    assert ModulePolicy(spec, Bare(), head="head").head_names == {"module.head.weight", "module.head.bias"}
+    normed = nn.Sequential(nn.Linear(4, 5), nn.utils.parametrizations.weight_norm(nn.Linear(5, 2)), nn.Softplus())
+    assert all(name.startswith("module.1.") for name in ModulePolicy(spec, normed).head_names)
+    with pytest.raises(
+        ConfigError, match="which layer of Bare acts last is not known, because of the parameters of head"
+    ):
+        _ = ModulePolicy(spec, Bare()).head_names
+    with pytest.raises(
+        ConfigError, match=r"unknown head of HeadFirst 'heads'.* Did you mean 'head'\?.* body, body\.0, head"
+    ):
+        ModulePolicy(spec, HeadFirst(), head="heads")
+    frozen = HeadFirst()
+    frozen.head.requires_grad_(False)
+    with pytest.raises(ConfigError, match="the head 'head' of HeadFirst is frozen"):
+        _ = ModulePolicy(spec, frozen).head_names
+    dropping = ModulePolicy(spec, nn.Sequential(nn.Linear(4, 5), nn.Dropout(), nn.Linear(5, 2)))
+    state = torch.get_rng_state()
+    assert dropping.head_names == {"module.2.weight", "module.2.bias"}
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_anil_adapts_the_layer_that_acts_last() -> None:
+    distribution = make("cartpole-goal")
+    policy = ModulePolicy(distribution.spec, HeadFirst())
+    agent = GradientAgent(ANILConfig(rollouts_per_task=3), distribution.spec, CPU, 0, policy=policy)
+    tasks = distribution.train.sample(2, numpy_stream(1, "tasks"))
+    trial = run_trial(agent, Collector(distribution, 3, CPU), tasks, 1, 0)
+    adapted = agent.adapt(agent.begin(2), trial.rollouts[0]).params
+    for name, value in policy.params().items():
+        assert ((adapted[name] - value).abs().max() > 1e-6) == name.startswith("module.head."), name
+
+
+@pytest.mark.parametrize("config", [MAMLTRPOConfig, MetaSGDConfig])
+@pytest.mark.parametrize("kind", ["module", "mlp"])
+def test_frozen_parameters_of_a_policy_stay(config: Any, kind: str) -> None:
+    """In adaptation and in meta-updates; all others move."""
+    distribution = make("navigation-2d")
+    spec = distribution.spec
+    policy: Policy = MLPPolicy(spec, (5,), "tanh")
+    if kind == "module":
+        net = nn.Sequential(nn.Linear(spec.obs_dim, 5), nn.Tanh(), nn.Linear(5, spec.action_dim))
+        policy = ModulePolicy(spec, net)
+    frozen = {"raw_std", "w0" if kind == "mlp" else "module.0.weight"}
+    for name in frozen:
+        policy.get_parameter(name).requires_grad_(False)
+    agent = GradientAgent(config(rollouts_per_task=5), spec, CPU, 0, policy=policy)
+    before = {name: value.detach().clone() for name, value in policy.named_parameters()}
+    tasks = distribution.train.sample(4, numpy_stream(1, "tasks"))
+    trial = run_trial(agent, Collector(distribution, 5, CPU), tasks, 1, 0)
+    assert agent.adapt(agent.begin(4), trial.rollouts[0]).params.keys() == before.keys() - frozen
+    agent.meta_update(trial)
+    for name, value in policy.named_parameters():
+        assert ((value - before[name]).abs().max() > 0) == (name not in frozen), name
+
+
+def test_a_recurrent_module_can_be_a_policy() -> None:
+    """It acts, adapts and learns task by task, since vmap cannot run it."""
+
+    class Scan(nn.Module):
+        def __init__(self, spec: Any) -> None:
+            super().__init__()
+            self.memory, self.out = nn.LSTM(1, 4, batch_first=True), nn.Linear(4, spec.action_dim)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.out(self.memory(x[..., None])[0][:, -1])
+            return out
+
+    distribution = make("cartpole-goal")
+    policy = ModulePolicy(distribution.spec, Scan(distribution.spec))
+    agent = GradientAgent(MAMLPPOConfig(rollouts_per_task=3), distribution.spec, CPU, 0, policy=policy)
+    before = {name: value.detach().clone() for name, value in policy.named_parameters()}
+    tasks = distribution.train.sample(2, numpy_stream(1, "tasks"))
+    with pytest.warns(UserWarning, match="vmap cannot run Scan"):
+        trial = run_trial(agent, Collector(distribution, 3, CPU), tasks, 1, 0)
+    agent.meta_update(trial)
+    assert all((value - before[name]).abs().max() > 0 for name, value in policy.named_parameters())
 
 
 def test_a_module_with_buffers_is_refused() -> None:

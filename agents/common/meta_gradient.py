@@ -205,10 +205,12 @@ class MetaGradient:
             weight = (outer.valid / outer.valid.sum(1, keepdim=True))[..., None]
             with torch.no_grad():
                 weighted = tuple(part * weight for part in chunk.policy.fisher_product(moved))
+            # Frozen standard deviations have no gradient.
+            pairs = [(p, w) for p, w in zip(chunk.policy.parameters, weighted, strict=True) if p.requires_grad]
             cotangent = torch.autograd.grad(
-                chunk.policy.parameters,
+                [parameter for parameter, _ in pairs],
                 tuple(chunk.leaves.values()),
-                weighted,
+                [w for _, w in pairs],
                 retain_graph=True,
                 materialize_grads=True,
             )
