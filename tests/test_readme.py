@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from metarl.errors import ConfigError
 from metarl.tasks.distribution import TaskDistribution
@@ -41,6 +42,16 @@ def test_the_agent_of_the_docs_trains_and_adapts(tmp_path: Path, monkeypatch: py
     scores = _python("agents.md")["scores"]
     assert scores.interval(1)[0] > scores.interval(0)[0] + 0.5  # type: ignore[attr-defined]
     assert (tmp_path / "runs/last-arm/metrics.jsonl").exists()
+
+
+def test_the_adapted_model_of_the_docs_learns() -> None:
+    """Encoder, head and step size together: the loss after adaptation falls well below its start."""
+    torch.manual_seed(0)
+    names = _python("adaptation.md")
+    losses, rate = names["losses"], names["rate"]
+    assert isinstance(losses, list) and isinstance(rate, torch.Tensor)
+    assert sum(losses[-30:]) < 0.4 * sum(losses[:30])
+    assert abs(rate.item() - 0.05) > 1e-3
 
 
 def test_every_task_name_in_a_readme_command_is_known() -> None:
