@@ -140,3 +140,13 @@ def test_rewards_that_never_vary_give_zero_advantages() -> None:
     data = rollout()
     data.rewards.zero_()
     assert not linear_baseline_advantages(data, 0.99, 1.0).any()
+
+
+@pytest.mark.parametrize("padding", [torch.inf, torch.nan])
+def test_what_stands_on_padding_is_not_fitted(padding: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 30, 4, generator=generator, dtype=torch.float64)
+    targets = torch.randn(2, 30, generator=generator, dtype=torch.float64)
+    valid = torch.arange(30) < torch.tensor([[20], [25]])
+    filled = fit_linear(torch.where(valid[..., None], features, padding), torch.where(valid, targets, padding), valid)
+    assert torch.equal(filled, fit_linear(features, targets, valid))

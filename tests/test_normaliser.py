@@ -54,3 +54,12 @@ def test_moments_are_part_of_the_state_dict() -> None:
     moments.update(*batches()[0])
     other.load_state_dict(moments.state_dict())
     assert torch.equal(other.mean, moments.mean) and torch.equal(other.std, moments.std) and other.count > 0
+
+
+@pytest.mark.parametrize("padding", [torch.inf, torch.nan])
+def test_what_stands_on_padding_moves_no_moment(padding: float) -> None:
+    clean, filled = RunningMoments(2), RunningMoments(2)
+    for x, valid in batches():
+        clean.update(x, valid)
+        filled.update(torch.where(valid[..., None], x, padding), valid)
+    assert torch.equal(filled.mean, clean.mean) and torch.equal(filled.squares, clean.squares)

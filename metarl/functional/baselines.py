@@ -52,9 +52,9 @@ def fit_linear(features: Tensor, targets: Tensor, valid: Tensor, ridge: float = 
     """
     require_rank("fit_linear", 3, "[task, sample, feature]", features=features)
     require_shape("fit_linear", tuple(features.shape[:-1]), "[task, sample]", targets=targets, valid=valid)
-    x = features * valid[..., None]
+    x = features.masked_fill(~valid[..., None], 0.0)
     gram = x.mT @ x
-    moment = (x.mT @ (targets.double() * valid)[..., None]).squeeze(-1)
+    moment = (x.mT @ targets.double().masked_fill(~valid, 0.0)[..., None]).squeeze(-1)
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     factor, failed = torch.linalg.cholesky_ex(gram + ridge * eye)
     largest = gram.diagonal(dim1=-2, dim2=-1).amax(-1)[:, None, None]

@@ -29,8 +29,9 @@ class RunningMoments(nn.Module):
         weight = valid.double()[..., None]
         dims = tuple(range(valid.dim()))
         count = weight.sum()
-        mean = (x.double() * weight).sum(dims) / count
-        squares = ((x.double() - mean).square() * weight).sum(dims)
+        x = x.double().masked_fill(~valid[..., None], 0.0)
+        mean = x.sum(dims) / count
+        squares = ((x - mean).square() * weight).sum(dims)
         total = self.count + count
         shift = mean - self.mean
         self.squares += squares + shift.square() * self.count * count / total
