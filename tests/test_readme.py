@@ -25,7 +25,7 @@ COMMANDS = [
 def _python(page: str) -> dict[str, object]:
     """Run the page's only block of Python; returns its names."""
     (block,) = re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
-    names: dict[str, object] = {}
+    names: dict[str, object] = {"__name__": "__main__"}
     exec(block, names)
     return names
 
