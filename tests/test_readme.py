@@ -26,7 +26,7 @@ def _python(page: str) -> dict[str, object]:
     """Run the page's only block of Python; returns its names."""
     (block,) = re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
     names: dict[str, object] = {"__name__": "__main__"}
-    exec(block, names)
+    exec(compile(block, page, "exec", dont_inherit=True), names)
     return names
 
 
