@@ -1,4 +1,4 @@
-"""From names, a preset, a file and single settings to a configured experiment: the one way for everybody.
+"""How names, a preset, a file and single settings become a configured experiment: the one way for everybody.
 
 The command line, the benchmarks and scripts all call :func:`resolve`; what comes later wins: the agent's defaults, the
 preset of agent and tasks, the file, the settings that are given one by one.
@@ -83,7 +83,7 @@ class Setup:
         """The setup of a run, from its ``config.json``; fields that it lacks get their defaults, not a preset's.
 
         Args:
-            content: of the file.
+            content: the file's content.
             agent: stands in for the agent of a script's run that could not be named.
             tasks: stands in for the tasks of such a run.
 
