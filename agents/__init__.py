@@ -34,7 +34,7 @@ AGENTS: dict[str, type[AgentConfig]] = {
     "oracle": OracleConfig,
     "random": RandomConfig,
 }
-"""By the names that the command line knows."""
+"""Config classes by the names that the command line knows."""
 
 __all__ = [
     "AGENTS",

@@ -37,7 +37,7 @@ class Cell:
     Attributes:
         agent: name of the agent.
         tasks: id of the distribution.
-        seed: of training.
+        seed: seed of the training run.
         train: fields of TrainConfig that differ from the preset's.
         settings: fields of the agent's config that differ from the preset's.
         variant: tells cells apart that differ in their settings alone.

@@ -28,8 +28,8 @@ def write_returns_page(scores: Scores, folder: Path, title: str, introduction: s
 
     Args:
         scores: from :func:`metarl.benchmarks.cells.run_cells`.
-        folder: of the results.
-        title: of the page.
+        folder: the folder of the results.
+        title: the page's title.
         introduction: the command, the budget, what is compared.
 
     Returns:

@@ -20,8 +20,8 @@ def adaptation_figure(rows: Mapping[str, Sequence[Interval]], path: Path, title:
     """Return over shots, one line per agent with its interval; an agent with one shot is drawn as a level.
 
     Args:
-        rows: by label, one interval per shot.
-        path: of the PNG.
+        rows: one interval per shot, by label.
+        path: the PNG.
         title: above the axes.
         xlabel: what a shot is, e.g. ``"gradient steps"``.
 
@@ -54,7 +54,7 @@ def learning_figure(runs: Mapping[str, Path], path: Path) -> None:
 
     Args:
         runs: metrics files by label.
-        path: of the PNG.
+        path: the PNG.
 
     Raises:
         ConfigError: if a run has logged nothing yet, or the figure cannot be written.

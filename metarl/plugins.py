@@ -79,7 +79,7 @@ def attribute_name(module_name: str, attribute: str) -> str | None:
     if module_name == "__main__":
         main = sys.modules["__main__"]
         script = Path(getattr(main, "__file__", None) or os.devnull).resolve()
-        if not script.is_file() or not _binds_on_import(script.read_text(), attribute):
+        if not script.is_file() or not _binds_on_import(script.read_bytes(), attribute):
             return None
         spec = getattr(main, "__spec__", None)
         if spec is not None:
@@ -91,9 +91,13 @@ def attribute_name(module_name: str, attribute: str) -> str | None:
     return f"{module_name}:{attribute}"
 
 
-def _binds_on_import(source: str, name: str) -> bool:
-    """Whether a script gives ``name`` a value also when it is imported and not started."""
-    for statement in ast.parse(source).body:
+def _binds_on_import(source: bytes, name: str) -> bool:
+    """Whether a script gives ``name`` a value also when it is imported and not started; False if it is no Python."""
+    try:
+        statements = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return False
+    for statement in statements:
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             bound = {statement.name}
         elif isinstance(statement, ast.If) and "__name__" in _names(statement.test, ast.Load):

@@ -43,7 +43,7 @@ class Progress:
     Attributes:
         iteration: iterations done.
         num_iterations: iterations in all.
-        metrics: of this iteration.
+        metrics: this iteration's metrics by name.
     """
 
     iteration: int

@@ -25,17 +25,17 @@ def test_a_file_is_replaced_by_what_was_written(tmp_path: Path) -> None:
     assert path.read_bytes() == b"in parts" and os.listdir(tmp_path) == ["x"]
 
 
+def _write_half(path: Path) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"new")
+        raise RuntimeError("half way")
+
+
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "x"
     write_atomically(path, b"old")
-
-    def stop_half_way() -> None:
-        with replacing(path) as temporary:
-            temporary.write_bytes(b"new")
-            raise RuntimeError("half way")
-
     with pytest.raises(RuntimeError, match="half way"):
-        stop_half_way()
+        _write_half(path)
     with pytest.raises(FileNotFoundError), replacing(path):
         pass  # Nothing was written.
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["x"]

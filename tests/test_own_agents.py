@@ -275,6 +275,7 @@ def test_what_a_script_s_run_cannot_name_is_asked_for(mine: str, capsys: pytest.
     assert metarl(f"train --resume {_RUN} {given} --num-iterations 3 --width 3") == 0
     _assert_taken_by_every_command(_RUN, capsys, done=3)
     assert "the run's agent is" in refused(f"evaluate {_RUN} --agent rl2", capsys)
+    assert "the run's tasks are" in refused(f"train --resume {_RUN} --tasks bandit", capsys)
 
 
 def test_an_agent_that_its_config_would_not_build_is_not_recorded_as_if_it_would(

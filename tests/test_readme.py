@@ -26,8 +26,8 @@ COMMANDS = [
 def _python(page: str) -> dict[str, object]:
     """Run the page's only block of Python; returns its names."""
     (block,) = re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
-    names: dict[str, object] = {}
-    exec(block, names)
+    names: dict[str, object] = {"__name__": "__main__"}
+    exec(compile(block, page, "exec", dont_inherit=True), names)
     return names
 
 

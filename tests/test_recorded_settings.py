@@ -19,7 +19,7 @@ from metarl.agents import AGENTS, FOMAMLConfig, GradientAgent, MAMLTRPOConfig, M
 from metarl.cli import main
 from metarl.config import from_dict
 from metarl.errors import ConfigError
-from metarl.experiments.presets import from_json
+from metarl.experiments import Setup
 from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
 
@@ -168,7 +168,8 @@ def test_the_config_of_every_committed_score_opens(path: Path) -> None:
     content = json.loads(path.read_text())["config"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        agent, _, train_config, config = from_json(content)
+        setup = Setup.from_json(content)
+        agent, train_config, config = setup.name, setup.train_config, setup.agent_config
     assert train_config.seed == content["train"]["seed"]
     assert type(config) is AGENTS[agent]
     recorded = dataclasses.asdict(config)

@@ -161,6 +161,16 @@ def test_the_manifest_says_what_it_ran_on(tmp_path: Path, monkeypatch: pytest.Mo
     assert manifest["machine"]["cpu"]
 
 
+def test_a_run_of_this_checkout_names_its_commit() -> None:
+    """Written with the place of this very file: moved, it would name none."""
+    checkout = Path(__file__).parents[1]
+    if shutil.which("git") is None or not (checkout / ".git").exists():
+        pytest.skip("needs a checkout")
+    command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
+    commit = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    assert (run_folder._git_state() or {})["commit"] == commit
+
+
 def test_the_commit_is_that_of_a_checkout_of_metarl_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("git") is None:
         pytest.skip("needs git")
@@ -175,11 +185,11 @@ def test_the_commit_is_that_of_a_checkout_of_metarl_only(tmp_path: Path, monkeyp
         monkeypatch.setattr(run_folder, "__file__", str(source))
         return run_folder._git_state()
 
-    assert state_of(tmp_path / "metarl" / "run_folder.py") is None
+    assert state_of(tmp_path / "metarl" / "runs" / "folder.py") is None
     git("init", "--quiet")
     git("commit", "--quiet", "--allow-empty", "--message", "first")
     commit = git("rev-parse", "HEAD")
-    assert state_of(tmp_path / "metarl" / "run_folder.py") == {"commit": commit, "dirty": False}
+    assert state_of(tmp_path / "metarl" / "runs" / "folder.py") == {"commit": commit, "dirty": False}
     (tmp_path / "new.py").write_text("x = 1\n")
-    assert state_of(tmp_path / "metarl" / "run_folder.py") == {"commit": commit, "dirty": True}
-    assert state_of(tmp_path / "site-packages" / "metarl" / "run_folder.py") is None
+    assert state_of(tmp_path / "metarl" / "runs" / "folder.py") == {"commit": commit, "dirty": True}
+    assert state_of(tmp_path / "site-packages" / "metarl" / "runs" / "folder.py") is None

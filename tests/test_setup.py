@@ -70,6 +70,8 @@ def test_yaml_is_read_as_people_write_it(tmp_path: Path) -> None:
         ("train: {seed: 1.5}", r"TrainConfig\.seed must be of the type int, got 1\.5"),
         ("settings: {inner_lr: fast}", r'MAMLTRPOConfig\.inner_lr must be of the type float, got "fast"'),
         ("settings: {inner_lr: -1}", r"MAMLTRPOConfig\.inner_lr must be a finite number above 0, got -1"),
+        ("train: {1: 2}", "unknown field of TrainConfig '1'"),
+        ("settings: {inner_lr: 2020-01-01}", r'MAMLTRPOConfig\.inner_lr must be of the type float, got "2020-01-01"'),
         ("train: 5", r"train in .*mine\.yaml must be an object of settings, got 5"),
         ("settings: [1]", r"settings in .*mine\.yaml must be an object of settings, got \[1\]"),
         ("settings: {}\nmaml-trpo: {}", "the agent's settings twice, as 'maml-trpo' and as 'settings'"),

@@ -45,7 +45,7 @@ def reference_scores(
         split: ``"train"`` or ``"test"``.
         store: JSON file of the scores.
         goals: the first so many goals of each task; default: all.
-        seed: of random actions.
+        seed: seed for random actions.
     """
     settings = protocol_settings(distribution, split, goals, 1)
     settings |= {"agent": name, "adaptation_episodes": 0, "deterministic": name == REFERENCES[0], "seed": seed}

@@ -32,7 +32,7 @@ def write_success_page(
     """Write ``README.md`` and ``curves.png`` into ``folder`` from every cell's score in it.
 
     Args:
-        folder: of the results.
+        folder: the folder of the results.
         tasks: id of the distribution.
         command: the benchmark's module and the options that name its tasks.
         splits: that were scored.

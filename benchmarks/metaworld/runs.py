@@ -66,7 +66,7 @@ def parse(words: Sequence[str], tasks: str, prog: str) -> tuple[Options, list[Ce
     """Options and cells of a command.
 
     Args:
-        words: of the command.
+        words: the command's words.
         tasks: id of the distribution.
         prog: name of the command.
 
@@ -159,11 +159,11 @@ def run(words: Sequence[str], tasks: str, prog: str, command: str, splits: Seque
     """Train, score and report the cells of a command.
 
     Args:
-        words: of the command, those that name the tasks left out.
+        words: the command's words without those that name the tasks.
         tasks: id of the distribution.
         prog: name of the command for its help.
         command: what the page says to have been called, before the options.
-        splits: to score on.
+        splits: the splits to score on.
     """
     options, cells = parse(words, tasks, prog)
     results = options.results / safe_name(tasks)

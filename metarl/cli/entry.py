@@ -27,6 +27,7 @@ from metarl.testing import check_tasks
 _USAGE = """usage: metarl COMMAND ...
 
   train [AGENT TASKS]    meta-train an agent; without names the main job (maml-trpo on cartpole-goal)
+  train --config FILE    the same with agent, tasks and settings from a file (--print-config prints one)
   train --resume RUN     go on where a run stopped
   evaluate RUN           score a run's agent on held-out tasks
   plot RUN...            learning curves of runs

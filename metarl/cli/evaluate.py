@@ -38,7 +38,7 @@ class EvaluateOptions:
     rollouts_per_task: int | None = None
     """Episodes per task and shot, which adaptation learns from; default: as in training."""
     seed: int = EVALUATION_SEED
-    """Of tasks, environments and actions."""
+    """Seed for tasks, environments and actions."""
     checkpoint: Path | None = None
     """A checkpoint file; default: the newest."""
     best: bool = False
@@ -50,7 +50,7 @@ class EvaluateOptions:
     goals: int | None = None
     """With --official: only so many goals of each task, which is not the official protocol any more."""
     split: Literal["train", "test"] = "test"
-    """With --official: which goals."""
+    """With --official: which goals to score on."""
     upstream: bool = False
     """With --official: also run metaworld's own evaluation function, and print its figure beside ours."""
 

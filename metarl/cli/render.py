@@ -59,7 +59,7 @@ class RenderOptions:
     sample: bool = False
     """Sample the actions that are shown, as in training; default: the distribution's mode, as in official scores."""
     seed: int = 0
-    """Of environments and actions."""
+    """Seed for environments and actions."""
     checkpoint: Path | None = None
     """A checkpoint file; default: the newest."""
     best: bool = False

@@ -58,11 +58,11 @@ def evaluation_rows(
     """Evaluate ``agent`` and its references on the same held-out tasks.
 
     Args:
-        experiment: of the agent.
+        experiment: the agent's experiment.
         agent: trained.
         distribution: the tasks.
         num_tasks: held-out tasks.
-        seed: of the evaluation; best another one than any training's.
+        seed: seed for the evaluation; best another one than any training's.
         num_adaptations: default: what each agent asks for.
         rollouts_per_task: episodes per task and shot, for all of them; default: as ``agent`` has in training.
         pretrained: the experiment of the policy that was trained over all tasks, if any.
@@ -138,12 +138,12 @@ def show_adaptation(
     """Print scores as a table, write them with :func:`write_adaptation`, and say where.
 
     Args:
-        experiment: of the agent of the first row, which says what lies between two shots.
+        experiment: the experiment of the first row's agent, which says what lies between two shots.
         rows: scores on the same held-out tasks.
         distribution: the tasks.
         path: where they are written, without suffix.
         details: what else the JSON tells.
-        console: to print on.
+        console: where the table is printed.
 
     Raises:
         ConfigError: if they cannot be written.

@@ -113,7 +113,10 @@ def _base(names: list[str], source: Source) -> tuple[Setup, bool]:
             raise ConfigError(
                 f"--resume {source.resume} brings its own agent and tasks; leave out {' '.join(names)!r}."
             )
-        return Experiment.open(source.resume, agent=source.agent, tasks=source.tasks), False
+        known = Experiment.open(source.resume, agent=source.agent, tasks=source.tasks)
+        if source.tasks is not None and source.tasks != known.task_name:
+            raise ConfigError(f"the run's tasks are {known.task_name!r}, got --tasks {source.tasks!r}. Leave it out.")
+        return known, False
     flags = (source.agent, source.tasks)
     if names and flags != (None, None):
         raise ConfigError(f"agent and tasks are {' '.join(names)!r} already; leave out --agent and --tasks.")

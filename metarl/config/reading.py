@@ -45,7 +45,7 @@ def from_dict(kind: type[Config], values: Mapping[str, Any], base: Config | None
         except TypeCheckError:
             expected = str(hints[name]).removeprefix("typing.") if get_origin(hints[name]) else hints[name].__name__
             raise ConfigError(
-                f"{kind.__name__}.{name} must be of the type {expected}, got {json.dumps(value)}."
+                f"{kind.__name__}.{name} must be of the type {expected}, got {json.dumps(value, default=str)}."
             ) from None
     return kind(**arguments) if base is None else cast(Config, dataclasses.replace(cast(Any, base), **arguments))
 

@@ -65,9 +65,9 @@ def evaluate(
 
     Args:
         agent: trained or not.
-        distribution: of tasks whose spaces the agent fits.
+        distribution: tasks whose spaces the agent fits.
         num_tasks: tasks to sample.
-        seed: of the sample of tasks and of everything random in the trial.
+        seed: seed for the sample of tasks and for everything random in the trial.
         num_adaptations: shots are ``0 .. num_adaptations``; default: what the agent asks for.
         split: ``"test"`` or ``"train"``.
         rollouts_per_task: episodes per task and shot; default: as in training.

@@ -103,7 +103,7 @@ def evaluate_official(
         agent: trained or not.
         distribution: a task set of Meta-World, or one made from it that shows more.
         adapts_by: what the agent adapts by.
-        seed: of everything that is random.
+        seed: seed for everything that is random.
         split: ``"test"`` or ``"train"``.
         goals: the first so many goals of each task; default: all, which alone is official.
         deterministic: act by the mode of the policy in evaluation episodes; a random policy has no other one.

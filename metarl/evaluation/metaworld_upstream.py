@@ -54,7 +54,7 @@ class OfficialAgent(Generic[State]):
         agent: trained or not.
         num_envs: environments in upstream's vector environment.
         adapts_by: what the agent adapts by: one ``adapt`` on all episodes, or one after each.
-        seed: of everything that it samples.
+        seed: seed for everything that the agent samples.
     """
 
     def __init__(
@@ -244,7 +244,7 @@ def upstream_envs(
         goals_per_task: the first so many goals of every task.
         reward_version: upstream's reward functions.
         recurrent: show action, reward and done in the observations, unscaled.
-        settings: for upstream's environments, e.g. ``max_episode_steps``.
+        settings: settings of upstream's environments, e.g. ``max_episode_steps``.
     """
     names = {task["env_name"] for task in getattr(task_set.goals, split)}
     limit = _MOST_ENVS // len(names) or 1
@@ -299,11 +299,11 @@ def upstream_evaluation(
         split: ``"train"`` or ``"test"``.
         goals_per_task: the first so many goals of every task.
         adapts_by: what the agent adapts by.
-        seed: of everything that it samples.
+        seed: seed for everything that the agent samples.
         reward_version: upstream's reward functions.
-        adaptation_episodes: for each goal.
-        evaluation_episodes: for each task and evaluation.
-        settings: for upstream's environments.
+        adaptation_episodes: episodes of adaptation for each goal.
+        evaluation_episodes: episodes that count, for each task and evaluation.
+        settings: settings of upstream's environments.
     """
     from metaworld.evaluation import metalearning_evaluation
 

@@ -43,7 +43,7 @@ class Experiment(Setup):
         Args:
             setup: see :func:`metarl.experiments.resolve`.
             root: folder of all runs.
-            name: of the run's folder; default: from agent, tasks and seed.
+            name: name of the run's folder; default: made from agent, tasks and seed.
 
         Raises:
             ConfigError: see :meth:`Setup.check`; if the folder cannot be written.
@@ -57,7 +57,7 @@ class Experiment(Setup):
         """The experiment of an existing run.
 
         Args:
-            path: of the run's folder.
+            path: the run's folder.
             agent: stands in for the agent of a script's run whose config.json could not name it.
             tasks: stands in for the tasks of such a run.
 

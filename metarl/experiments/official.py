@@ -34,10 +34,10 @@ def evaluate_experiment(
     """Score a run's agent; scores stay in the run's folder, where an interrupted evaluation goes on.
 
     Args:
-        experiment: of the agent.
-        agent: of a checkpoint.
+        experiment: the agent's experiment.
+        agent: the agent of a checkpoint.
         iteration: iterations behind it.
-        seed: of everything that is random in the evaluation.
+        seed: seed for everything that is random in the evaluation.
         split: ``"test"`` or ``"train"``.
         goals: the first so many goals of each task; default: all, which alone is official.
         tasks: another task set of Meta-World than the one that was trained on.

@@ -18,8 +18,8 @@ class Preset:
     """Fields that differ from the defaults.
 
     Attributes:
-        train: of :class:`TrainConfig`.
-        agent: of the agent's config.
+        train: fields of :class:`TrainConfig`.
+        agent: fields of the agent's config.
         source: where the settings come from.
     """
 

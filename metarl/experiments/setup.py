@@ -1,4 +1,4 @@
-"""From names, a preset, a file and single settings to a configured experiment: the one way for everybody.
+"""How names, a preset, a file and single settings become a configured experiment: the one way for everybody.
 
 The command line, the benchmarks and scripts all call :func:`resolve`; what comes later wins: the agent's defaults, the
 preset of agent and tasks, the file, the settings that are given one by one.
@@ -83,7 +83,7 @@ class Setup:
         """The setup of a run, from its ``config.json``; fields that it lacks get their defaults, not a preset's.
 
         Args:
-            content: of the file.
+            content: the file's content.
             agent: stands in for the agent of a script's run that could not be named.
             tasks: stands in for the tasks of such a run.
 
@@ -115,7 +115,7 @@ def resolve(
     tasks: str | TaskDistribution | None = None,
     *,
     preset: str | None = None,
-    file: Path | None = None,
+    file: Path | str | None = None,
     train: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Setup:
@@ -141,7 +141,7 @@ def resolve(
     task_name = distribution_name(tasks) if isinstance(tasks, TaskDistribution) else tasks
     parts = _Parts()
     if file is not None:
-        parts = _read_parts(_read_file(file), str(file), name)
+        parts = _read_parts(_read_file(Path(file)), str(file), name)
         name, task_name = _agree("agent", name, parts.agent, file), _agree("tasks", task_name, parts.tasks, file)
     if name is None or task_name is None:
         lacking = " and ".join(part for part, given in (("agent", name), ("tasks", task_name)) if given is None)
@@ -164,7 +164,7 @@ def _preset(agent: str, tasks: str, preset: str | None) -> Preset:
     return PRESETS.get(preset or f"{agent}:{tasks}", Preset("the agent's defaults"))
 
 
-def _agree(part: str, given: str | None, in_file: str | None, file: Path) -> str | None:
+def _agree(part: str, given: str | None, in_file: str | None, file: Path | str) -> str | None:
     if given is not None and in_file is not None and given != in_file:
         raise ConfigError(f"{part} is {in_file!r} in {file}, got {given!r} as well. Leave one of them out.")
     return given if in_file is None else in_file
@@ -187,7 +187,7 @@ def _read_parts(content: Mapping[str, Any], where: str, agent: str | None) -> _P
     def section(key: str) -> Mapping[str, Any]:
         if not isinstance(content.get(key, {}), Mapping):
             raise ConfigError(f"{key} in {where} must be an object of settings, got {content[key]!r}.")
-        return dict(content.get(key, {}))
+        return {str(name): value for name, value in content.get(key, {}).items()}
 
     not_found = section("not_found")
     for key in ("agent", "tasks"):

@@ -79,7 +79,7 @@ def replay(
     """Replay one episode and look at it now and then.
 
     Args:
-        distribution: with ``make_render_env``.
+        distribution: tasks that have a ``make_render_env``.
         task: the episode's.
         episode: one slot of a rollout, without the axes of task and episode: ``rollout[0, slot]``.
         reset_seed: what the instance was seeded with when the episode began.

@@ -30,7 +30,7 @@ def run_trial(
         collector: poses them.
         tasks: one per entry of the task axis.
         num_adaptations: calls of ``agent.adapt``; 0 or more.
-        seed: of the agent's samples and the environments' streams; same seed, same trial.
+        seed: seed for the agent's samples and the environments' streams; same seed, same trial.
         deterministic_last: act by the distribution's mode in the last rollout.
         last_collector: collects the last rollout instead, e.g. with another number of episodes for each task.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import platform
@@ -173,7 +174,12 @@ class RunFolder:
         Raises:
             CheckpointError: if it cannot be written.
         """
-        versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
+        versions = {"python": platform.python_version()} | {
+            # What belongs to an extra may be missing; then nothing of this run needs it.
+            name: metadata.version(name)
+            for name in _PACKAGES
+            if importlib.util.find_spec(name) is not None
+        }
         command = [Path(sys.argv[0]).name, *sys.argv[1:]]
         manifest = {"versions": versions, "git": _git_state(), "seed": seed, "command": command}
         write_json(self.path / "manifest.json", {**manifest, "machine": _machine(device)})
@@ -229,7 +235,7 @@ def _describe_owner(owner: Path) -> str:
 
 def _git_state() -> dict[str, Any] | None:
     """Commit of metarl's own checkout and whether files differ from it; None for an installed metarl."""
-    checkout = Path(__file__).resolve().parents[1]
+    checkout = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(checkout), *arguments]

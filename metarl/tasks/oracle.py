@@ -74,7 +74,7 @@ class RevealingVectorEnv(VectorEnv[Array, Array, Array]):
     """Appends each instance's task to its observation.
 
     Args:
-        env: with flat observations, tasks given through ``reset(options={"tasks": [...]})``.
+        env: a vector environment with flat observations, which takes tasks by ``reset(options={"tasks": [...]})``.
         mean: subtracted from the task's numbers, ``[number]``.
         scale: multiplies them, ``[number]``.
     """

@@ -19,7 +19,7 @@ def register(distribution: TaskDistribution, *, built_in: bool = False) -> TaskD
     """Make ``distribution`` known by its id to :func:`make` and the command line.
 
     Args:
-        distribution: with an id of its own.
+        distribution: tasks under an id that no others have.
         built_in: metarl registers it in every process, so that its id alone finds it again.
 
     Raises:

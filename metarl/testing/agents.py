@@ -48,7 +48,7 @@ def check_agent(agent: AgentConfig | Build, distribution: TaskDistribution | Non
         agent: settings with a ``build`` method, or a function of spec, device and seed that returns the agent.
         distribution: tasks to play; default: small built-in ones, with discrete and with box actions. An agent may
             refuse one of the two with a ``ConfigError``.
-        seed: of the agent, the tasks and the samples.
+        seed: seed for the agent, the tasks and the samples.
 
     Raises:
         AgentCheckError: listing every violation found.

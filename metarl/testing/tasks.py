@@ -52,7 +52,7 @@ def check_tasks(distribution: TaskDistribution, *, num_tasks: int = 8, seed: int
     Args:
         distribution: what to check.
         num_tasks: tasks to play, half of them test tasks; 2 or more.
-        seed: of the sampled tasks, the actions and the episodes.
+        seed: seed for the sampled tasks, the actions and the episodes.
 
     Raises:
         TaskCheckError: listing every problem found.
