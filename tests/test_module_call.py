@@ -190,6 +190,16 @@ def test_buffers_that_a_call_would_change_are_named_once(name: str, buffer: str)
     assert len(texts) == 1 and buffer in texts[0]
 
 
+@pytest.mark.parametrize("name", ["mlp", "lstm", "batch norm in evaluation", "spectral norm"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_call_in_inference_mode_gives_the_same(name: str) -> None:
+    module = built(name)
+    with torch.inference_mode():
+        found = call(module, moved(module), inputs())
+    assert torch.allclose(found, call(module, moved(module), inputs()))
+
+
+@pytest.mark.filterwarnings("ignore:a call of")
 def test_batch_norm_in_training_normalises_by_each_tasks_own_batch() -> None:
     module = nn.Sequential(nn.BatchNorm1d(2, affine=False), nn.Linear(2, 2))
     with torch.no_grad():

@@ -10,9 +10,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metarl.adaptation import UpdateRule, inner_loop, meta_gradient, stack_module
-from metarl.adaptation.optimisers import SGD, Adam, RMSprop
-from metarl.adaptation.transforms import KroneckerFactored, LearnedRates, MapGradients, MetaCurvature
+from metarl.adaptation import (
+    SGD,
+    Adam,
+    KroneckerFactored,
+    LearnedRates,
+    MapGradients,
+    MetaCurvature,
+    RMSprop,
+    UpdateRule,
+    call,
+    inner_loop,
+    meta_gradient,
+    stack_module,
+)
 from metarl.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -34,7 +45,7 @@ def _data(seed: int = 1) -> tuple[Tensor, Tensor]:
 
 def _error(net: nn.Module, x: Tensor, y: Tensor) -> Callable[[Params], Tensor]:
     def error(params: Params) -> Tensor:
-        out = torch.func.vmap(lambda own, xs: torch.func.functional_call(net, own, (xs,)))(params, x)
+        out: Tensor = call(net, params, x)
         return (out - y).square().mean((1, 2))
 
     return error

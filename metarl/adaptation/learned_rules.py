@@ -65,8 +65,9 @@ class RaviLSTM(UpdateRule):
     ``theta_t = f_t theta_{t-1} - i_t grad_t`` with a learned forget gate ``f_t = sigmoid(W_f [h_t, theta_{t-1},
     f_{t-1}] + b_f)`` and a learned rate ``i_t = sigmoid(W_i [h_t, theta_{t-1}, i_{t-1}] + b_i)`` for every coordinate
     (Ravi, Larochelle, 2017, "Optimization as a model for few-shot learning", ICLR, eq. 2 and 3). ``h_t`` comes from an
-    ordinary LSTM layer that sees the rescaled gradient and loss (their section 5). Both gates are 0 before the first
-    step; at first ``W_f = W_i = 0``, ``f_t`` is 0.9997 and ``i_t`` is ``inner_lr``.
+    ordinary LSTM layer that sees the rescaled gradient and loss (their section 5), or the signal that the inner loop
+    shows in place of the loss. Both gates are 0 before the first step; at first ``W_f = W_i = 0``, ``f_t`` is 0.9997
+    and ``i_t`` is ``inner_lr``.
 
     Args:
         inner_lr: initial step size, below 1.

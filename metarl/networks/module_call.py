@@ -27,11 +27,13 @@ class _Known:
 
     Attributes:
         looped: training flags of all submodules with which only the loop ran.
+        watched: training flags with which a call's buffers were compared with those before it.
         told_buffers: whether the user was told of buffers that calls change.
     """
 
     def __init__(self) -> None:
         self.looped: set[tuple[bool, ...]] = set()
+        self.watched: set[tuple[bool, ...]] = set()
         self.told_buffers = False
 
 
@@ -113,20 +115,21 @@ def _call_tasks(
     known = _KNOWN.setdefault(module, _Known())
     flags = tuple(part.training for part in module.modules())
     unequal = any(_holds_list(value) for value in (*inputs, *kwargs.values()))
+    watch = flags not in known.watched
     reason = None
     if not unequal and flags not in known.looped:
         # One copy of the buffers for all tasks takes less memory; where a call changes them, vmap asks for one each.
         for stacked in (False, True) if buffers else (False,):
             try:
-                out, changed = _vmapped(
-                    run, params, buffers, inputs, kwargs, stacked=stacked, watch=not known.told_buffers
-                )
+                out, changed = _vmapped(run, params, buffers, inputs, kwargs, stacked=stacked, watch=watch)
             except _VMAP_FAILS as error:
                 reason = reason or str(error).strip().partition("\n")[0]
             else:
+                known.watched.add(flags)
                 _tell_buffers(module, known, changed)
                 return out
-    outs, changed = _looped(run, params, buffers, inputs, kwargs)
+    outs, changed = _looped(run, params, buffers, inputs, kwargs, watch=watch)
+    known.watched.add(flags)
     if unequal:
         _tell_buffers(module, known, changed)
         return outs
@@ -171,15 +174,16 @@ def _vmapped(
 
 
 def _looped(
-    run: Call, params: Params, buffers: Params, inputs: tuple[Any, ...], kwargs: dict[str, Any]
+    run: Call, params: Params, buffers: Params, inputs: tuple[Any, ...], kwargs: dict[str, Any], *, watch: bool
 ) -> tuple[list[Any], set[str]]:
-    """Outputs of each task, one after the other, and the names of the buffers that the calls changed."""
-    outs, changed = [], set()
+    """Outputs of each task, one after the other, and the names of changed buffers as in :func:`_vmapped`."""
+    outs: list[Any] = []
+    changed: set[str] = set()
     for task in range(len(next(iter(params.values())))):
         copies = {name: value.clone() for name, value in buffers.items()}
         own = {name: value[task] for name, value in params.items()}
         out, after = run(own, copies, _of_task(inputs, task), _of_task(kwargs, task))
-        changed |= {name for name, value in after.items() if value is not copies[name] or value._version}
+        changed |= {name for name, value in after.items() if watch and not torch.equal(value, buffers[name])}
         outs.append(out)
     return outs, changed
 
