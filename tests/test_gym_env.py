@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 from metarl.errors import ConfigError, WorkerError
-from metarl.vector.gym_env import GymVectorEnv, flat_spaces
+from metarl.vector.gym_env import GymVectorEnv
 from metarl.vector.options import instance_seeds
+from metarl.vector.spaces import flat_spaces
 
 
 class Walk(gym.Env[Any, Any]):
@@ -371,6 +372,7 @@ SCRIPT = """
 import os, sys, time
 import gymnasium as gym, numpy as np
 from metarl.vector.options import instance_seeds
+from metarl.vector.spaces import flat_spaces
 from metarl.vector.gym_env import GymVectorEnv
 
 class Own(gym.Env):

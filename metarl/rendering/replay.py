@@ -18,7 +18,8 @@ from metarl.errors import ConfigError, ReplayError
 from metarl.rollouts.collector import env_actions
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Rollout, Task
-from metarl.vector.gym_env import flat_spaces
+from metarl.vector.instances import own_copy
+from metarl.vector.spaces import flat_spaces
 
 Frame = NDArray[np.uint8]
 """An image, ``[height, width, 3]``."""
@@ -56,7 +57,7 @@ def make_render_env(distribution: TaskDistribution, task: Task) -> gym.Env[Any, 
     """
     assert distribution.make_render_env is not None
     try:
-        env = distribution.make_render_env(task)
+        env = distribution.make_render_env(own_copy(task))
     except DependencyNotInstalled as error:
         raise ConfigError(f"{distribution.id} cannot be rendered: {error}") from error
     if env.render_mode != "rgb_array":
@@ -92,7 +93,7 @@ def replay(
     env = make_render_env(distribution, task)
     try:
         actions = env_actions(flat_spaces(env)[1], episode.actions)
-        env.reset(seed=reset_seed, options={"task": task} if distribution.task_on_reset else None)
+        env.reset(seed=reset_seed, options={"task": own_copy(task)} if distribution.task_on_reset else None)
         yield Moment(rendered_frame(distribution, env), 0, 0.0, None, False)
         length, invalid = int(episode.lengths), bool(episode.invalid)
         total, success_step = 0.0, None

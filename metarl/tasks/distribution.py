@@ -14,7 +14,9 @@ from gymnasium.vector import VectorEnv
 from metarl.digest import task_digest
 from metarl.errors import ConfigError
 from metarl.types import Spec, Task
-from metarl.vector.gym_env import GymVectorEnv, flat_spaces
+from metarl.vector.gym_env import GymVectorEnv
+from metarl.vector.instances import own_copy
+from metarl.vector.spaces import flat_spaces
 
 Sampler = Callable[[np.random.Generator], Task]
 
@@ -34,6 +36,8 @@ class TaskDistribution:
     Give either ``make_env`` (one instance, any Gymnasium environment) or ``make_vector`` (many at once, faster).
     With ``sample`` alone, a digest of each task decides its split, one in five being a test task: the splits are
     disjoint whatever the sampler. With ``sample_test`` the two samplers are taken as they are.
+
+    Tasks are never handed out themselves: every environment gets a copy of its own, to keep or to change.
 
     Attributes:
         id: name, e.g. ``"mine/pendulum"``.
@@ -105,7 +109,7 @@ class TaskDistribution:
         """
         if self.make_env is not None:
             task = self.sample(np.random.default_rng(0))
-            env = self.make_env(task)
+            env = self.make_env(own_copy(task))
             try:
                 spaces: tuple[gym.Space[Any], gym.Space[Any]] = flat_spaces(env)
                 limit = env.spec.max_episode_steps if env.spec is not None else None

@@ -20,7 +20,8 @@ from metarl.errors import ConfigError, MetarlError, TaskCheckError
 from metarl.seeding import derive, numpy_stream
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Task
-from metarl.vector.gym_env import flat_spaces
+from metarl.vector.instances import digest_or_none, own_copy
+from metarl.vector.spaces import flat_spaces
 
 Array = NDArray[Any]
 Record = list[Array]
@@ -154,8 +155,10 @@ class _Check:
         first: tuple[gym.spaces.Box, gym.spaces.Space[Any]] | None = None
         for task in tasks:
             try:
-                env = distribution.make_env(task)
+                handed = own_copy(task)
+                env = distribution.make_env(handed)
                 try:
+                    self._unchanged("make_env", task, handed)
                     spaces = flat_spaces(env)
                     self._raw_observation(env, task)
                     limit = env.spec.max_episode_steps if env.spec is not None else None
@@ -182,8 +185,9 @@ class _Check:
         return True
 
     def _raw_observation(self, env: gym.Env[Any, Any], task: Task) -> None:
-        options = {"task": task} if self._distribution.task_on_reset else None
-        observation, _ = env.reset(seed=0, options=options)
+        handed = own_copy(task)
+        observation, _ = env.reset(seed=0, options={"task": handed} if self._distribution.task_on_reset else None)
+        self._unchanged("reset", task, handed)
         space = env.observation_space
         if not isinstance(space, gym.spaces.Box):
             return
@@ -192,6 +196,14 @@ class _Check:
             self._add(
                 f"reset returns an observation of shape {array.shape} and dtype {array.dtype}, but "
                 f"observation_space says shape {space.shape} and dtype {space.dtype}."
+            )
+
+    def _unchanged(self, who: str, task: Task, handed: Task) -> None:
+        """A copy was handed out, so that nothing is lost; who uses the task elsewhere, such as to plot it, is warned."""
+        if digest_or_none(handed) != task_digest(task):
+            self._add(
+                f"{who} changes the task it is given: {reprlib.repr(task)} became {reprlib.repr(handed)}; copy what it "
+                "changes, as in task = dict(task) before task.pop(...)."
             )
 
     def _vector_spaces(self) -> bool:
@@ -219,6 +231,7 @@ class _Check:
 
     def _episodes(self, tasks: list[Task]) -> None:
         """Play the tasks in fresh environments and in one that is switched, and compare."""
+        handed = self._watch_tasks()
         fresh = [self._play_fresh(task) for task in tasks]
         if not all(_same(fresh[index], self._play_fresh(tasks[index])) for index in (0, -1)):
             self._add(
@@ -246,6 +259,29 @@ class _Check:
                 self._batch(tasks)
         finally:
             env.close()
+        for task, before, copied in handed:
+            if digest_or_none(copied) != before is not None:
+                self._add(
+                    f"an episode changes the task that its environment was built from: {reprlib.repr(task)} became "
+                    f"{reprlib.repr(copied)}; copy in the constructor what steps change. Until then the environment is "
+                    "built anew for each of its episodes."
+                )
+                break
+
+    def _watch_tasks(self) -> list[tuple[Task, bytes | None, Task]]:
+        """From now on, what environments are built from: a copy, its digest after the building, and itself."""
+        handed: list[tuple[Task, bytes | None, Task]] = []
+        make_env = self._distribution.make_env
+        if make_env is None:
+            return handed
+
+        def watched(task: Task) -> gym.Env[Any, Any]:
+            env = make_env(task)
+            handed.append((own_copy(task), digest_or_none(task), task))
+            return env
+
+        self._distribution = dataclasses.replace(self._distribution, make_env=watched)
+        return handed
 
     def _ignored(self, env: VectorEnv[Any, Any, Any], tasks: list[Task], fresh: list[Record]) -> bool:
         if not all(_same(record, fresh[0]) for record in fresh):
@@ -286,7 +322,8 @@ class _Check:
         record: Record = []
         for episode in episodes:
             rng = numpy_stream(self._seed, "actions", episode)
-            obs, _ = env.reset(seed=derive(self._seed, "episode", episode), options={"tasks": tasks})
+            handed = [own_copy(task) for task in tasks]
+            obs, _ = env.reset(seed=derive(self._seed, "episode", episode), options={"tasks": handed})
             self._finite("observation", obs, env)
             record.append(np.array(obs))
             running = np.ones(len(tasks), bool)
@@ -303,6 +340,8 @@ class _Check:
                 running &= ~(terminated | truncated)
                 if not running.any():
                     break
+            for task, copied in zip(tasks, handed, strict=True):
+                self._unchanged("the vector environment", task, copied)
         return record
 
     def _finite(self, name: str, values: Array, env: VectorEnv[Any, Any, Any], running: Array | None = None) -> None:
