@@ -11,6 +11,8 @@ from metarl.digest import task_digest
 from metarl.envs.bandits import DISTRIBUTIONS, bandit
 from metarl.errors import ConfigError
 from metarl.tasks.distribution import TaskDistribution
+from metarl.vector.options import instance_seeds
+from metarl.vector.streams import RowStreams
 
 BY_ID = {distribution.id: distribution for distribution in DISTRIBUTIONS}
 
@@ -23,7 +25,7 @@ def test_array_step_equals_a_scalar_bandit_pull_by_pull(kind: str) -> None:
     tasks = distribution.train.sample(num, np.random.default_rng(1))
     env = distribution.make_vector_env(num)
     env.reset(seed=7, options={"tasks": tasks})
-    draws, arms = np.random.default_rng(7), np.random.default_rng(2)
+    draws, arms = RowStreams(np.array(instance_seeds(7, num))), np.random.default_rng(2)
     for pull in range(num_pulls):
         actions = arms.integers(5, size=num)
         obs, rewards, terminated, truncated, _ = env.step(actions)

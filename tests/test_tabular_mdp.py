@@ -10,6 +10,8 @@ import pytest
 from metarl.digest import task_digest
 from metarl.envs.tabular_mdp import DISTRIBUTIONS, tabular_mdp
 from metarl.errors import ConfigError
+from metarl.vector.options import instance_seeds
+from metarl.vector.streams import RowStreams
 
 MDP = DISTRIBUTIONS[0]
 S, A, T = 10, 5, 10
@@ -22,7 +24,7 @@ def test_array_step_equals_a_scalar_mdp_step_by_step() -> None:
     env = MDP.make_vector_env(num)
     obs, _ = env.reset(seed=7, options={"tasks": tasks})
     states = [0] * num
-    draws, policy = np.random.default_rng(7), np.random.default_rng(2)
+    draws, policy = RowStreams(np.array(instance_seeds(7, num))), np.random.default_rng(2)
     for step in range(T):
         assert np.array_equal(obs.argmax(1), states) and np.array_equal(obs.sum(1), np.ones(num))
         actions = policy.integers(A, size=num)

@@ -14,6 +14,7 @@ from gymnasium.vector import VectorEnv
 from metarl.digest import task_digest
 from metarl.errors import ConfigError
 from metarl.types import Spec, Task
+from metarl.vector.contract import contract_problems
 from metarl.vector.gym_env import GymVectorEnv
 from metarl.vector.instances import own_copy
 from metarl.vector.spaces import flat_spaces
@@ -116,8 +117,7 @@ class TaskDistribution:
             finally:
                 env.close()
         else:
-            assert self.make_vector is not None
-            vector = self.make_vector(1)
+            vector = self.make_vector_env(1)
             spaces = vector.single_observation_space, vector.single_action_space
             limit = None
             vector.close()
@@ -138,11 +138,22 @@ class TaskDistribution:
         """``num_envs`` instances with flat spaces that take ``reset(options={"tasks": [...], "reset_mask": ...})``.
 
         Autoreset is disabled, and what an ended instance returns before its next reset is unspecified.
+
+        Raises:
+            ConfigError: for a number below 1, or a ``make_vector`` whose environments are not flat, reset themselves,
+                count actions from elsewhere than 0, or are of another number.
         """
         if num_envs < 1:
             raise ConfigError(f"{self.id}: num_envs must be 1 or more, got {num_envs!r}.")
         if self.make_vector is not None:
-            return self.make_vector(num_envs)
+            vector = self.make_vector(num_envs)
+            problems = contract_problems(vector)
+            if vector.num_envs != num_envs:
+                problems.append(f"make_vector({num_envs}) built {vector.num_envs} instances.")
+            if problems:
+                vector.close()
+                raise ConfigError(f"{self.id}: {' '.join(problems)}")
+            return vector
         assert self.make_env is not None
         return GymVectorEnv(
             self.make_env,

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from metarl.errors import ConfigError, WorkerError
 from metarl.types import Task
 from metarl.vector.buffers import Buffers, Layout
+from metarl.vector.contract import as_actions, require_open, require_reset
 from metarl.vector.instances import Failure, Instances, MakeEnv, own_copy
 from metarl.vector.options import NO_TASK, instance_seeds, parse_reset_options
-from metarl.vector.spaces import flat_spaces
+from metarl.vector.spaces import ActionSpace, flat_spaces
 from metarl.vector.workers import Request, WorkerPool
 
 Array = NDArray[Any]
@@ -67,7 +68,8 @@ class GymVectorEnv(VectorEnv[Array, Array, Array]):
             ) from error
         try:
             observation_space, action_space = flat_spaces(env)
-            self.single_observation_space, self.single_action_space = observation_space, action_space
+            self.single_observation_space: gym.spaces.Box = observation_space
+            self.single_action_space: ActionSpace = action_space
         finally:
             env.close()
         self.num_envs = num_envs
@@ -103,6 +105,7 @@ class GymVectorEnv(VectorEnv[Array, Array, Array]):
             ConfigError: for a wrong number of tasks, a wrong mask, or if no task was ever given.
             WorkerError: if an environment or its worker fails.
         """
+        require_open(self)
         tasks, mask = parse_reset_options(options, self.num_envs)
         seeds = instance_seeds(seed, self.num_envs)
         if tasks is not None:
@@ -118,27 +121,28 @@ class GymVectorEnv(VectorEnv[Array, Array, Array]):
         """Advance every running instance by one step.
 
         Args:
-            actions: ``[num_envs]`` int64, or ``[num_envs, action_dim]`` float32.
+            actions: ``[num_envs]`` integers, or ``[num_envs, action_dim]`` floats, which are clipped to their bounds.
 
         Returns:
             Observations ``[num_envs, obs_dim]`` float32, rewards ``[num_envs]`` float64, terminated and truncated
-            ``[num_envs]`` bool, and ``{"success": [num_envs] float64}``: 0 where an environment does not report it.
+            ``[num_envs]`` bool, and ``{"success": [num_envs] float64, "_success": [num_envs] bool}``: 0 and False where
+            an environment does not report success, under that name or as ``is_success``.
 
         Raises:
-            ConfigError: for actions of a wrong shape.
+            ConfigError: for actions of a wrong shape or kind, or before the first reset.
             WorkerError: if an environment or its worker fails.
         """
+        require_open(self)
         buffers = self._buffers
-        if np.shape(actions) != buffers.actions.shape:
-            raise ConfigError(f"actions have shape {np.shape(actions)}, expected {buffers.actions.shape}.")
-        buffers.actions[...] = actions
+        buffers.actions[...] = as_actions(actions, self.single_action_space, self.num_envs)
+        require_reset(self, self._tasks is not None)
         self._run("step", None)
         return (
             buffers.observations.copy(),
             buffers.rewards.copy(),
             buffers.terminated.copy(),
             buffers.truncated.copy(),
-            {"success": buffers.success.copy()},
+            {"success": np.nan_to_num(buffers.success), "_success": ~np.isnan(buffers.success)},
         )
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -146,8 +150,6 @@ class GymVectorEnv(VectorEnv[Array, Array, Array]):
         self._group.close()
 
     def _run(self, verb: str, requests: Sequence[Request] | None) -> None:
-        if self.closed:
-            raise WorkerError("this GymVectorEnv is closed; make a new one.")
         try:
             if requests is None:
                 for rows, share in self._shares:

@@ -15,7 +15,8 @@ from metarl.digest import task_digest
 from metarl.errors import ConfigError
 from metarl.types import Task
 from metarl.vector.buffers import Buffers
-from metarl.vector.spaces import ActionSpace, flat_spaces
+from metarl.vector.protocol import reported_success, reset_result, step_result
+from metarl.vector.spaces import ActionSpace, flat_spaces, own_action
 from metarl.vector.workers import Request
 
 MakeEnv = Callable[[Task], gym.Env[Any, Any]]
@@ -58,9 +59,7 @@ class _Instance:
     held_digest: bytes | None
     observation_space: gym.Space[Any]
     plain_box: bool
-    action_start: int
-    action_shape: tuple[int, ...]
-    action_dtype: np.dtype[Any]
+    action_space: ActionSpace
 
 
 class Failure(Exception):
@@ -108,12 +107,12 @@ class Instances:
                 self._tasks[row] = task
                 instance = self._prepare(row, task)
                 options = {"task": own_copy(task)} if self._task_on_reset else None
-                observation, _ = instance.env.reset(seed=seed, options=options)
+                observation, _ = reset_result(instance.env.reset(seed=seed, options=options))
                 self._write_observation(row, instance, observation)
             except Exception as error:
                 raise Failure(self._describe(row, "reset")) from error
             buffers.terminated[row] = buffers.truncated[row] = self._ended[row] = False
-            buffers.rewards[row] = buffers.success[row] = 0.0
+            buffers.rewards[row], buffers.success[row] = 0.0, np.nan
 
     def step(self) -> None:
         """Advance every running instance by the action in its row."""
@@ -123,19 +122,15 @@ class Instances:
         ended = self._ended.tolist()
         for row, instance in enumerate(self._instances):
             if ended[row] or instance is None:
-                buffers.rewards[row] = buffers.success[row] = 0.0
+                buffers.rewards[row], buffers.success[row] = 0.0, np.nan
                 continue
             self._enter(row)
             try:
-                action = actions[row]
-                if self._discrete:
-                    action += instance.action_start
-                else:
-                    action = action.reshape(instance.action_shape).astype(instance.action_dtype, copy=False)
-                observation, reward, terminated, truncated, info = instance.env.step(action)
+                action = own_action(instance.action_space, actions[row])
+                observation, reward, terminated, truncated, info = step_result(instance.env.step(action))
                 self._write_observation(row, instance, observation)
                 buffers.rewards[row] = reward
-                buffers.success[row] = info.get("success", 0.0)
+                buffers.success[row] = reported_success(info)
             except Exception as error:
                 raise Failure(self._describe(row, "step")) from error
             if terminated or truncated:
@@ -174,8 +169,7 @@ class Instances:
                 f"spaces differ between tasks: flat observation {observation_space.shape} and {action_space}, "
                 f"expected ({self._obs_dim},) and {self._action_space} as for the first task."
             )
-        own = env.action_space
-        start = int(own.start) if isinstance(own, gym.spaces.Discrete) else 0
+        own: Any = env.action_space
         instance = _Instance(
             env,
             digest,
@@ -183,9 +177,7 @@ class Instances:
             digest_or_none(held),
             env.observation_space,
             isinstance(env.observation_space, gym.spaces.Box),
-            start,
-            own.shape or (),
-            np.dtype(own.dtype),
+            own,
         )
         self._instances[row] = instance
         return instance

@@ -21,7 +21,13 @@ def flat_spaces(env: gym.Env[Any, Any]) -> tuple[gym.spaces.Box, ActionSpace]:
     Raises:
         ConfigError: naming a space that has no such form.
     """
-    flat = gym.spaces.flatten_space(env.observation_space)
+    try:
+        flat = gym.spaces.flatten_space(env.observation_space)
+    except NotImplementedError as error:
+        raise ConfigError(
+            f"observation space {env.observation_space} is, or holds, a space that Gymnasium cannot flatten; accepted "
+            "are Box, Discrete, MultiDiscrete, MultiBinary, and Tuple or Dict of these."
+        ) from error
     if not isinstance(flat, gym.spaces.Box):
         raise ConfigError(
             f"observation space {env.observation_space} has no fixed flat size; accepted are Box, Discrete, "
@@ -41,3 +47,18 @@ def _as_float32(bound: Array) -> Array:
     """Bounds beyond float32 (such as Box's default for float64) become infinite, quietly."""
     with np.errstate(over="ignore"):
         return bound.astype(np.float32)
+
+
+def own_action(space: gym.Space[Any], flat: Any) -> Any:
+    """A flat action as its environment takes it: counted from the space's start, or of its shape, dtype and bounds.
+
+    Args:
+        space: the environment's own action space, which :func:`flat_spaces` accepts.
+        flat: an integer from 0, or ``[action_dim]`` floats.
+    """
+    if isinstance(space, gym.spaces.Discrete):
+        return int(flat) + int(space.start)
+    assert isinstance(space, gym.spaces.Box)
+    action = np.asarray(flat).reshape(space.shape).astype(space.dtype, copy=False)
+    # Last, in the space's own type: what lies inside the bounds in float32 may lie outside them in float64.
+    return np.minimum(np.maximum(action, space.low), space.high)
