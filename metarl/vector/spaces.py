@@ -59,6 +59,7 @@ def own_action(space: gym.Space[Any], flat: Any) -> Any:
     if isinstance(space, gym.spaces.Discrete):
         return int(flat) + int(space.start)
     assert isinstance(space, gym.spaces.Box)
-    action = np.asarray(flat).reshape(space.shape).astype(space.dtype, copy=False)
+    with np.errstate(over="ignore"):
+        action = np.asarray(flat).reshape(space.shape).astype(space.dtype, copy=False)
     # Last, in the space's own type: what lies inside the bounds in float32 may lie outside them in float64.
     return np.minimum(np.maximum(action, space.low), space.high)
