@@ -127,7 +127,7 @@ def _run_cell(cell: Cell, path: Path, runs: Path, num_tasks: int, rollouts_per_t
         content = describe(cell, experiment) | {
             "rollouts_per_task": rollouts_per_task,
             "returns": np.round(evaluation.returns, 4).tolist(),
-            "success": evaluation.success.mean(0).tolist(),
+            "success": evaluation.mean_success,
         }
         write_atomically(path, (json.dumps(content) + "\n").encode())
     bar.remove_task(task)
@@ -193,8 +193,13 @@ def _require_same_settings(cell: Cell, experiment: Experiment) -> None:
 
 
 def _curve(experiment: Experiment) -> dict[str, list[float]]:
-    """Training return and success of the last rollout of a trial, by iteration."""
+    """Training return and, where it was reported, success of the last rollout of a trial, by iteration."""
     last = experiment.agent_config.num_adaptations
     names = {"env_steps": "env_steps", "return": f"train/return_{last}", "success": f"train/success_{last}"}
     metrics = read_metrics(experiment.run.metrics)
-    return {name: [round(float(line[key]), 4) for line in metrics] for name, key in names.items()}
+    # Some environments report success alone: an iteration without a word had none.
+    return {
+        name: [round(float(line.get(key, 0.0)), 4) for line in metrics]
+        for name, key in names.items()
+        if any(key in line for line in metrics)
+    }

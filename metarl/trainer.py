@@ -251,15 +251,20 @@ def _trial_metrics(trial: Trial) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for shot, rollout in enumerate(trial.rollouts):
         metrics[f"train/return_{shot}"] = float(rollout.returns.mean())
-        metrics[f"train/success_{shot}"] = float(rollout.success.float().mean())
+        if trial.reports_success:
+            metrics[f"train/success_{shot}"] = float(rollout.success.float().mean())
     metrics["train/invalid_episodes"] = float(trial.num_invalid)
     return metrics
 
 
 def _monitor(agent: Agent[Any], distribution: TaskDistribution, config: TrainConfig) -> dict[str, float]:
-    """Returns on held-out tasks, the same ones every time, and other ones than ``metarl evaluate`` uses."""
+    """Returns, and success where it is reported, on held-out tasks.
+
+    They are the same ones every time, and other ones than ``metarl evaluate`` uses.
+    """
     evaluation = evaluate(agent, distribution, num_tasks=config.eval_tasks, seed=derive(config.seed, "monitor"))
-    return {f"test/return_{shot}": evaluation.interval(shot)[0] for shot in range(evaluation.returns.shape[1])}
+    metrics = {f"test/return_{shot}": evaluation.interval(shot)[0] for shot in range(evaluation.returns.shape[1])}
+    return metrics | {f"test/success_{shot}": share for shot, share in enumerate(evaluation.mean_success or [])}
 
 
 def _check_metrics(metrics: Mapping[str, float]) -> None:

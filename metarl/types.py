@@ -94,6 +94,8 @@ class Rollout:
         last_obs: ``[task, episode, obs_dim]`` the observation after the episode's last step.
         success: ``[task, episode]`` bool: the environment reported success at any step (False if it never reports).
         invalid: ``[task, episode]`` bool: the simulation diverged, which cut the episode off and denied it success.
+        success_reported: ``[task, episode]`` bool: the environment said at any step whether it was a success; some say
+            so only when it was. Default: everywhere.
     """
 
     timesteps: Timestep
@@ -105,6 +107,12 @@ class Rollout:
     last_obs: Tensor
     success: Tensor
     invalid: Tensor
+    success_reported: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        given: Any = self.success_reported
+        if given is None:
+            object.__setattr__(self, "success_reported", self.success.new_ones(self.success.shape))
 
     @property
     def obs(self) -> Tensor:
@@ -155,6 +163,11 @@ class Trial:
     def num_env_steps(self) -> int:
         """Environment steps in the trial, adaptation included."""
         return int(sum(rollout.valid.sum() for rollout in self.rollouts))
+
+    @property
+    def reports_success(self) -> bool:
+        """Whether any episode was told to be a success or none; if not, there is no success rate to show."""
+        return any(bool(rollout.success_reported.any()) for rollout in self.rollouts)
 
     @property
     def num_invalid(self) -> int:

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 from metarl.errors import ConfigError, WorkerError
-from metarl.vector.gym_env import GymVectorEnv, flat_spaces
+from metarl.vector.gym_env import GymVectorEnv
 from metarl.vector.options import instance_seeds
+from metarl.vector.spaces import flat_spaces
 
 
 class Walk(gym.Env[Any, Any]):
@@ -211,7 +212,7 @@ def test_box_actions_reach_the_environment_in_its_shape_and_dtype() -> None:
     class Two(Walk):
         def __init__(self, task: Any) -> None:
             super().__init__(task)
-            self.action_space = gym.spaces.Box(-2, 2, (2, 2), np.float64)
+            self.action_space = gym.spaces.Box(-8, 8, (2, 2), np.float64)
 
         def step(self, action: Any) -> Any:
             assert action.shape == (2, 2)
@@ -220,7 +221,7 @@ def test_box_actions_reach_the_environment_in_its_shape_and_dtype() -> None:
 
     env = GymVectorEnv(Two, 2, first_task=TASKS[0])
     env.reset(seed=0, options={"tasks": TASKS[:2]})
-    assert env.single_action_space == gym.spaces.Box(-2, 2, (4,), np.float32)
+    assert env.single_action_space == gym.spaces.Box(-8, 8, (4,), np.float32)
     assert env.step(np.arange(8, dtype=np.float32).reshape(2, 4))[1].tolist() == [2.0, 6.0]
 
 
@@ -371,6 +372,7 @@ SCRIPT = """
 import os, sys, time
 import gymnasium as gym, numpy as np
 from metarl.vector.options import instance_seeds
+from metarl.vector.spaces import flat_spaces
 from metarl.vector.gym_env import GymVectorEnv
 
 class Own(gym.Env):

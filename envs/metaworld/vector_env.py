@@ -29,12 +29,11 @@ from metarl.errors import ConfigError, WorkerError
 from metarl.tasks.distribution import Sampler
 from metarl.types import Task
 from metarl.vector.buffers import Buffers, Layout
+from metarl.vector.contract import as_actions, require_open, require_reset
 from metarl.vector.options import NO_TASK, instance_seeds, parse_reset_options
 from metarl.vector.workers import WorkerPool
 
 Array = NDArray[Any]
-
-_CLOSED = "this MetaWorldVectorEnv is closed; make a new one."
 
 _HAND_LOW, _HAND_HIGH = (-0.525, 0.348, -0.0525), (0.525, 1.025, 0.7)
 _FRAME_LOW = np.array([*_HAND_LOW, -1.0, *[-np.inf] * 14])
@@ -117,19 +116,18 @@ class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
 
         Returns:
             Observations ``[num_envs, 39]`` float64 (those outside the mask unchanged), and ``{"tasks": ...}``: the
-            task of each instance, which no observation shows.
+            task of each instance, ``[num_envs]`` objects, which no observation shows.
 
         Raises:
             ConfigError: for a wrong number of tasks, a wrong mask, or if there is neither a task nor a sampler.
             WorkerError: if a simulation or its worker fails.
         """
+        require_open(self)
         tasks, mask = parse_reset_options(options, self.num_envs)
         seeds = [one for one in instance_seeds(seed, self.num_envs) if one is not None]
         if seeds:
             # The simulations are deterministic: only the tasks that are drawn are random.
             self._rng = np.random.default_rng(seed if isinstance(seed, int) else seeds)
-        if self.closed:
-            raise WorkerError(_CLOSED)
         rows = np.flatnonzero(mask).tolist()
         self._choose_tasks(tasks, rows)
         self._choose_code(rows)
@@ -138,7 +136,9 @@ class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
             own = [row for row in rows if self._is_fast[row] == fast]
             self._call(pool.reset, [(row, self._tasks[row], None) for row in own])
         self._ended[mask] = False
-        return self._gather()[:, OBS], {"tasks": list(self._tasks)}
+        told = np.empty(self.num_envs, object)
+        told[:] = self._tasks
+        return self._gather()[:, OBS], {"tasks": told, "_tasks": np.array([task is not None for task in self._tasks])}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
         """Advance every running instance by one step.
@@ -148,18 +148,16 @@ class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
 
         Returns:
             Observations ``[num_envs, 39]`` float64, rewards ``[num_envs]`` float64, terminated (never) and truncated
-            ``[num_envs]`` bool, and upstream's info by name, ``[num_envs]`` float64 each, with ``"invalid"`` bool.
+            ``[num_envs]`` bool, and upstream's info by name, ``[num_envs]`` float64 each, with ``"invalid"`` bool
+            and Gymnasium's masks of who reports it, which is everybody.
 
         Raises:
-            ConfigError: for actions of a wrong shape, or before the first reset.
+            ConfigError: for actions of a wrong shape or kind, or before the first reset.
             WorkerError: if a simulation or its worker fails.
         """
-        if np.shape(actions) != (self.num_envs, 4):
-            raise ConfigError(f"actions have shape {np.shape(actions)}, expected {(self.num_envs, 4)}.")
-        if self.closed:
-            raise WorkerError(_CLOSED)
-        if not self._pools:
-            raise ConfigError("call reset before step.")
+        require_open(self)
+        actions = as_actions(actions, ACTION_SPACE, self.num_envs)
+        require_reset(self, bool(self._pools))
         for rows, share, _ in self._shares:
             share.actions[...] = actions[rows]
         for pool in self._pools.values():
@@ -170,6 +168,8 @@ class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
             truncated[rows][own] = share.truncated[own]
         info: dict[str, Any] = dict(zip(INFO_KEYS, table.T[INFO], strict=True))
         info["invalid"] = invalid = table[:, INVALID] > 0
+        everybody = np.ones(self.num_envs, bool)
+        info |= {f"_{name}": everybody for name in tuple(info)}
         if truncated.any():
             self.num_invalid += int(np.sum(invalid & ~self._ended))
             self._ended |= truncated

@@ -160,11 +160,12 @@ def _try_rendering(distribution: TaskDistribution, task: Task) -> int:
 
 
 def _outcome(episode: Rollout) -> str:
-    ending = "success" if episode.success else "no success"
-    return (
-        f"return {float(episode.returns):.1f} in {int(episode.lengths)} steps, "
-        f"{'simulation diverged' if episode.invalid else ending}"
-    )
+    told = [f"return {float(episode.returns):.1f} in {int(episode.lengths)} steps"]
+    if episode.invalid:
+        told.append("simulation diverged")
+    elif episode.success_reported:
+        told.append("success" if episode.success else "no success")
+    return ", ".join(told)
 
 
 def _not_renderable(distribution: TaskDistribution) -> ConfigError:

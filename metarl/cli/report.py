@@ -108,7 +108,7 @@ def write_adaptation(
                 "label": row.label,
                 "intervals": row.intervals,
                 "returns": row.evaluation.returns.tolist(),
-                "success": row.evaluation.success.mean(0).tolist(),
+                "success": row.evaluation.mean_success,
                 "episodes_per_shot": row.evaluation.episodes_per_shot,
                 "num_env_steps": row.evaluation.num_env_steps,
                 "invalid_episodes": row.evaluation.num_invalid,

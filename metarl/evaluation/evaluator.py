@@ -22,17 +22,25 @@ class Evaluation:
 
     Attributes:
         returns: ``[task, shot]`` mean return over the episodes of each task after ``shot`` adaptations.
-        success: ``[task, shot]`` share of episodes with success at any step.
+        success: ``[task, shot]`` share of episodes with success at any step; None if no environment ever reported any.
         episodes_per_shot: episodes behind each entry.
         num_env_steps: what the evaluation cost, in environment steps.
         num_invalid: episodes whose simulation diverged; they count with what they had earned, and as no success.
     """
 
     returns: Float
-    success: Float
+    success: Float | None
     episodes_per_shot: int
     num_env_steps: int
     num_invalid: int
+
+    @property
+    def mean_success(self) -> list[float] | None:
+        """Share of episodes with success after each number of adaptations; None where it was never reported."""
+        if self.success is None:
+            return None
+        means: list[float] = self.success.mean(0).tolist()
+        return means
 
     def interval(self, shot: int) -> tuple[float, float, float]:
         """Mean return after ``shot`` adaptations, with its 95 % interval over tasks."""
@@ -97,5 +105,7 @@ def evaluate(
     finally:
         collector.close()
     returns = np.stack([r.returns.double().mean(1).cpu().numpy() for r in trial.rollouts], axis=1)
-    success = np.stack([r.success.double().mean(1).cpu().numpy() for r in trial.rollouts], axis=1)
+    success = None
+    if trial.reports_success:
+        success = np.stack([r.success.double().mean(1).cpu().numpy() for r in trial.rollouts], axis=1)
     return Evaluation(returns, success, collector.rollouts_per_task, trial.num_env_steps, trial.num_invalid)

@@ -18,7 +18,9 @@ from metarl.errors import ConfigError, ReplayError
 from metarl.rollouts.collector import env_actions
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Rollout, Task
-from metarl.vector.gym_env import flat_spaces
+from metarl.vector.instances import own_copy
+from metarl.vector.protocol import reported_success, step_result
+from metarl.vector.spaces import flat_spaces, own_action
 
 Frame = NDArray[np.uint8]
 """An image, ``[height, width, 3]``."""
@@ -56,7 +58,7 @@ def make_render_env(distribution: TaskDistribution, task: Task) -> gym.Env[Any, 
     """
     assert distribution.make_render_env is not None
     try:
-        env = distribution.make_render_env(task)
+        env = distribution.make_render_env(own_copy(task))
     except DependencyNotInstalled as error:
         raise ConfigError(f"{distribution.id} cannot be rendered: {error}") from error
     if env.render_mode != "rgb_array":
@@ -92,20 +94,20 @@ def replay(
     env = make_render_env(distribution, task)
     try:
         actions = env_actions(flat_spaces(env)[1], episode.actions)
-        env.reset(seed=reset_seed, options={"task": task} if distribution.task_on_reset else None)
+        env.reset(seed=reset_seed, options={"task": own_copy(task)} if distribution.task_on_reset else None)
         yield Moment(rendered_frame(distribution, env), 0, 0.0, None, False)
         length, invalid = int(episode.lengths), bool(episode.invalid)
         total, success_step = 0.0, None
         # The step that diverged is not played again: its result is not defined.
         for step in range(length - invalid):
-            _, reward, terminated, truncated, info = env.step(_own_action(env.action_space, actions[step]))
+            _, reward, terminated, truncated, info = step_result(env.step(own_action(env.action_space, actions[step])))
             recorded = float(episode.rewards[step])
-            if not abs(float(reward) - recorded) <= _TOLERANCE * max(1.0, abs(recorded)):
+            if not abs(reward - recorded) <= _TOLERANCE * max(1.0, abs(recorded)):
                 raise _different(distribution, step, "reward", reward, recorded)
             if (terminated or truncated) and step + 1 < length:
                 raise _different(distribution, step, "length", step + 1, length)
             total += recorded
-            if success_step is None and info.get("success", 0.0) > 0:
+            if success_step is None and reported_success(info) > 0:
                 success_step = step + 1
             if (step + 1) % every == 0 and step + 1 < length:
                 yield Moment(rendered_frame(distribution, env), step + 1, total, success_step, False)
@@ -130,13 +132,6 @@ def rendered_frame(distribution: TaskDistribution, env: gym.Env[Any, Any]) -> Fr
         got = f"{frame.dtype} of shape {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise ConfigError(f"{distribution.id}: render must return uint8 [height, width, 3], got {got}.")
     return frame
-
-
-def _own_action(space: gym.Space[Any], flat: Any) -> Any:
-    """A flat action in the environment's own space."""
-    if isinstance(space, gym.spaces.Discrete):
-        return int(flat) + int(space.start)
-    return np.asarray(flat).reshape(space.shape or ()).astype(space.dtype, copy=False)
 
 
 def _different(distribution: TaskDistribution, step: int, what: str, got: Any, recorded: Any) -> ReplayError:

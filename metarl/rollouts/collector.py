@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from metarl.agent import Agent
-from metarl.errors import NonFiniteError
+from metarl.errors import ConfigError, NonFiniteError
 from metarl.seeding import derive
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Rollout, Task, Timestep
 from metarl.vector.options import environment_seeds
+from metarl.vector.protocol import success_of_batch
 
 State = TypeVar("State")
 
@@ -84,7 +85,8 @@ class Collector:
 
         Raises:
             NonFiniteError: if an environment returns a NaN or infinite observation or reward, and does not report it
-                as invalid.
+                as invalid; float32's infinity begins at 3.4e38.
+            ConfigError: if a vector environment's rewards or success are not one number for each instance.
         """
         spec, slots = self._spec, self.rollouts_per_task
         shape = (len(tasks), slots)
@@ -100,6 +102,7 @@ class Collector:
         active = np.ones(env.num_envs, dtype=bool)
         last_obs = np.zeros((env.num_envs, spec.obs_dim), np.float32)
         success = np.zeros(env.num_envs, dtype=bool)
+        reported = np.zeros(env.num_envs, dtype=bool)
         invalid = np.zeros(env.num_envs, dtype=bool)
         timesteps: list[Timestep] = []
         actions: list[Tensor] = []
@@ -127,14 +130,19 @@ class Collector:
                 invalid |= diverged
                 obs = np.where(diverged[:, None], seen, obs)
                 terminated, truncated = terminated & ~diverged, truncated | diverged
+            if np.shape(rewards) != (env.num_envs,):
+                raise ConfigError(
+                    f"{self.distribution.id}: rewards have shape {np.shape(rewards)}, expected {(env.num_envs,)}."
+                )
             rewards = np.where(active & ~invalid, rewards, 0.0)
             self._check_finite("reward", rewards[active], tasks, active, step)
             # Also the last observation of an episode, whose value a truncated episode counts.
             self._check_finite("observation", obs[active], tasks, active, step + 1)
             terminated = active & terminated
             truncated = active & (truncated | (step == spec.horizon - 1)) & ~terminated
-            if "success" in info:
-                success |= active & (np.asarray(info["success"]) > 0)
+            successful, told = success_of_batch(info, env.num_envs)
+            success |= active & successful
+            reported |= active & told
 
             timesteps.append(timestep)
             actions.append(action.value)
@@ -164,6 +172,7 @@ class Collector:
             last_obs=torch.from_numpy(last_obs).to(self.device).view(*shape, spec.obs_dim),
             success=torch.from_numpy(success & ~invalid).to(self.device).view(shape),
             invalid=torch.from_numpy(invalid).to(self.device).view(shape),
+            success_reported=torch.from_numpy(reported).to(self.device).view(shape),
         )
         return rollout, state
 
@@ -196,13 +205,16 @@ class Collector:
     def _check_finite(
         self, name: str, values: NDArray[Any], tasks: Sequence[Task], active: NDArray[np.bool_], step: int
     ) -> None:
-        finite = np.isfinite(values)
+        with np.errstate(over="ignore"):
+            # Agents see float32, in which a number beyond 3.4e38 is infinite.
+            finite = np.isfinite(np.asarray(values).astype(np.float32))
         if not finite.all():
             row = int(np.argwhere(~finite)[0][0])
             instance = int(np.flatnonzero(active)[row])
+            beyond = ", which is infinite in float32" if np.isfinite(values[row]).all() else ""
             raise NonFiniteError(
                 f"{self.distribution.id}: {name} {values[row]} at step {step} in an environment of task "
-                f"{tasks[instance // self.rollouts_per_task]!r}."
+                f"{tasks[instance // self.rollouts_per_task]!r}{beyond}."
             )
 
 

@@ -14,7 +14,10 @@ from gymnasium.vector import VectorEnv
 from metarl.digest import task_digest
 from metarl.errors import ConfigError
 from metarl.types import Spec, Task
-from metarl.vector.gym_env import GymVectorEnv, flat_spaces
+from metarl.vector.contract import contract_problems
+from metarl.vector.gym_env import GymVectorEnv
+from metarl.vector.instances import own_copy
+from metarl.vector.spaces import flat_spaces
 
 Sampler = Callable[[np.random.Generator], Task]
 
@@ -34,6 +37,8 @@ class TaskDistribution:
     Give either ``make_env`` (one instance, any Gymnasium environment) or ``make_vector`` (many at once, faster).
     With ``sample`` alone, a digest of each task decides its split, one in five being a test task: the splits are
     disjoint whatever the sampler. With ``sample_test`` the two samplers are taken as they are.
+
+    Tasks are never handed out themselves: every environment gets a copy of its own, to keep or to change.
 
     Attributes:
         id: name, e.g. ``"mine/pendulum"``.
@@ -105,15 +110,14 @@ class TaskDistribution:
         """
         if self.make_env is not None:
             task = self.sample(np.random.default_rng(0))
-            env = self.make_env(task)
+            env = self.make_env(own_copy(task))
             try:
                 spaces: tuple[gym.Space[Any], gym.Space[Any]] = flat_spaces(env)
                 limit = env.spec.max_episode_steps if env.spec is not None else None
             finally:
                 env.close()
         else:
-            assert self.make_vector is not None
-            vector = self.make_vector(1)
+            vector = self.make_vector_env(1)
             spaces = vector.single_observation_space, vector.single_action_space
             limit = None
             vector.close()
@@ -134,11 +138,22 @@ class TaskDistribution:
         """``num_envs`` instances with flat spaces that take ``reset(options={"tasks": [...], "reset_mask": ...})``.
 
         Autoreset is disabled, and what an ended instance returns before its next reset is unspecified.
+
+        Raises:
+            ConfigError: for a number below 1, or a ``make_vector`` whose environments are not flat, reset themselves,
+                count actions from elsewhere than 0, or are of another number.
         """
         if num_envs < 1:
             raise ConfigError(f"{self.id}: num_envs must be 1 or more, got {num_envs!r}.")
         if self.make_vector is not None:
-            return self.make_vector(num_envs)
+            vector = self.make_vector(num_envs)
+            problems = contract_problems(vector)
+            if vector.num_envs != num_envs:
+                problems.append(f"make_vector({num_envs}) built {vector.num_envs} instances.")
+            if problems:
+                vector.close()
+                raise ConfigError(f"{self.id}: {' '.join(problems)}")
+            return vector
         assert self.make_env is not None
         return GymVectorEnv(
             self.make_env,

@@ -12,15 +12,21 @@ from typing import Any
 import cloudpickle
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+import torch
+from gymnasium.vector import VectorEnv
+from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 from numpy.typing import NDArray
 
 from metarl.digest import task_digest
 from metarl.errors import ConfigError, MetarlError, TaskCheckError
+from metarl.rollouts.collector import env_actions
 from metarl.seeding import derive, numpy_stream
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Task
-from metarl.vector.gym_env import flat_spaces
+from metarl.vector.contract import contract_problems
+from metarl.vector.instances import digest_or_none, own_copy
+from metarl.vector.protocol import reset_result
+from metarl.vector.spaces import flat_spaces, own_action
 
 Array = NDArray[Any]
 Record = list[Array]
@@ -46,8 +52,8 @@ def check_tasks(distribution: TaskDistribution, *, num_tasks: int = 8, seed: int
 
     Checked: flat spaces that are the same for all tasks; a time limit; samplers that depend on their generator
     alone; train and test tasks apart, also in another process; environments that obey their task, also when it
-    changes; episodes that are a function of task, seed and actions; observations and rewards that are finite and of
-    the declared shape.
+    changes, and leave it as it was given; actions that lie in their space; no wrappers that keep statistics; episodes
+    that are a function of task, seed and actions; observations and rewards that are finite and of the declared shape.
 
     Args:
         distribution: what to check.
@@ -154,10 +160,14 @@ class _Check:
         first: tuple[gym.spaces.Box, gym.spaces.Space[Any]] | None = None
         for task in tasks:
             try:
-                env = distribution.make_env(task)
+                handed = own_copy(task)
+                env = distribution.make_env(handed)
                 try:
+                    self._unchanged("make_env", task, handed)
                     spaces = flat_spaces(env)
                     self._raw_observation(env, task)
+                    self._actions(env, spaces[1])
+                    self._wrappers(env)
                     limit = env.spec.max_episode_steps if env.spec is not None else None
                 finally:
                     env.close()
@@ -182,8 +192,10 @@ class _Check:
         return True
 
     def _raw_observation(self, env: gym.Env[Any, Any], task: Task) -> None:
-        options = {"task": task} if self._distribution.task_on_reset else None
-        observation, _ = env.reset(seed=0, options=options)
+        handed = own_copy(task)
+        options = {"task": handed} if self._distribution.task_on_reset else None
+        observation, _ = reset_result(env.reset(seed=0, options=options))
+        self._unchanged("reset", task, handed)
         space = env.observation_space
         if not isinstance(space, gym.spaces.Box):
             return
@@ -194,31 +206,54 @@ class _Check:
                 f"observation_space says shape {space.shape} and dtype {space.dtype}."
             )
 
+    def _actions(self, env: gym.Env[Any, Any], flat: gym.Space[Any]) -> None:
+        """What agents send must lie in the environment's own space, at its corners as well."""
+        rng = numpy_stream(self._seed, "corners")
+        for size in (0.0, 1.0, 1e6, *[2.0] * 20):
+            for agent in _agent_actions(flat, size, rng):
+                action = own_action(env.action_space, env_actions(flat, agent))
+                if not env.action_space.contains(action):
+                    self._add(
+                        f"the action space {env.action_space} does not contain {action!r}, which is what becomes of "
+                        "an agent's action: give it bounds that its dtype can hold."
+                    )
+                    return
+
+    def _wrappers(self, env: gym.Env[Any, Any]) -> None:
+        while isinstance(env, gym.Wrapper):
+            if isinstance(env, NormalizeObservation | NormalizeReward):
+                self._add(
+                    f"{type(env).__name__} keeps running statistics, which start anew in every environment that is "
+                    "built (whenever the task changes), and differ between instances: the same state looks different "
+                    "to an agent each time. Scale by constants, as TransformObservation and TransformReward do."
+                )
+            env = env.env
+
+    def _unchanged(self, who: str, task: Task, handed: Task) -> None:
+        """Episodes get a copy, so that nothing is lost here; but whoever else builds this environment is not safe."""
+        if digest_or_none(handed) != task_digest(task):
+            self._add(
+                f"{who} changes the task it is given: {reprlib.repr(task)} became {reprlib.repr(handed)}; copy what it "
+                "changes, as in task = dict(task) before task.pop(...)."
+            )
+
     def _vector_spaces(self) -> bool:
         if self._distribution.horizon is None:
             self._add("there is no time limit: set TaskDistribution.horizon.")
         num = len(self.problems)
         try:
-            env = self._make(1)
+            assert self._distribution.make_vector is not None
+            env = self._distribution.make_vector(1)
         except Exception as error:
             self._add(f"make_vector(1) raised {_one_line(error)}")
             return False
-        space, action_space = env.single_observation_space, env.single_action_space
-        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1 or space.dtype != np.float32:
-            self._add(f"make_vector's single observation space is {space}; expected a flat Box of dtype float32.")
-        discrete = isinstance(action_space, gym.spaces.Discrete) and action_space.start == 0
-        if not discrete and not (isinstance(action_space, gym.spaces.Box) and len(action_space.shape) == 1):
-            self._add(f"make_vector's single action space is {action_space}; expected Discrete from 0, or a flat Box.")
-        if env.metadata.get("autoreset_mode") is not AutoresetMode.DISABLED:
-            self._add(
-                f"make_vector's metadata['autoreset_mode'] is {env.metadata.get('autoreset_mode')}; expected "
-                "AutoresetMode.DISABLED, since metarl resets explicitly."
-            )
+        self.problems += contract_problems(env)
         env.close()
         return len(self.problems) == num
 
     def _episodes(self, tasks: list[Task]) -> None:
         """Play the tasks in fresh environments and in one that is switched, and compare."""
+        handed = self._watch_tasks()
         fresh = [self._play_fresh(task) for task in tasks]
         if not all(_same(fresh[index], self._play_fresh(tasks[index])) for index in (0, -1)):
             self._add(
@@ -236,6 +271,7 @@ class _Check:
                         "the task decides, and forget what came before."
                     )
                     break
+            self._repeated(env, tasks[-1])
             distinct = len({task_digest(task) for task in tasks})
             if distinct > 1 and self._ignored(env, tasks, fresh):
                 self._add(
@@ -246,6 +282,38 @@ class _Check:
                 self._batch(tasks)
         finally:
             env.close()
+        for task, before, copied in handed:
+            if digest_or_none(copied) != before is not None:
+                self._add(
+                    f"an episode changes the task that its environment was built from: {reprlib.repr(task)} became "
+                    f"{reprlib.repr(copied)}; copy in the constructor what steps change. Until then the environment is "
+                    "built anew for each of its episodes."
+                )
+                break
+
+    def _watch_tasks(self) -> list[tuple[Task, bytes | None, Task]]:
+        """From now on, what environments are built from: a copy, its digest after the building, and itself."""
+        handed: list[tuple[Task, bytes | None, Task]] = []
+        make_env = self._distribution.make_env
+        if make_env is None:
+            return handed
+
+        def watched(task: Task) -> gym.Env[Any, Any]:
+            env = make_env(task)
+            handed.append((own_copy(task), digest_or_none(task), task))
+            return env
+
+        self._distribution = dataclasses.replace(self._distribution, make_env=watched)
+        return handed
+
+    def _repeated(self, env: VectorEnv[Any, Any, Any], task: Task) -> None:
+        """An episode must not leave anything behind for the next one of the same task."""
+        first, second = self._play(env, [task], (0,)), self._play(env, [task], (0,))
+        if not _same(first, second):
+            self._add(
+                f"the second of two episodes of the task {reprlib.repr(task)} with the same seed and actions differs "
+                "from the first: reset must forget what came before, statistics of wrappers included."
+            )
 
     def _ignored(self, env: VectorEnv[Any, Any, Any], tasks: list[Task], fresh: list[Record]) -> bool:
         if not all(_same(record, fresh[0]) for record in fresh):
@@ -286,7 +354,8 @@ class _Check:
         record: Record = []
         for episode in episodes:
             rng = numpy_stream(self._seed, "actions", episode)
-            obs, _ = env.reset(seed=derive(self._seed, "episode", episode), options={"tasks": tasks})
+            handed = [own_copy(task) for task in tasks]
+            obs, _ = env.reset(seed=derive(self._seed, "episode", episode), options={"tasks": handed})
             self._finite("observation", obs, env)
             record.append(np.array(obs))
             running = np.ones(len(tasks), bool)
@@ -303,6 +372,8 @@ class _Check:
                 running &= ~(terminated | truncated)
                 if not running.any():
                     break
+            for task, copied in zip(tasks, handed, strict=True):
+                self._unchanged("the vector environment", task, copied)
         return record
 
     def _finite(self, name: str, values: Array, env: VectorEnv[Any, Any, Any], running: Array | None = None) -> None:
@@ -314,18 +385,27 @@ class _Check:
         if values.shape != expected:
             raise ConfigError(f"{name}s have shape {values.shape}, expected {expected}.")
         chosen = values if running is None else values[running]
-        if not np.isfinite(chosen).all():
-            bad = chosen[~np.isfinite(chosen)][0]
-            self._add(f"an environment returned {bad} in its {name}; expected finite numbers only.")
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(chosen.astype(np.float32))
+        if not finite.all():
+            bad = chosen[~finite][0]
+            beyond = " (float32 ends at 3.4e38)" if np.isfinite(bad) else ""
+            self._add(f"an environment returned {bad} in its {name}; expected finite numbers only{beyond}.")
 
 
 def _random_action(space: gym.Space[Any], rng: np.random.Generator) -> Array:
     if isinstance(space, gym.spaces.Discrete):
         return np.asarray(rng.integers(space.n))
-    assert isinstance(space, gym.spaces.Box)
-    low = np.where(np.isfinite(space.low), space.low, -1.0)
-    high = np.where(np.isfinite(space.high), space.high, 1.0)
-    return rng.uniform(low, high).astype(np.float32)
+    return env_actions(space, torch.from_numpy(rng.uniform(-1.0, 1.0, space.shape or ()).astype(np.float32)))
+
+
+def _agent_actions(flat: gym.Space[Any], size: float, rng: np.random.Generator) -> list[torch.Tensor]:
+    """Some of the actions that an agent may take: all choices; or the corners and a point of a box of that ``size``."""
+    if isinstance(flat, gym.spaces.Discrete):
+        return list(torch.arange(int(flat.n)))
+    signs = [np.full(flat.shape or (), sign) for sign in (-1.0, 1.0)]
+    points = [size * point for point in (*signs, rng.uniform(-1.0, 1.0, flat.shape or ()))]
+    return [torch.from_numpy(point.astype(np.float32)) for point in points]
 
 
 def _same(left: Record, right: Record) -> bool:

@@ -15,6 +15,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from metarl.errors import ConfigError
+from metarl.vector.contract import as_actions, require_open, require_reset
 from metarl.vector.options import NO_TASK, instance_seeds, parse_reset_options
 from metarl.vector.streams import RowStreams
 
@@ -85,7 +86,9 @@ class ArrayVectorEnv(VectorEnv[Array, Array, Array]):
 
         Raises:
             ConfigError: for a wrong number of tasks, a wrong mask, or if no task was ever given.
+            WorkerError: after close.
         """
+        require_open(self)
         tasks, mask = parse_reset_options(options, self.num_envs)
         seeds = instance_seeds(seed, self.num_envs)
         anew = mask & np.array([one is not None for one in seeds])
@@ -109,10 +112,30 @@ class ArrayVectorEnv(VectorEnv[Array, Array, Array]):
         return self._observe(), {}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """Advance every instance by one step."""
-        self._state, rewards, terminated, info = self.dynamics.step(self._state, actions, self._params, self._streams)
+        """Advance every instance by one step.
+
+        Args:
+            actions: ``[num_envs]`` integers, or ``[num_envs, action_dim]`` floats.
+
+        Returns:
+            Observations ``[num_envs, obs_dim]`` float32, rewards ``[num_envs]`` float64, terminated and truncated
+            ``[num_envs]`` bool, and what the dynamics report: under each name ``[num_envs]``, and under the name with
+            an underscore before it Gymnasium's mask of who reports it, which is everybody.
+
+        Raises:
+            ConfigError: for actions of a wrong shape or kind, or before the first reset.
+            WorkerError: after close.
+        """
+        require_open(self)
+        actions = as_actions(actions, self.dynamics.action_space, self.num_envs)
+        require_reset(self, self._state.size > 0)
+        self._state, rewards, terminated, reported = self.dynamics.step(
+            self._state, actions, self._params, self._streams
+        )
         self._steps += 1
-        return self._observe(), rewards, terminated, self._steps >= self.horizon, dict(info)
+        everybody = np.ones(self.num_envs, bool)
+        info = dict(reported) | {f"_{name}": everybody for name in reported}
+        return self._observe(), rewards, terminated, self._steps >= self.horizon, info
 
     def _observe(self) -> Array:
         return self.dynamics.observe(self._state, self._params).astype(np.float32)

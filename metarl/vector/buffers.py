@@ -22,7 +22,7 @@ class Buffers:
         rewards: ``[instance]`` float64.
         terminated: ``[instance]`` bool.
         truncated: ``[instance]`` bool.
-        success: ``[instance]`` float64.
+        success: ``[instance]`` float64, above 0 for success; NaN where nothing was reported.
         progress: ``[2]`` int64: the row at work, and how many calls have begun.
     """
 

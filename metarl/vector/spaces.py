@@ -1,0 +1,65 @@
+"""One environment's spaces and values, as agents and batches see them: flat, float32, actions counted from 0."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from metarl.errors import ConfigError
+
+Array = NDArray[Any]
+
+ActionSpace = gym.spaces.Discrete | gym.spaces.Box
+
+
+def flat_spaces(env: gym.Env[Any, Any]) -> tuple[gym.spaces.Box, ActionSpace]:
+    """The spaces that an agent sees: a flat float32 observation, and actions ``0..n-1`` or a flat float32 box.
+
+    Raises:
+        ConfigError: naming a space that has no such form.
+    """
+    try:
+        flat = gym.spaces.flatten_space(env.observation_space)
+    except NotImplementedError as error:
+        raise ConfigError(
+            f"observation space {env.observation_space} is, or holds, a space that Gymnasium cannot flatten; accepted "
+            "are Box, Discrete, MultiDiscrete, MultiBinary, and Tuple or Dict of these."
+        ) from error
+    if not isinstance(flat, gym.spaces.Box):
+        raise ConfigError(
+            f"observation space {env.observation_space} has no fixed flat size; accepted are Box, Discrete, "
+            "MultiDiscrete, MultiBinary, and Tuple or Dict of these."
+        )
+    observation_space = gym.spaces.Box(_as_float32(flat.low), _as_float32(flat.high), dtype=np.float32)
+    action_space = env.action_space
+    if isinstance(action_space, gym.spaces.Discrete):
+        return observation_space, gym.spaces.Discrete(int(action_space.n))
+    if isinstance(action_space, gym.spaces.Box) and np.issubdtype(action_space.dtype, np.floating):
+        low, high = _as_float32(action_space.low).reshape(-1), _as_float32(action_space.high).reshape(-1)
+        return observation_space, gym.spaces.Box(low, high, dtype=np.float32)
+    raise ConfigError(f"action space {action_space} is not accepted: use Discrete, or Box of floating-point numbers.")
+
+
+def _as_float32(bound: Array) -> Array:
+    """Bounds beyond float32 (such as Box's default for float64) become infinite, quietly."""
+    with np.errstate(over="ignore"):
+        return bound.astype(np.float32)
+
+
+def own_action(space: gym.Space[Any], flat: Any) -> Any:
+    """A flat action as its environment takes it: counted from the space's start, or of its shape, dtype and bounds.
+
+    Args:
+        space: the environment's own action space, which :func:`flat_spaces` accepts.
+        flat: an integer from 0, or ``[action_dim]`` floats.
+    """
+    if isinstance(space, gym.spaces.Discrete):
+        return int(flat) + int(space.start)
+    assert isinstance(space, gym.spaces.Box)
+    with np.errstate(over="ignore"):
+        action = np.asarray(flat).reshape(space.shape).astype(space.dtype, copy=False)
+    # Last, in the space's own type: what lies inside the bounds in float32 may lie outside them in float64.
+    return np.minimum(np.maximum(action, space.low), space.high)
