@@ -124,7 +124,7 @@ def test_evaluation_options_that_would_do_nothing_are_refused(
         (ml1.main, "--agent rl3", "unknown agent 'rl3'"),
         (ml1.main, "--agent.num-epochs 3", "differ from the preset's: num_epochs. Give them a name with --variant"),
         (ml1.main, "--steps 10", "--steps must be 50000 or more"),
-        (ml10.main, "--meta-batch-size 0 --variant x", "meta_batch_size must be a finite number above 0, got 0"),
+        (ml10.main, "--meta-batch-size 0 --variant x", "meta_batch_size must be a whole number above 0, got 0"),
     ],
 )
 def test_commands_that_cannot_work_say_why_and_leave_nothing(

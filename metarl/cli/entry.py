@@ -35,7 +35,10 @@ _USAGE = """usage: metarl COMMAND ...
   list                   agents, tasks and presets
   check MODULE:NAME      look for faults in a task distribution of your own
 
-metarl COMMAND --help tells more. AGENT and TASKS are names of `metarl list`, or module:attribute for your own."""
+metarl COMMAND --help tells more. AGENT and TASKS are names of `metarl list`, or module:attribute for your own.
+
+Run folders and checkpoints are data: nothing in them is executed. A module that only a run's config.json names is
+imported, which runs its code, if you name it too (--tasks, --agent) or say --trust-tasks; one inside the run never."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,6 +13,7 @@ from metarl.agents import PretrainedConfig
 from metarl.config import TrainConfig, choose_device, from_dict
 from metarl.errors import ConfigError
 from metarl.experiments.setup import Setup
+from metarl.plugins import require_trust
 from metarl.runs.folder import RunFolder
 from metarl.trainer import Progress, restore, train
 
@@ -53,19 +54,27 @@ class Experiment(Setup):
         return cls.create(setup, run)
 
     @classmethod
-    def open(cls, path: Path, *, agent: str | None = None, tasks: str | None = None) -> Experiment:
+    def open(cls, path: Path, *, agent: str | None = None, tasks: str | None = None, trust: bool = False) -> Experiment:
         """The experiment of an existing run.
+
+        A run may come from somebody else: a module that its config.json names is imported only if ``agent`` or
+        ``tasks`` names it too, or with ``trust``; a module inside the run's folder never.
 
         Args:
             path: of the run's folder.
             agent: stands in for the agent of a script's run whose config.json could not name it.
             tasks: stands in for the tasks of such a run.
+            trust: import the modules that its config.json names, which runs their code.
 
         Raises:
-            ConfigError: if there is no run, or its config.json does not say what it needs to.
+            ConfigError: if there is no run, or its config.json does not say what it needs to; for a module that may
+                not be imported, saying what to do.
         """
         run = RunFolder.open(path)
-        setup = Setup.from_json(run.read_config(), agent=agent, tasks=tasks)
+        for part, name in (("agent", agent), ("tasks", tasks)):
+            if name is not None:
+                require_trust(name, part, "the command", trusted=True, folder=run.path)
+        setup = Setup.from_json(run.read_config(), agent=agent, tasks=tasks, trust=trust, folder=run.path)
         return cls(setup.name, setup.task_name, setup.train_config, setup.agent_config, run)
 
     def reconfigured(self, train_config: TrainConfig, agent_config: AgentConfig) -> Experiment:
@@ -108,7 +117,7 @@ class Experiment(Setup):
         path = self.pretrained_path
         if not (path / "config.json").is_file() or not RunFolder(path).checkpoints.iterations():
             return None
-        return Experiment.open(path)
+        return Experiment.open(path, tasks=self.task_name)
 
     def load(self, checkpoint: Path | None = None) -> tuple[Agent[Any], int]:
         """The trained agent of a checkpoint (default: the newest), and the iterations behind it."""
@@ -150,7 +159,7 @@ def pretrained_reference(experiment: Experiment) -> Experiment:
     )
     path = experiment.pretrained_path
     if (path / "config.json").is_file():
-        return dataclasses.replace(Experiment.open(path), train_config=train_config)
+        return dataclasses.replace(Experiment.open(path, tasks=experiment.task_name), train_config=train_config)
     path.mkdir(exist_ok=True)
     setup = Setup("pretrained", experiment.task_name, train_config, reference)
     return Experiment.create(setup, RunFolder(path))
