@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
-from metarl.agent import Agent, AgentConfig
-from metarl.agents.registry import agent_name
-from metarl.config import TrainConfig, run_config
-from metarl.errors import CheckpointError, ConfigError, NonFiniteError
+from metarl.agent import Agent
+from metarl.config import TrainConfig
+from metarl.errors import CheckpointError, NonFiniteError
 from metarl.evaluation.evaluator import evaluate, require_same_spaces
+from metarl.origin import describe_origin, find_names, require_same_origin
 from metarl.plugins import refuse_while_importing
 from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
@@ -29,7 +29,6 @@ from metarl.runs.folder import RunFolder
 from metarl.runs.logger import Logger
 from metarl.seeding import derive, numpy_stream
 from metarl.tasks.distribution import TaskDistribution
-from metarl.tasks.registry import distribution_name
 from metarl.types import Trial
 
 _SCORE_WINDOW = 10
@@ -90,7 +89,7 @@ def train(
     require_same_spaces(agent, distribution)
     run.checkpoints.keep_last = config.keep_checkpoints
     with run.lock(), contextlib.ExitStack() as stack:
-        state = _load(agent, run, checkpoint)
+        state = _load(agent, run, checkpoint, distribution, config)
         scores = deque(state.scores, maxlen=_SCORE_WINDOW)
         collector = Collector(distribution, agent.rollouts_per_task, agent.device)
         stack.callback(collector.close)
@@ -101,6 +100,7 @@ def train(
             content = {
                 "agent": agent.state_dict(),
                 "spec": dataclasses.asdict(agent.spec),
+                "origin": describe_origin(agent, distribution, config),
                 "env_steps": env_steps,
                 "scores": list(scores),
             }
@@ -109,7 +109,7 @@ def train(
 
         if not (run.path / "config.json").exists():
             # A script's run: that of an experiment has its config from the start.
-            run.write_config(_find_names(agent, distribution, config))
+            run.write_config(find_names(agent, distribution, config))
             run.write_manifest(config.seed, agent.device)
         if checkpoint is not None:
             run.set_aside(state.iteration)
@@ -145,12 +145,18 @@ def train(
         return not stop.is_set()
 
 
-def restore(agent: Agent[Any], content: Mapping[str, Any]) -> None:
+def restore(agent: Agent[Any], content: Mapping[str, Any], distribution: TaskDistribution, config: TrainConfig) -> None:
     """Give ``agent`` the state that :func:`train` saved.
 
+    Args:
+        agent: is changed in place.
+        content: of the checkpoint.
+        distribution: the tasks that the run is trained on.
+        config: the run's settings.
+
     Raises:
-        CheckpointError: if another agent, one with other settings, or one for other tasks was saved, or if something
-            else than :func:`train` saved it.
+        CheckpointError: if another agent, one with other settings or another seed, or one for other tasks was saved,
+            or if something else than :func:`train` saved it.
     """
     missing = [name for name in ("agent", "spec", "env_steps", "scores") if name not in content]
     if missing:
@@ -158,6 +164,7 @@ def restore(agent: Agent[Any], content: Mapping[str, Any]) -> None:
             f"the checkpoint lacks {', '.join(missing)} and holds {', '.join(sorted(content)) or 'nothing'}: another "
             "version of metarl, or another program, saved it. The run's manifest.json names the version."
         )
+    require_same_origin(content.get("origin"), agent, distribution, config)
     if content["spec"] != dataclasses.asdict(agent.spec):
         raise CheckpointError(
             f"the checkpoint was trained on tasks with {content['spec']}, but they have "
@@ -171,46 +178,6 @@ def restore(agent: Agent[Any], content: Mapping[str, Any]) -> None:
         ) from error
 
 
-def _find_names(agent: Agent[Any], distribution: TaskDistribution, config: TrainConfig) -> dict[str, Any]:
-    """The content of config.json for a script's run: names of agent and tasks, or why they have none."""
-    names: dict[str, str] = {}
-    not_found: dict[str, str] = {}
-    finders: dict[str, Callable[[], str]] = {
-        "agent": lambda: _name_agent(agent),
-        "tasks": lambda: distribution_name(distribution),
-    }
-    for part, find in finders.items():
-        try:
-            names[part] = find()
-        except ConfigError as error:
-            not_found[part] = str(error)
-    settings = agent.config if isinstance(agent.config, AgentConfig) else None
-    return run_config(names.get("agent"), names.get("tasks"), config, settings, not_found)
-
-
-def _name_agent(agent: Agent[Any]) -> str:
-    """The name under which ``agent`` can be built again.
-
-    Raises:
-        ConfigError: saying why it cannot.
-    """
-    config = agent.config
-    if not isinstance(config, AgentConfig):
-        raise ConfigError(f"its class, {type(agent).__name__}, carries no config to build it from")
-    name = agent_name(config)
-    again = config.build(agent.spec, torch.device("cpu"), 0)
-    # A script may have given it another policy or outer update, which nobody would notice later on.
-    theirs, ours = vars(again) | {"class": again}, vars(agent) | {"class": agent}
-    for part in theirs.keys() & ours.keys():
-        there, here = type(theirs[part]), type(ours[part])
-        if there is not here and type(None) not in (there, here):
-            raise ConfigError(
-                f"its config, a {type(config).__name__}, builds another agent: {part} is a {there.__name__} there and "
-                f"a {here.__name__} here"
-            )
-    return name
-
-
 @dataclass(frozen=True)
 class _Loaded:
     """Where training stands."""
@@ -221,11 +188,13 @@ class _Loaded:
     resumed: bool
 
 
-def _load(agent: Agent[Any], run: RunFolder, checkpoint: Path | None) -> _Loaded:
+def _load(
+    agent: Agent[Any], run: RunFolder, checkpoint: Path | None, distribution: TaskDistribution, config: TrainConfig
+) -> _Loaded:
     if checkpoint is None and not run.checkpoints.iterations():
         return _Loaded(0, 0, [], False)
     iteration, content = run.checkpoints.load(checkpoint) if checkpoint else run.checkpoints.load_latest()
-    restore(agent, content)
+    restore(agent, content, distribution, config)
     return _Loaded(iteration, content["env_steps"], content["scores"], True)
 
 

@@ -25,7 +25,7 @@ from helpers.countdown import countdown
 from helpers.countdown import sample as countdown_task
 
 from metarl.agent import AgentConfig
-from metarl.agents import RL2, MAMLTRPOConfig, RL2Config
+from metarl.agents import RL2, MAMLTRPOConfig, RL2Config, SNAILConfig
 from metarl.config import TrainConfig
 from metarl.envs.metaworld.vector_env import MetaWorldVectorEnv
 from metarl.errors import CheckpointError, ConfigError, NonFiniteError
@@ -223,7 +223,7 @@ def test_a_full_disk_is_named_and_the_checkpoint_before_is_intact(
         if progress.iteration == 3:
             monkeypatch.setattr(os, "fsync", full)
 
-    with pytest.raises(CheckpointError, match=r"iteration-00000004\.safetensors: the disk is full .*resume"):
+    with pytest.raises(CheckpointError, match=r"(best|iteration-00000004)\.safetensors: the disk is full .*resume"):
         train(_agent(bandit), bandit, _CONFIG, run, listener=fill)
     with pytest.raises(CheckpointError, match="No space left"):
         train(_agent(bandit), bandit, _CONFIG, run)
@@ -279,17 +279,53 @@ def test_a_run_in_use_names_the_process_and_changes_nothing(run: RunFolder, band
 
 def test_a_checkpoint_of_another_agent_is_refused_in_words(run: RunFolder, bandit: TaskDistribution) -> None:
     train(_agent(bandit), bandit, dataclasses.replace(_CONFIG, num_iterations=1), run)
-    wide = RL2Config(hidden_size=9).build(bandit.spec, torch.device("cpu"), 1)
-    with pytest.raises(CheckpointError, match=r"(?s)does not fit this agent.*size mismatch"):
+    wide = dataclasses.replace(_AGENT, hidden_size=9).build(bandit.spec, torch.device("cpu"), 1)
+    with pytest.raises(CheckpointError, match="of another run: hidden_size is 4 there and 9 here"):
         train(wide, bandit, _CONFIG, run)
-    assert run.checkpoints.load_latest()[0] == 1
+    iteration, content = run.checkpoints.load_latest()
+    assert iteration == 1
+    # One of an older metarl says nothing of that; its tensors have other shapes.
+    run.checkpoints.save(iteration, {name: value for name, value in content.items() if name != "origin"})
+    with (
+        pytest.warns(RuntimeWarning, match="of an older metarl"),
+        pytest.raises(CheckpointError, match=r"(?s)does not fit this agent.*size mismatch"),
+    ):
+        train(wide, bandit, _CONFIG, run)
+    with pytest.warns(RuntimeWarning, match="that it belongs to this run was not checked"):
+        assert train(_agent(bandit), bandit, _CONFIG, run)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 2}, "seed is 1 there and 2 here"),
+        ({"meta_batch_size": 5}, "meta_batch_size is 4 there and 5 here"),
+        ({"clip_range": 0.3}, "clip_range is 0.2 there and 0.3 here"),
+        ({"tasks": "bandit-gaussian"}, "tasks is 'bandit' there and 'bandit-gaussian' here"),
+        ({"agent": SNAILConfig(hidden_size=4)}, "agent is 'rl2' there and 'snail' here"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_whatever_its_shapes(
+    run: RunFolder, bandit: TaskDistribution, change: dict[str, Any], named: str
+) -> None:
+    train(_agent(bandit), bandit, dataclasses.replace(_CONFIG, num_iterations=1), run)
+    settings = {name: value for name, value in change.items() if name in vars(_AGENT)}
+    outer = {name: value for name, value in change.items() if name in vars(_CONFIG)}
+    agent: AgentConfig = change.get("agent", dataclasses.replace(_AGENT, **settings))
+    tasks = load_distribution(change.get("tasks", "bandit"))
+    with pytest.raises(CheckpointError, match=f"of another run: {named}"):
+        train(agent.build(tasks.spec, torch.device("cpu"), 1), tasks, dataclasses.replace(_CONFIG, **outer), run)
+    free = {"num_iterations": 2, "eval_every": 1, "eval_tasks": 3, "checkpoint_every": 1, "keep_checkpoints": 9}
+    assert train(_agent(bandit), bandit, dataclasses.replace(_CONFIG, **free), run)
 
 
 def test_a_checkpoint_of_another_version_is_refused_in_words(run: RunFolder, bandit: TaskDistribution) -> None:
     train(_agent(bandit), bandit, _CONFIG, run)
     iteration, content = run.checkpoints.load_latest()
     run.checkpoints.save(iteration, {name: value for name, value in content.items() if name != "spec"})
-    with pytest.raises(CheckpointError, match=r"lacks spec and holds agent, env_steps, scores: another version"):
+    with pytest.raises(
+        CheckpointError, match=r"lacks spec and holds agent, env_steps, origin, scores: another version"
+    ):
         train(_agent(bandit), bandit, _CONFIG, run)
 
 

@@ -87,7 +87,7 @@ def train(words: list[str], console: Console) -> int:
                 f"--print-config is for new runs; the settings of this one are {base.run.path}/config.json."
             )
         _check_resume(base, options.train.num_iterations, options.checkpoint, console)
-        this = base.reconfigured(options.train, options.settings)
+        this = base.reconfigured(options.train, options.settings, options.checkpoint)
     else:
         if options.checkpoint is not None:
             raise ConfigError(f"--checkpoint {options.checkpoint} needs --resume RUN.")

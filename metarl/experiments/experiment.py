@@ -13,6 +13,7 @@ from metarl.agents import PretrainedConfig
 from metarl.config import TrainConfig, choose_device, from_dict
 from metarl.errors import ConfigError
 from metarl.experiments.setup import Setup
+from metarl.origin import fixed_settings
 from metarl.plugins import require_trust
 from metarl.runs.folder import RunFolder
 from metarl.trainer import Progress, restore, train
@@ -77,28 +78,35 @@ class Experiment(Setup):
         setup = Setup.from_json(run.read_config(), agent=agent, tasks=tasks, trust=trust, folder=run.path)
         return cls(setup.name, setup.task_name, setup.train_config, setup.agent_config, run)
 
-    def reconfigured(self, train_config: TrainConfig, agent_config: AgentConfig) -> Experiment:
+    def reconfigured(
+        self, train_config: TrainConfig, agent_config: AgentConfig, checkpoint: Path | None = None
+    ) -> Experiment:
         """This experiment with new settings of the outer loop, which are written into its folder.
+
+        Args:
+            train_config: only what says how long it trains, what it keeps and where it runs may differ.
+            agent_config: the settings that the run has.
+            checkpoint: that it will go on from; default: the newest, if there is one.
 
         Raises:
             ConfigError: for a change that a checkpoint cannot follow: an optimiser, for one, brings its own step size.
-            CheckpointError: if the run is in use, or its checkpoint is that of another agent.
+            CheckpointError: if the run is in use, or the checkpoint is that of another one.
         """
         content = self.run.read_config()
         # A script's run may have recorded no settings of its agent: then they are those that are given now.
         recorded = content.keys() & {self.name, "settings"}
-        before = (dataclasses.asdict(self.agent_config) if recorded else {}) | {"seed": self.train_config.seed}
-        after = dataclasses.asdict(agent_config) | {"seed": train_config.seed}
+        before = (dataclasses.asdict(self.agent_config) if recorded else {}) | fixed_settings(self.train_config)
+        after = dataclasses.asdict(agent_config) | fixed_settings(train_config)
         for name, value in before.items():
             if after[name] != value:
                 raise ConfigError(
-                    f"a run that is resumed keeps its seed and its agent's settings: {name} is {value!r} in "
+                    f"a run that is resumed keeps its seed, meta-batch and agent's settings: {name} is {value!r} in "
                     f"{self.run.path}, got {after[name]!r}. Leave it out, or start a new run."
                 )
         choose_device(train_config.device)
         changed = dataclasses.replace(self, train_config=train_config, agent_config=agent_config)
-        if "not_found" in content and self.run.checkpoints.iterations():
-            changed.load()  # Agent and tasks are what somebody says: they must fit what was saved.
+        if checkpoint is not None or self.run.checkpoints.iterations():
+            changed.load(checkpoint)  # What cannot go on must leave the folder as it was.
         with self.run.lock():
             self.run.write_config(changed.to_json())
         return changed
@@ -124,7 +132,7 @@ class Experiment(Setup):
         agent = self.build()
         store = self.run.checkpoints
         iteration, content = store.load(checkpoint) if checkpoint else store.load_latest()
-        restore(agent, content)
+        restore(agent, content, self.distribution, self.train_config)
         return agent, iteration
 
     def train(self, listener: Listener = lambda _: None, checkpoint: Path | None = None) -> bool:

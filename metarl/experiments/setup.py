@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ class Setup:
         trust: bool = False,
         folder: Path | None = None,
     ) -> Setup:
-        """The setup of a run, from its ``config.json``; fields that it lacks get their defaults, not a preset's.
+        """The setup of a run, from its ``config.json``; settings of its agent that it lacks are told, and get defaults.
 
         Args:
             content: of the file.
@@ -122,7 +123,22 @@ class Setup:
         if agent is not None and parts.agent is not None and agent != parts.agent:
             raise ConfigError(f"the run's agent is {parts.agent!r}, got --agent {agent!r}. Leave it out.")
         name, task_name = parts.agent or str(agent), parts.tasks or str(tasks)
-        return cls(name, task_name, from_dict(TrainConfig, parts.train), from_dict(load_agent(name), parts.settings))
+        if lost := _missing(TrainConfig, parts.train):
+            raise ConfigError(f"train in {where} lacks {', '.join(lost)}; put back what the run was started with.")
+        kind = load_agent(name)
+        # A later version may have added settings; whether the defaults are what the run had, its checkpoint says.
+        lost = _missing(kind, parts.settings) if content.keys() & {name, "settings"} else []
+        if folder is not None and lost:
+            defaults = ", ".join(f"{field} = {getattr(kind(), field)!r}" for field in lost)
+            warnings.warn(f"{where} lacks settings of {name}; taken are the defaults, {defaults}.", stacklevel=3)
+        return cls(name, task_name, from_dict(TrainConfig, parts.train), from_dict(kind, parts.settings))
+
+
+def _missing(kind: type[Any], values: Mapping[str, Any]) -> list[str]:
+    """Fields of a dataclass of settings that a file does not give, by their names of today or before."""
+    renamed = getattr(kind, "renamed", {})
+    given = {renamed.get(name, name) for name in values}
+    return [field.name for field in dataclasses.fields(kind) if field.init and field.name not in given]
 
 
 def resolve(
