@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import math
 import signal
@@ -30,6 +31,9 @@ from metarl.runs.logger import Logger
 from metarl.seeding import derive, numpy_stream
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Trial
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
+"""What terminals, containers and job schedulers send before they kill; SIGXCPU: the limit of CPU time is near."""
 
 _SCORE_WINDOW = 10
 """Iterations over which the return after adaptation is averaged to tell the best checkpoint."""
@@ -76,12 +80,13 @@ def train(
         listener: called after every iteration.
 
     Returns:
-        Whether training ended by itself; False after Ctrl-C (or SIGTERM), which ends the run after the iteration in
-        hand, with a checkpoint.
+        Whether training ended by itself; False after Ctrl-C (or SIGTERM, SIGHUP, SIGUSR1, SIGXCPU), which ends the
+        run after the iteration in hand, with a checkpoint.
 
     Raises:
         NonFiniteError: if a reward, an observation, a metric or a parameter is NaN or infinite, naming iteration,
-            tensor and last good checkpoint; nothing of that iteration is saved.
+            tensor and last good checkpoint. Nothing of that iteration is saved, nor of one in which anything else
+            fails; those before it are.
         ConfigError: if the agent was built for other spaces; if the command line is importing the script that trains.
         CheckpointError: if the run is in use, a checkpoint is damaged or of another agent, or the disk is full.
     """
@@ -95,10 +100,10 @@ def train(
         stack.callback(collector.close)
         env_steps, iteration, saved = state.env_steps, state.iteration, state.iteration
 
-        def save() -> None:
+        def save(state: Mapping[str, Any]) -> None:
             nonlocal saved
             content = {
-                "agent": agent.state_dict(),
+                "agent": state,
                 "spec": dataclasses.asdict(agent.spec),
                 "origin": describe_origin(agent, distribution, config),
                 "env_steps": env_steps,
@@ -114,19 +119,27 @@ def train(
         if checkpoint is not None:
             run.set_aside(state.iteration)
             # Drops later checkpoints before the log drops later entries: killed from here on, both still agree.
-            save()
+            save(agent.state_dict())
         logger = stack.enter_context(Logger(run, resume_from=state.iteration if state.resumed else None))
         stop = stack.enter_context(_graceful_stop())
         if not state.resumed:
-            save()
+            save(agent.state_dict())
         while iteration < config.num_iterations and not stop.is_set():
+            before = copy.deepcopy(agent.state_dict())
             try:
                 metrics, trial_steps = _iterate(agent, distribution, collector, config, iteration)
                 _check_parameters(agent)
                 if (iteration + 1) % config.eval_every == 0 or iteration + 1 == config.num_iterations:
                     metrics |= _monitor(agent, distribution, config)
                 _check_metrics(metrics)
-            except NonFiniteError as error:
+            except Exception as error:
+                # The iteration may have failed half way through an update: what is saved is what it began with.
+                if saved != iteration:
+                    logger.sync()
+                    save(before)
+                if not isinstance(error, NonFiniteError):
+                    error.add_note(f"The {iteration} iterations that were finished before it are saved in {run.path}.")
+                    raise
                 raise NonFiniteError(
                     f"iteration {iteration}: {error} Training stopped before anything of this iteration was saved; "
                     f"the last good checkpoint is {run.checkpoints.latest()}."
@@ -137,11 +150,13 @@ def train(
             iteration += 1
             logger.log(iteration - 1, metrics)
             if iteration % config.checkpoint_every == 0 or iteration == config.num_iterations:
-                save()
+                logger.sync()
+                save(agent.state_dict())
             listener(Progress(iteration, config.num_iterations, metrics))
         # Only here is it certain that no more iterations follow: the signal may come at any line of the loop.
         if saved != iteration:
-            save()
+            logger.sync()
+            save(agent.state_dict())
         return not stop.is_set()
 
 
@@ -249,7 +264,7 @@ def _check_parameters(agent: Agent[Any]) -> None:
 
 @contextlib.contextmanager
 def _graceful_stop() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; a second Ctrl-C interrupts at once."""
+    """An event that the first Ctrl-C, or another of ``_STOPPING``, sets; a second Ctrl-C interrupts at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -260,7 +275,10 @@ def _graceful_stop() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stop.set()
 
-    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    # nohup has SIGHUP ignored, and None is a handler that Python did not set, such as faulthandler's.
+    kept = {number for number in _STOPPING if signal.getsignal(number) is None}
+    kept |= {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+    old = {number: signal.signal(number, handle) for number in _STOPPING if number not in kept}
     try:
         yield stop
     finally:

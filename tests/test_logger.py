@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,37 @@ def test_a_damaged_line_in_the_middle_is_named(run: RunFolder) -> None:
     run.metrics.write_text("\n".join([lines[0], lines[1][:8], lines[2]]))
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl, line 2 is damaged"):
         read_metrics(run.metrics)
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        ([*range(40), *range(119, 120)], "lacks the iterations 40-118, but .* after iteration 119"),
+        ([*range(1, 60), *range(61, 119)], "lacks the iterations 0, 60, 119, but"),
+        ([], "lacks the iterations 0-119"),
+        ([*range(120), 7], "holds iterations twice or in disorder"),
+    ],
+)
+def test_a_resume_demands_every_iteration_and_leaves_the_log_as_it_was(
+    run: RunFolder, kept: list[int], message: str
+) -> None:
+    run.metrics.write_text("".join(json.dumps({"iteration": number}) + "\n" for number in kept))
+    before = run.metrics.read_bytes()
+    with pytest.raises(CheckpointError, match=rf"metrics\.jsonl {message}"):
+        Logger(run, resume_from=120)
+    assert run.metrics.read_bytes() == before
+    run.metrics.unlink()
+    with pytest.raises(CheckpointError, match="lacks the iterations 0-2"):
+        Logger(run, resume_from=3)
+
+
+def test_lines_are_on_the_disk_after_a_sync(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    with Logger(run) as logger:
+        logger.log(0, {"train/return": 1.0})
+        logger.sync()
+    assert synced == [run.metrics.stat().st_ino]
 
 
 def test_a_new_logger_refuses_to_mix_two_runs(run: RunFolder) -> None:

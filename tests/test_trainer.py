@@ -66,7 +66,10 @@ def _kill_at(number: signal.Signals, iteration: int) -> Callable[[Progress], Non
     return listener
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+_STOPPING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU]
+
+
+@pytest.mark.parametrize("number", _STOPPING)
 @pytest.mark.parametrize("iteration", [1, 2, 3])
 def test_a_signal_between_iterations_loses_none(
     run: RunFolder, bandit: TaskDistribution, number: signal.Signals, iteration: int
@@ -77,6 +80,56 @@ def test_a_signal_between_iterations_loses_none(
     assert run.checkpoints.iterations()[-1] == iteration
     assert len(read_metrics(run.metrics)) == iteration
     assert signal.getsignal(number) == before
+
+
+def test_a_hangup_that_nohup_has_ignored_stays_ignored(run: RunFolder, bandit: TaskDistribution) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert train(_agent(bandit), bandit, _CONFIG, run, listener=_kill_at(signal.SIGHUP, 1))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+_IN_WORKERS = """
+import torch
+from metarl import RunFolder, TrainConfig, train
+from metarl.agents import RL2Config
+from metarl.tasks import TaskDistribution
+
+def make_env(task):
+    import time
+    import gymnasium as gym
+    time.sleep(0.05)
+    return gym.make("CartPole-v1")
+
+if __name__ == "__main__":
+    tasks = TaskDistribution(
+        id="slow", sample=lambda rng: {"x": rng.random()}, make_env=make_env, num_workers=2, horizon=20
+    )
+    agent = RL2Config(hidden_size=4, num_epochs=1, num_minibatches=1).build(tasks.spec, torch.device("cpu"), 1)
+    config = TrainConfig(num_iterations=100000, meta_batch_size=4, eval_every=99999, checkpoint_every=99999)
+    done = train(agent, tasks, config, RunFolder("run"), listener=lambda now: print(now.iteration, flush=True))
+    print("ended" if done else "stopped", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_whole_process_group_loses_no_iteration(tmp_path: Path, number: signal.Signals) -> None:
+    """As timeout, docker stop, Slurm and Kubernetes send it: workers leave it to their parent what to do."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "script.py").write_text(_IN_WORKERS)
+    process = subprocess.Popen(
+        [sys.executable, "script.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    while process.stdout.readline() != "2\n":
+        assert process.poll() is None
+    os.killpg(process.pid, number)
+    printed, _ = process.communicate(timeout=120.0)
+    assert printed.endswith("stopped\n") and process.returncode == 0
+    run = RunFolder(tmp_path / "run")
+    done = len(read_metrics(run.metrics))
+    assert run.checkpoints.iterations() == [0, done] and done >= 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -208,6 +261,49 @@ def test_a_nan_that_only_held_out_tasks_show_is_named_with_iteration_and_checkpo
     with pytest.raises(NonFiniteError, match=r"iteration 1: cells: reward nan .*checkpoint is .*iteration-00000001"):
         train(_agent(distribution), distribution, config, run)
     assert run.checkpoints.iterations() == [0, 1]
+
+
+class _Fault(Exception):
+    pass
+
+
+@pytest.mark.parametrize("fails", ["act", "adapt", "meta_update", "not finite"])
+def test_what_fails_saves_the_iterations_before_it_and_none_of_its_own(
+    tmp_path: Path, bandit: TaskDistribution, fails: str
+) -> None:
+    config = dataclasses.replace(_CONFIG, checkpoint_every=99)
+    whole, broken = RunFolder.create(tmp_path, "whole"), RunFolder.create(tmp_path, "broken")
+    assert train(_agent(bandit), bandit, config, whole)
+
+    class Failing(RL2):
+        updates = 0
+
+        def act(self, *arguments: Any, **keywords: Any) -> Any:
+            if fails == "act" and self.updates == 3:
+                raise _Fault("here")
+            return super().act(*arguments, **keywords)
+
+        def adapt(self, *arguments: Any) -> Any:
+            if fails == "adapt" and self.updates == 3:
+                raise _Fault("here")
+            return super().adapt(*arguments)
+
+        def meta_update(self, trial: Trial) -> dict[str, float]:
+            metrics = super().meta_update(trial)
+            self.updates += 1
+            if self.updates == 4 and fails == "meta_update":
+                raise _Fault("here")
+            return metrics | ({"loss": math.inf} if self.updates == 4 else {})
+
+    expected = NonFiniteError if fails == "not finite" else _Fault
+    with pytest.raises(expected) as failure:
+        train(_agent(bandit, Failing), bandit, config, broken)
+    said = str(failure.value) + "".join(getattr(failure.value, "__notes__", []))
+    assert "iteration-00000003" in said or "The 3 iterations that were finished before it are saved" in said
+    assert broken.checkpoints.iterations() == [0, 3]
+    assert train(_agent(bandit), bandit, config, broken)
+    ours, theirs = (folder.checkpoints.load_latest()[1]["agent"]["memory"] for folder in (broken, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 # The disk -----------------------------------------------------------------------------------------------------------

@@ -43,7 +43,7 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
         CheckpointError: if the state holds something else, the disk is full or the folder cannot be written.
     """
     tensors: dict[str, Tensor] = {}
-    text = json.dumps(_encode(dict(state), "state", tensors), allow_nan=False, separators=(",", ":"))
+    text = _to_text(state, tensors)
     metadata = {"format": _FORMAT, "state": text, "sha256": _digest(tensors, text)}
     try:
         data = safetensors.torch.save(tensors, metadata)
@@ -79,6 +79,16 @@ def load(path: Path) -> dict[str, Any]:
     except (SafetensorError, KeyError, ValueError, AssertionError) as error:
         raise CheckpointError(f"{path} is damaged: {error!r}.") from error
     return state
+
+
+def state_digest(state: Mapping[str, Any]) -> str:
+    """The sha256 that a checkpoint of ``state`` carries, in hexadecimal.
+
+    Raises:
+        CheckpointError: if the state holds something that a checkpoint cannot.
+    """
+    tensors: dict[str, Tensor] = {}
+    return _digest(tensors, _to_text(state, tensors))
 
 
 class CheckpointStore:
@@ -217,6 +227,11 @@ class CheckpointStore:
         """Remove what a process that was killed while it wrote has left; the run's lock keeps other writers out."""
         for leftover in self.folder.glob(f".*{_SUFFIX}.*.tmp"):
             leftover.unlink(missing_ok=True)
+
+
+def _to_text(state: Mapping[str, Any], tensors: dict[str, Tensor]) -> str:
+    """``state`` as the JSON of a checkpoint; its tensors move into ``tensors``."""
+    return json.dumps(_encode(dict(state), "state", tensors), allow_nan=False, separators=(",", ":"))
 
 
 def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
