@@ -18,6 +18,7 @@ from metarl.agents import AGENTS
 from metarl.agents.registry import agent_name
 from metarl.config import TrainConfig, from_dict, run_config
 from metarl.errors import CheckpointError, ConfigError
+from metarl.runs.files import typed
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import distribution_name
 
@@ -70,11 +71,12 @@ def require_same_origin(
             stacklevel=4,
         )
         return
+    where = "the checkpoint's origin"
     here = describe_origin(agent, distribution, config)
-    pairs = [("agent", saved["agent"], here["agent"]), ("tasks", saved["tasks"], here["tasks"])]
-    pairs += [(name, value, here["train"].get(name)) for name, value in saved["train"].items()]
-    if saved["agent"] == here["agent"] is not None:
-        then = dataclasses.asdict(from_dict(type(agent.config), saved["settings"]))
+    pairs = [("agent", saved.get("agent"), here["agent"]), ("tasks", saved.get("tasks"), here["tasks"])]
+    pairs += [(name, value, here["train"].get(name)) for name, value in typed(saved, "train", dict, where).items()]
+    if isinstance(agent.config, AgentConfig) and saved.get("agent") == here["agent"]:
+        then = dataclasses.asdict(from_dict(type(agent.config), typed(saved, "settings", dict, where)))
         pairs += [(name, then[name], value) for name, value in here["settings"].items()]
     different = [
         f"{name} is {then!r} there and {now!r} here"

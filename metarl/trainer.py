@@ -26,6 +26,7 @@ from metarl.origin import describe_origin, find_names, require_same_origin
 from metarl.plugins import refuse_while_importing
 from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
+from metarl.runs.files import typed
 from metarl.runs.folder import RunFolder
 from metarl.runs.logger import Logger
 from metarl.seeding import derive, numpy_stream
@@ -179,7 +180,10 @@ def restore(agent: Agent[Any], content: Mapping[str, Any], distribution: TaskDis
             f"the checkpoint lacks {', '.join(missing)} and holds {', '.join(sorted(content)) or 'nothing'}: another "
             "version of metarl, or another program, saved it. The run's manifest.json names the version."
         )
-    require_same_origin(content.get("origin"), agent, distribution, config)
+    for name, kind in (("agent", dict), ("spec", dict), ("env_steps", int), ("scores", list)):
+        typed(content, name, kind, "the checkpoint")
+    origin = typed(content, "origin", dict, "the checkpoint") if "origin" in content else None
+    require_same_origin(origin, agent, distribution, config)
     if content["spec"] != dataclasses.asdict(agent.spec):
         raise CheckpointError(
             f"the checkpoint was trained on tasks with {content['spec']}, but they have "
@@ -187,7 +191,7 @@ def restore(agent: Agent[Any], content: Mapping[str, Any], distribution: TaskDis
         )
     try:
         agent.load_state_dict(content["agent"])
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"the checkpoint does not fit this agent: it was saved by another one, or with other settings. {error}"
         ) from error
@@ -219,11 +223,14 @@ def _iterate(
     """One meta-update; returns its metrics and the environment steps that it cost."""
     tasks = distribution.sample_meta_batch(config.meta_batch_size, numpy_stream(config.seed, "tasks", iteration))
     trial = run_trial(agent, collector, tasks, agent.num_adaptations, derive(config.seed, "trial", iteration))
+    collected = _trial_metrics(trial)
+    # A sum of rewards that overflows is told as that, and not as what an update makes of it.
+    _check_metrics(collected)
     started = time.perf_counter()
     learned = agent.meta_update(trial)
     metrics = {
         **{f"agent/{name}": value for name, value in learned.items()},
-        **_trial_metrics(trial),
+        **collected,
         "seconds/collect": trial.collect_seconds,
         "seconds/adapt": trial.adapt_seconds,
         "seconds/meta_update": time.perf_counter() - started,

@@ -393,6 +393,35 @@ def test_a_damaged_config_is_named(run: Path, content: str, capsys: pytest.Captu
 
 
 @pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("[" * 5000, "nested too deeply"),
+        ('{"agent": "rl2", "tasks": "bandit", "rl2": {}, "train": {"seed": NaN}}', "train.seed is nan"),
+        ('{"agent": "rl2", "tasks": "bandit", "rl2": {}, "train": {"seed": 1e999}}', "train.seed is inf"),
+        (f'{{"agent": "rl2", "tasks": "bandit", "rl2": {{}}, "train": {{"seed": {2**63}}}}}', "beyond 64 bits"),
+        ('{"agent": ["rl2"], "tasks": "bandit", "train": {}}', "agent in .*config.json must be a name"),
+        ('{"agent": "rl2", "tasks": "bandit", "rl2": [], "train": {}}', "rl2 in .* must be an object"),
+    ],
+)
+def test_a_config_of_other_kinds_is_named(
+    run: Path, content: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "config.json").write_text(content)
+    for command in (f"evaluate {run}", f"train --resume {run}", f"train --config {run}/config.json"):
+        assert re.search(named, _refused(command, capsys)), command
+
+
+def test_metrics_of_something_else_are_not_plotted(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for line, named in (
+        ('{"iteration": 0}', "lacks 'train/return_0'"),
+        ('{"iteration": 0, "train/return_0": 1}', "lacks 'env_steps'"),
+        ('{"iteration": 0, "train/return_x": 1}', "lacks 'train/return_0'"),
+    ):
+        (run / "metrics.jsonl").write_text(line + "\n")
+        assert named in _refused(f"plot {run}", capsys)
+
+
+@pytest.mark.parametrize(
     "blocked", ["evaluation-bandit-iteration2-seed5.json", "evaluation-bandit-iteration2-seed5.png"]
 )
 def test_a_report_that_cannot_be_written_is_named(run: Path, blocked: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -126,6 +127,41 @@ def test_lines_are_on_the_disk_after_a_sync(run: RunFolder, monkeypatch: pytest.
         logger.log(0, {"train/return": 1.0})
         logger.sync()
     assert synced == [run.metrics.stat().st_ino]
+
+
+def test_a_sync_that_fails_is_named(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Logger(run) as logger:
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(CheckpointError, match=r"could not bring the metrics .*onto the disk: No space left"):
+            logger.sync()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("3", "line 2 is damaged: expected a JSON object, got int"),
+        ('{"env_steps": 3}', "line 2 is damaged: it lacks 'iteration'"),
+        ('{"iteration": "1"}', "line 2 is damaged: 'iteration' must be a whole number, got '1'"),
+        ('{"iteration": 1, "train/return_0": NaN}', "line 2 is damaged: train/return_0 is nan"),
+        ('{"iteration": 1, "train/return_0": null}', "line 2 is damaged: 'train/return_0' must be a number, got None"),
+        ('{"iteration": 18446744073709551616}', "line 2 is damaged: iteration is beyond 64 bits"),
+    ],
+)
+def test_a_line_of_another_kind_is_named(run: RunFolder, line: str, message: str) -> None:
+    run.metrics.write_text(f'{{"iteration": 0}}\n{line}\n')
+    with pytest.raises(CheckpointError, match=message):
+        read_metrics(run.metrics)
+
+
+def test_a_pipe_in_place_of_the_log_is_an_error(run: RunFolder) -> None:
+    os.mkfifo(run.metrics)
+    with pytest.raises(CheckpointError, match="it is not a regular file"):
+        read_metrics(run.metrics)
+    with pytest.raises(CheckpointError, match="could not open the logs"):
+        Logger(run)
 
 
 def test_a_new_logger_refuses_to_mix_two_runs(run: RunFolder) -> None:

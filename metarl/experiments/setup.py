@@ -24,6 +24,7 @@ from metarl.config import TrainConfig, choose_device, from_dict, run_config
 from metarl.errors import ConfigError, unknown_name
 from metarl.experiments.presets import PRESETS, Preset, steps_per_iteration
 from metarl.plugins import require_trust
+from metarl.runs.files import check_numbers, read_regular
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.oracle import reveal_task
 from metarl.tasks.registry import distribution_name, load_distribution
@@ -287,15 +288,18 @@ def _read_file(path: Path) -> Mapping[str, Any]:
         ConfigError: if it cannot be read, or holds something else.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigError(f"cannot read the config {path}: {reason}.") from error
     try:
         content = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
+    except RecursionError:
+        raise ConfigError(f"the config {path} is nested too deeply to be read.") from None
     except (ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"the config {path} is neither JSON nor YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, Mapping):
         kind = "nothing" if content is None else type(content).__name__
         raise ConfigError(f"the config {path} must hold a mapping with agent, tasks, train, ..., got {kind}.")
+    check_numbers(content, path)
     return content

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
 import platform
 import re
@@ -23,7 +22,7 @@ from filelock import FileLock, Timeout
 from metarl.errors import CheckpointError, ConfigError
 from metarl.plugins import refuse_while_importing
 from metarl.runs.checkpoint import CheckpointStore
-from metarl.runs.files import read_json, safe_name, write_json
+from metarl.runs.files import read_json, safe_name, typed, write_json
 
 MIN_FREE_BYTES = 50 * 2**20
 """A run is refused below this; small agents fill a few megabytes, and a disk this full is about to fail anyway."""
@@ -218,9 +217,9 @@ def _runs_near(path: Path, most: int = 8) -> list[Path]:
 
 def _describe_owner(owner: Path) -> str:
     try:
-        content = json.loads(owner.read_bytes())
-        pid, host = int(content["pid"]), str(content["host"])
-    except (OSError, ValueError, KeyError):
+        content = read_json(owner)
+        pid, host = typed(content, "pid", int, owner), typed(content, "host", str, owner)
+    except CheckpointError:
         return "another process, which has only just started or ended"
     if host != socket.gethostname():
         return f"process {pid} on {host}"
@@ -228,8 +227,8 @@ def _describe_owner(owner: Path) -> str:
         os.kill(pid, 0)
     except ProcessLookupError:
         return f"a worker that the ended process {pid} left behind"
-    except PermissionError:
-        pass  # Alive, and another user's.
+    except (PermissionError, OverflowError):
+        pass  # Alive, and another user's; or no number of a process.
     return f"process {pid}"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from metarl.errors import CheckpointError, ConfigError, NonFiniteError
-from metarl.runs.files import write_atomically
+from metarl.runs.files import check_numbers, parse_json, read_regular, typed, write_atomically
 from metarl.runs.folder import RunFolder
 
 _RESERVED = ("iteration", "wall_time")
@@ -42,7 +42,9 @@ class Logger:
                 _drop_from(self.path, resume_from)
             elif self.path.exists() and self.path.stat().st_size:
                 raise ConfigError(f"{self.path} holds the metrics of an earlier start; resume that run instead.")
-            self._file = self.path.open("a", encoding="utf-8")
+            # A pipe in its place is an error, where opening it as usual would wait for a reader.
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+            self._file = os.fdopen(os.open(self.path, flags, 0o666), "a", encoding="utf-8")
             self._writer = SummaryWriter(str(run_folder.tensorboard), purge_step=resume_from)
         except OSError as error:
             raise CheckpointError(
@@ -119,16 +121,25 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         CheckpointError: if the file cannot be read, or another line than the last is damaged.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_regular(path).splitlines()
     except OSError as error:
         raise CheckpointError(f"could not read the metrics {path}: {error.strerror or error}.") from error
     entries = []
     for number, line in enumerate(lines, 1):
+        where = f"{path}, line {number}"
         try:
-            entries.append(json.loads(line))
-        except ValueError as error:
+            entry = parse_json(line, where)
+        except CheckpointError:
             if number < len(lines):
-                raise CheckpointError(f"{path}, line {number} is damaged: {error}.") from error
+                raise
+            continue
+        if not isinstance(entry, dict):
+            raise CheckpointError(f"{where} is damaged: expected a JSON object, got {type(entry).__name__}.")
+        check_numbers(entry, where)
+        typed(entry, "iteration", int, where)
+        for name in entry:
+            typed(entry, name, float, where)
+        entries.append(entry)
     return entries
 
 
