@@ -66,6 +66,8 @@ class RenderOptions:
     """A checkpoint file; default: the newest."""
     best: bool = False
     """Take the checkpoint with the best training return."""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """Where networks run; default: as in training."""
 
 
 def render(words: Sequence[str], console: Console) -> int:
@@ -78,6 +80,8 @@ def render(words: Sequence[str], console: Console) -> int:
     if options.best and options.checkpoint is not None:
         raise ConfigError(f"--best and --checkpoint {options.checkpoint} name two checkpoints; give one of them.")
     this = Experiment.open(options.run, agent=options.agent, tasks=options.tasks, trust=options.trust_tasks)
+    if options.device is not None:
+        this = this.on(options.device)
     distribution = this.seen(load_distribution(options.tasks)) if options.tasks else this.distribution
     if distribution.make_render_env is None:
         raise _not_renderable(distribution)

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from metarl import trainer
 from metarl.agent import AgentConfig
 from metarl.agents import AGENTS
+from metarl.agents.registry import load_agent
 from metarl.cli.report import EVALUATION_SEED, evaluation_rows, show_adaptation, warn_of_invalid
 from metarl.config import TrainConfig
 from metarl.errors import ConfigError
@@ -68,6 +69,7 @@ def train(words: list[str], console: Console) -> int:
     names = list(itertools.takewhile(lambda word: not word.startswith("-"), words[:2]))
     rest = words[len(names) :]
     if len(names) == 1:
+        load_agent(names[0])  # A name that is none is the nearer mistake.
         raise ConfigError(f"train takes AGENT and TASKS, got only {names[0]!r}. Agents: {', '.join(sorted(AGENTS))}.")
     prog = " ".join(["metarl train", *names])
     # An error in another option is told by the second parser, which knows them all.

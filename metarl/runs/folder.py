@@ -94,6 +94,17 @@ class RunFolder:
             raise ConfigError(f"{path} {what}. {found}")
         return cls(path)
 
+    @classmethod
+    def find(cls, path: Path | str) -> list[RunFolder]:
+        """The run at ``path``, or the runs in it, by name.
+
+        Raises:
+            ConfigError: if there is none, naming the runs nearby.
+        """
+        path = Path(path)
+        inside = sorted(child for child in path.iterdir() if _is_run(child)) if path.is_dir() else []
+        return [cls(child) for child in inside] if inside and not _is_run(path) else [cls.open(path)]
+
     def set_aside(self, iteration: int) -> Path | None:
         """Keep what came after ``iteration`` in a folder inside the run, for a run that goes back to that iteration.
 
