@@ -172,7 +172,7 @@ def open_experiment(cell: Cell, runs: Path) -> Experiment:
     """
     folder = runs / cell.name
     if (folder / "config.json").is_file():
-        experiment = Experiment.open(folder)
+        experiment = Experiment.open(folder, agent=cell.agent, tasks=cell.tasks)
         _require_same_settings(cell, experiment)
         return experiment
     setup = resolve(cell.agent, cell.tasks, train={"seed": cell.seed, **cell.train}, settings=cell.settings)

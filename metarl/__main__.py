@@ -2,6 +2,6 @@
 
 import sys
 
-from metarl.cli.entry import main
+from metarl.cli import main
 
 sys.exit(main())

@@ -78,8 +78,11 @@ class CheckpointError(MetarlError, RuntimeError):
 
 def unknown_name(kind: str, name: str, choices: Iterable[str]) -> ConfigError:
     """An error for an unknown ``name``, with the nearest match and every valid choice."""
-    choices = sorted(choices)
-    nearest = difflib.get_close_matches(name, choices, n=1, cutoff=0.4)
+    in_order = list(choices)
+    choices = sorted(in_order)
+    # "maml" is the beginning of several names, of which the first is meant, however near others are.
+    begun = [choice for choice in in_order if name and choice.startswith(name)]
+    nearest = begun or difflib.get_close_matches(name, choices, n=1, cutoff=0.4)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     return ConfigError(f"unknown {kind} {name!r}.{hint} Valid choices: {', '.join(folded(choices))}.")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from metarl.errors import ConfigError
-from metarl.runs.files import write_atomically
+from metarl.runs.files import typed, write_atomically
 from metarl.runs.logger import read_metrics
 from metarl.statistics import Interval
 
@@ -67,16 +68,20 @@ def learning_figure(runs: Mapping[str, Path], path: Path) -> None:
         if not rows:
             raise ConfigError(f"{metrics} holds no iteration yet: nothing to plot.")
         color = colors[index % len(colors)]
-        shots = sorted(int(name.rsplit("_", 1)[1]) for name in rows[0] if name.startswith("train/return_"))
-        steps = [row["env_steps"] for row in rows]
-        axes.plot(steps, _column(rows, f"train/return_{shots[-1]}"), color=color, label=f"{label}, train, last shot")
+        shots = sorted(int(name[13:]) for name in rows[0] if re.fullmatch(r"train/return_\d+", name))
+        if not shots:
+            raise ConfigError(f"{metrics}, line 1 lacks 'train/return_0': these are no metrics of a training.")
+        steps = _column(rows, "env_steps", metrics)
+        axes.plot(
+            steps, _column(rows, f"train/return_{shots[-1]}", metrics), color=color, label=f"{label}, train, last shot"
+        )
         if len(shots) > 1:
-            first = _column(rows, "train/return_0")
+            first = _column(rows, "train/return_0", metrics)
             axes.plot(steps, first, color=color, linestyle=":", label=f"{label}, train, before adaptation")
         tested = [row for row in rows if f"test/return_{shots[-1]}" in row]
         axes.plot(
-            [row["env_steps"] for row in tested],
-            _column(tested, f"test/return_{shots[-1]}"),
+            _column(tested, "env_steps", metrics),
+            _column(tested, f"test/return_{shots[-1]}", metrics),
             color=color,
             marker="s",
             linestyle="none",
@@ -102,5 +107,5 @@ def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
         raise ConfigError(f"cannot write the figure {path}: {error}.") from error
 
 
-def _column(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
-    return [row[name] for row in rows]
+def _column(rows: Sequence[Mapping[str, Any]], name: str, metrics: Path) -> list[float]:
+    return [typed(row, name, float, f"{metrics}, iteration {row['iteration']},") for row in rows]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib
+import importlib.util
 import os
+import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -31,8 +33,7 @@ def load_attribute(name: str, kind: str, accepts: Callable[[Any], bool]) -> Any:
             missing or of another kind, with the attributes that would do.
     """
     module_name, _, attribute = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    _see_working_directory()
     expected = f"expected module:attribute, with the module in {os.getcwd()} or installed"
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise ConfigError(f"{module_name!r} of {name!r} is not a module's name; {expected}.")
@@ -63,6 +64,74 @@ def load_attribute(name: str, kind: str, accepts: Callable[[Any], bool]) -> Any:
             f"What {module_name} has of that kind: {', '.join(found) or 'nothing'}."
         )
     return found[attribute]
+
+
+def require_trust(name: str, part: str, where: Path | str, *, trusted: bool, folder: Path | None = None) -> None:
+    """Keep a file that somebody else may have written from choosing the code that runs here.
+
+    An id of metarl's own and a module that this process has imported already need no trust: no new code would run.
+
+    Args:
+        name: an agent or tasks as a file names them, e.g. ``"my_tasks:pendulums"``.
+        part: ``"agent"`` or ``"tasks"``.
+        where: the file.
+        trusted: whether the user named the module, or said that modules of this file may be imported.
+        folder: a run's folder, which is data: a module inside it is refused, trusted or not.
+
+    Raises:
+        ConfigError: saying what to type.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not colon or module_name in sys.modules or attribute_name("__main__", attribute) == name:
+        return
+    _see_working_directory()
+    places = _locate(module_name)
+    if folder is not None and any(_is_inside(place, folder) for place in places):
+        raise ConfigError(
+            f"{part} {name!r}: the module {module_name!r} lies inside the run folder {folder}, and nothing in a run "
+            "folder is ever imported, since a run may come from somebody else. If you know what it does, move it out "
+            "of there."
+        )
+    # A module that is not there runs nothing; importing it says so.
+    if places and not trusted:
+        raise ConfigError(
+            f"{where} names the {part} {name!r}, and importing the module {module_name!r} ({places[-1]}) runs its "
+            f"code. If you trust it, add --{part} {name}, or --trust-tasks for every module that this file names."
+        )
+
+
+def _see_working_directory() -> None:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def _is_inside(place: Path, folder: Path) -> bool:
+    """Whether a file lies in a folder, by its own name or by what it links to."""
+    return place.resolve().is_relative_to(folder.resolve()) or place.absolute().is_relative_to(folder.absolute())
+
+
+def _locate(module_name: str) -> list[Path]:
+    """Files and folders that importing a module would read, packages around it first; nothing is imported.
+
+    The list ends at the last package that is found; it is empty for a module that cannot be imported at all.
+    """
+    top, *inner = module_name.split(".")
+    spec = importlib.util.find_spec(top) if top else None
+    if spec is None:
+        return []
+    places: list[Path] = []
+    search = list(spec.submodule_search_locations or [])
+    places += [Path(place) for place in ([spec.origin] if spec.has_location and spec.origin else search)]
+    name = top
+    for part in inner:
+        name += f".{part}"
+        # Asking importlib for the whole name would import the packages around it.
+        finders = [finder for entry in search if (finder := pkgutil.get_importer(entry)) is not None]
+        specs = [found for finder in finders if (found := finder.find_spec(name)) is not None]
+        search = [place for found in specs for place in found.submodule_search_locations or []]
+        places += [Path(found.origin) for found in specs if found.has_location and found.origin]
+        places += [Path(place) for place in search]
+    return places
 
 
 def attribute_name(module_name: str, attribute: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import math
 import signal
@@ -17,20 +18,23 @@ from typing import Any
 
 import torch
 
-from metarl.agent import Agent, AgentConfig
-from metarl.agents.registry import agent_name
-from metarl.config import TrainConfig, run_config
-from metarl.errors import CheckpointError, ConfigError, NonFiniteError
+from metarl.agent import Agent
+from metarl.config import TrainConfig
+from metarl.errors import CheckpointError, NonFiniteError
 from metarl.evaluation.evaluator import evaluate, require_same_spaces
+from metarl.origin import describe_origin, find_names, require_same_origin
 from metarl.plugins import refuse_while_importing
 from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
+from metarl.runs.files import typed
 from metarl.runs.folder import RunFolder
 from metarl.runs.logger import Logger
 from metarl.seeding import derive, numpy_stream
 from metarl.tasks.distribution import TaskDistribution
-from metarl.tasks.registry import distribution_name
 from metarl.types import Trial
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
+"""What terminals, containers and job schedulers send before they kill; SIGXCPU: the limit of CPU time is near."""
 
 _SCORE_WINDOW = 10
 """Iterations over which the return after adaptation is averaged to tell the best checkpoint."""
@@ -77,12 +81,13 @@ def train(
         listener: called after every iteration.
 
     Returns:
-        Whether training ended by itself; False after Ctrl-C (or SIGTERM), which ends the run after the iteration in
-        hand, with a checkpoint.
+        Whether training ended by itself; False after Ctrl-C (or SIGTERM, SIGHUP, SIGUSR1, SIGXCPU), which ends the
+        run after the iteration in hand, with a checkpoint.
 
     Raises:
         NonFiniteError: if a reward, an observation, a metric or a parameter is NaN or infinite, naming iteration,
-            tensor and last good checkpoint; nothing of that iteration is saved.
+            tensor and last good checkpoint. Nothing of that iteration is saved, nor of one in which anything else
+            fails; those before it are.
         ConfigError: if the agent was built for other spaces; if the command line is importing the script that trains.
         CheckpointError: if the run is in use, a checkpoint is damaged or of another agent, or the disk is full.
     """
@@ -90,17 +95,18 @@ def train(
     require_same_spaces(agent, distribution)
     run.checkpoints.keep_last = config.keep_checkpoints
     with run.lock(), contextlib.ExitStack() as stack:
-        state = _load(agent, run, checkpoint)
+        state = _load(agent, run, checkpoint, distribution, config)
         scores = deque(state.scores, maxlen=_SCORE_WINDOW)
         collector = Collector(distribution, agent.rollouts_per_task, agent.device)
         stack.callback(collector.close)
         env_steps, iteration, saved = state.env_steps, state.iteration, state.iteration
 
-        def save() -> None:
+        def save(state: Mapping[str, Any]) -> None:
             nonlocal saved
             content = {
-                "agent": agent.state_dict(),
+                "agent": state,
                 "spec": dataclasses.asdict(agent.spec),
+                "origin": describe_origin(agent, distribution, config),
                 "env_steps": env_steps,
                 "scores": list(scores),
             }
@@ -109,24 +115,32 @@ def train(
 
         if not (run.path / "config.json").exists():
             # A script's run: that of an experiment has its config from the start.
-            run.write_config(_find_names(agent, distribution, config))
+            run.write_config(find_names(agent, distribution, config))
             run.write_manifest(config.seed, agent.device)
         if checkpoint is not None:
             run.set_aside(state.iteration)
             # Drops later checkpoints before the log drops later entries: killed from here on, both still agree.
-            save()
+            save(agent.state_dict())
         logger = stack.enter_context(Logger(run, resume_from=state.iteration if state.resumed else None))
         stop = stack.enter_context(_graceful_stop())
         if not state.resumed:
-            save()
+            save(agent.state_dict())
         while iteration < config.num_iterations and not stop.is_set():
+            before = copy.deepcopy(agent.state_dict())
             try:
                 metrics, trial_steps = _iterate(agent, distribution, collector, config, iteration)
                 _check_parameters(agent)
                 if (iteration + 1) % config.eval_every == 0 or iteration + 1 == config.num_iterations:
                     metrics |= _monitor(agent, distribution, config)
                 _check_metrics(metrics)
-            except NonFiniteError as error:
+            except Exception as error:
+                # The iteration may have failed half way through an update: what is saved is what it began with.
+                if saved != iteration:
+                    logger.sync()
+                    save(before)
+                if not isinstance(error, NonFiniteError):
+                    error.add_note(f"The {iteration} iterations that were finished before it are saved in {run.path}.")
+                    raise
                 raise NonFiniteError(
                     f"iteration {iteration}: {error} Training stopped before anything of this iteration was saved; "
                     f"the last good checkpoint is {run.checkpoints.latest()}."
@@ -137,20 +151,28 @@ def train(
             iteration += 1
             logger.log(iteration - 1, metrics)
             if iteration % config.checkpoint_every == 0 or iteration == config.num_iterations:
-                save()
+                logger.sync()
+                save(agent.state_dict())
             listener(Progress(iteration, config.num_iterations, metrics))
         # Only here is it certain that no more iterations follow: the signal may come at any line of the loop.
         if saved != iteration:
-            save()
+            logger.sync()
+            save(agent.state_dict())
         return not stop.is_set()
 
 
-def restore(agent: Agent[Any], content: Mapping[str, Any]) -> None:
+def restore(agent: Agent[Any], content: Mapping[str, Any], distribution: TaskDistribution, config: TrainConfig) -> None:
     """Give ``agent`` the state that :func:`train` saved.
 
+    Args:
+        agent: is changed in place.
+        content: of the checkpoint.
+        distribution: the tasks that the run is trained on.
+        config: the run's settings.
+
     Raises:
-        CheckpointError: if another agent, one with other settings, or one for other tasks was saved, or if something
-            else than :func:`train` saved it.
+        CheckpointError: if another agent, one with other settings or another seed, or one for other tasks was saved,
+            or if something else than :func:`train` saved it.
     """
     missing = [name for name in ("agent", "spec", "env_steps", "scores") if name not in content]
     if missing:
@@ -158,6 +180,10 @@ def restore(agent: Agent[Any], content: Mapping[str, Any]) -> None:
             f"the checkpoint lacks {', '.join(missing)} and holds {', '.join(sorted(content)) or 'nothing'}: another "
             "version of metarl, or another program, saved it. The run's manifest.json names the version."
         )
+    for name, kind in (("agent", dict), ("spec", dict), ("env_steps", int), ("scores", list)):
+        typed(content, name, kind, "the checkpoint")
+    origin = typed(content, "origin", dict, "the checkpoint") if "origin" in content else None
+    require_same_origin(origin, agent, distribution, config)
     if content["spec"] != dataclasses.asdict(agent.spec):
         raise CheckpointError(
             f"the checkpoint was trained on tasks with {content['spec']}, but they have "
@@ -165,50 +191,10 @@ def restore(agent: Agent[Any], content: Mapping[str, Any]) -> None:
         )
     try:
         agent.load_state_dict(content["agent"])
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"the checkpoint does not fit this agent: it was saved by another one, or with other settings. {error}"
         ) from error
-
-
-def _find_names(agent: Agent[Any], distribution: TaskDistribution, config: TrainConfig) -> dict[str, Any]:
-    """The content of config.json for a script's run: names of agent and tasks, or why they have none."""
-    names: dict[str, str] = {}
-    not_found: dict[str, str] = {}
-    finders: dict[str, Callable[[], str]] = {
-        "agent": lambda: _name_agent(agent),
-        "tasks": lambda: distribution_name(distribution),
-    }
-    for part, find in finders.items():
-        try:
-            names[part] = find()
-        except ConfigError as error:
-            not_found[part] = str(error)
-    settings = agent.config if isinstance(agent.config, AgentConfig) else None
-    return run_config(names.get("agent"), names.get("tasks"), config, settings, not_found)
-
-
-def _name_agent(agent: Agent[Any]) -> str:
-    """The name under which ``agent`` can be built again.
-
-    Raises:
-        ConfigError: saying why it cannot.
-    """
-    config = agent.config
-    if not isinstance(config, AgentConfig):
-        raise ConfigError(f"its class, {type(agent).__name__}, carries no config to build it from")
-    name = agent_name(config)
-    again = config.build(agent.spec, torch.device("cpu"), 0)
-    # A script may have given it another policy or outer update, which nobody would notice later on.
-    theirs, ours = vars(again) | {"class": again}, vars(agent) | {"class": agent}
-    for part in theirs.keys() & ours.keys():
-        there, here = type(theirs[part]), type(ours[part])
-        if there is not here and type(None) not in (there, here):
-            raise ConfigError(
-                f"its config, a {type(config).__name__}, builds another agent: {part} is a {there.__name__} there and "
-                f"a {here.__name__} here"
-            )
-    return name
 
 
 @dataclass(frozen=True)
@@ -221,11 +207,13 @@ class _Loaded:
     resumed: bool
 
 
-def _load(agent: Agent[Any], run: RunFolder, checkpoint: Path | None) -> _Loaded:
+def _load(
+    agent: Agent[Any], run: RunFolder, checkpoint: Path | None, distribution: TaskDistribution, config: TrainConfig
+) -> _Loaded:
     if checkpoint is None and not run.checkpoints.iterations():
         return _Loaded(0, 0, [], False)
     iteration, content = run.checkpoints.load(checkpoint) if checkpoint else run.checkpoints.load_latest()
-    restore(agent, content)
+    restore(agent, content, distribution, config)
     return _Loaded(iteration, content["env_steps"], content["scores"], True)
 
 
@@ -235,11 +223,14 @@ def _iterate(
     """One meta-update; returns its metrics and the environment steps that it cost."""
     tasks = distribution.sample_meta_batch(config.meta_batch_size, numpy_stream(config.seed, "tasks", iteration))
     trial = run_trial(agent, collector, tasks, agent.num_adaptations, derive(config.seed, "trial", iteration))
+    collected = _trial_metrics(trial)
+    # A sum of rewards that overflows is told as that, and not as what an update makes of it.
+    _check_metrics(collected)
     started = time.perf_counter()
     learned = agent.meta_update(trial)
     metrics = {
         **{f"agent/{name}": value for name, value in learned.items()},
-        **_trial_metrics(trial),
+        **collected,
         "seconds/collect": trial.collect_seconds,
         "seconds/adapt": trial.adapt_seconds,
         "seconds/meta_update": time.perf_counter() - started,
@@ -285,7 +276,7 @@ def _check_parameters(agent: Agent[Any]) -> None:
 
 @contextlib.contextmanager
 def _graceful_stop() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C or SIGTERM sets; a second Ctrl-C interrupts at once."""
+    """An event that the first Ctrl-C, or another of ``_STOPPING``, sets; a second Ctrl-C interrupts at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -296,7 +287,10 @@ def _graceful_stop() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stop.set()
 
-    old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    # nohup has SIGHUP ignored, and None is a handler that Python did not set, such as faulthandler's.
+    kept = {number for number in _STOPPING if signal.getsignal(number) is None}
+    kept |= {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+    old = {number: signal.signal(number, handle) for number in _STOPPING if number not in kept}
     try:
         yield stop
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import math
 import os
 import pickle
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -343,3 +345,68 @@ def test_impossible_counts_and_scores_are_refused(tmp_path: Path) -> None:
         CheckpointStore(tmp_path).save(-1, {})
     with pytest.raises(NonFiniteError, match="score of iteration 1 is nan"):
         CheckpointStore(tmp_path).save(1, {}, score=math.nan)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"iteration": "4", "score": None, "state": {}},
+        {"iteration": True, "score": None, "state": {}},
+        {"iteration": -1, "score": None, "state": {}},
+        {"iteration": 4, "score": "high", "state": {}},
+        {"iteration": 4, "score": math.nan, "state": {}},
+        {"iteration": 4, "score": None, "state": []},
+    ],
+)
+def test_content_of_another_kind_is_refused(tmp_path: Path, content: dict[str, Any]) -> None:
+    save(tmp_path / "x.safetensors", content)
+    with pytest.raises(CheckpointError, match=r"x\.safetensors is damaged: .*(must be|expected)"):
+        CheckpointStore(tmp_path).load(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 5000 + "]" * 5000,
+        "[]",
+        "3",
+        '{"dict":null}',
+        '{"dict":[[[],1]]}',
+        '{"dict":[["a",{"tensor":["b"]}]]}',
+        '{"dict":[["a",{"float":null}]]}',
+        '{"tuple":3}',
+        '{"a":1,"b":2}',
+    ],
+)
+def test_a_state_of_another_form_is_refused_even_with_its_digest(tmp_path: Path, text: str) -> None:
+    metadata = {"format": "metarl-checkpoint-1", "state": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(safetensors.torch.save({}, metadata))
+    with pytest.raises(CheckpointError, match=r"x\.safetensors is damaged"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "[" * 5000,
+        '{"__metadata__":[]}',
+        '{"__metadata__":{"format":"metarl-checkpoint-1","state":3,"sha256":"x"}}',
+        '{"__metadata__":{"format":"metarl-checkpoint-1","state":"{}","sha256":null}}',
+        '{"__metadata__":{"format":"metarl-checkpoint-1","state":"{}","sha256":"x"},"a":{"data_offsets":[0,"1"]}}',
+        '{"__metadata__":{"format":"metarl-checkpoint-1","state":"{}","sha256":"x"},"a":3}',
+        '{"__metadata__":{"format":"metarl-checkpoint-1","state":"{}","sha256":"x"},"a":{"data_offsets":[0,1e999]}}',
+    ],
+)
+def test_a_header_of_another_form_is_refused(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    with pytest.raises(CheckpointError, match=r"x\.safetensors is "):
+        load(path)
+
+
+def test_pipes_and_devices_are_no_checkpoints(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(CheckpointError, match="it is not a regular file"):
+            load(path)

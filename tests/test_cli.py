@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,9 @@ def test_list_names_every_agent_task_and_preset(
     printed = capsys.readouterr().out
     for name in [*AGENTS, *registered()]:
         assert name in printed
+    assert "presets, or metarl list AGENT" in printed
+    assert _metarl("list presets") == 0
+    printed = capsys.readouterr().out
     for agent in AGENTS:
         of_agent = "".join(re.findall(rf"│ {agent}: ([^│]*)│", printed))
         tasks = [name.split(":")[1] for name in PRESETS if name.split(":")[0] == agent]
@@ -161,6 +165,37 @@ def test_list_names_every_agent_task_and_preset(
     assert "ml1/... (50 of them)" in printed
     assert _metarl("list agents") == 0
     assert "navigation-2d" not in capsys.readouterr().out
+    assert _metarl("list rl2") == 0
+    printed = capsys.readouterr().out
+    assert "rl2: " in printed and "navigation-2d" in printed and "snail" not in printed
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _metarl("--version") == 0
+    assert capsys.readouterr().out == f"metarl {version('metarl')}\n"
+
+
+def test_a_folder_of_runs_is_plotted_as_its_runs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _metarl(["train", "random", "bandit", *_SMALL_TRAIN]) == 0
+    assert _metarl("plot runs") == 0
+    _assert_is_png(Path("runs/learning.png"))
+    Path("empty").mkdir()
+    assert "empty is not a run folder" in _refused("plot empty", capsys)
+
+
+def test_ctrl_c_while_metarl_loads_prints_no_traceback() -> None:
+    code = (
+        "import sys, signal, os\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'torch': os.kill(os.getpid(), signal.SIGINT)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from metarl.cli import main\n"
+        "sys.exit(main(['list']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "interrupted before anything began.\n")
 
 
 @pytest.mark.parametrize("agent", AGENTS)
@@ -341,7 +376,8 @@ _TRAIN = "train maml-trpo bandit"
         ("evaluate", r"Missing from metarl evaluate: .*PATH Run folder"),
         ("plot", r"plot needs at least one run folder"),
         ("plot absent", r"absent does not exist"),
-        ("list agent", r"'agent'.*'all', 'agents', 'tasks', 'presets'"),
+        ("list agent", r"unknown kind of list 'agent'\. Did you mean 'agents'\? Valid choices: agents, .*tasks"),
+        ("train maml", r"unknown agent 'maml'\. Did you mean 'maml-trpo'\?"),
     ],
 )
 def test_bad_input_is_named_and_leaves_no_run(words: str, named: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -390,6 +426,35 @@ def test_a_damaged_config_is_named(run: Path, content: str, capsys: pytest.Captu
     (run / "config.json").write_text(content)
     for command in ("evaluate", "train --resume"):
         assert "config.json" in _refused(f"{command} {run}", capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("[" * 5000, "nested too deeply"),
+        ('{"agent": "rl2", "tasks": "bandit", "rl2": {}, "train": {"seed": NaN}}', "train.seed is nan"),
+        ('{"agent": "rl2", "tasks": "bandit", "rl2": {}, "train": {"seed": 1e999}}', "train.seed is inf"),
+        (f'{{"agent": "rl2", "tasks": "bandit", "rl2": {{}}, "train": {{"seed": {2**63}}}}}', "beyond 64 bits"),
+        ('{"agent": ["rl2"], "tasks": "bandit", "train": {}}', "agent in .*config.json must be a name"),
+        ('{"agent": "rl2", "tasks": "bandit", "rl2": [], "train": {}}', "rl2 in .* must be an object"),
+    ],
+)
+def test_a_config_of_other_kinds_is_named(
+    run: Path, content: str, named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / "config.json").write_text(content)
+    for command in (f"evaluate {run}", f"train --resume {run}", f"train --config {run}/config.json"):
+        assert re.search(named, _refused(command, capsys)), command
+
+
+def test_metrics_of_something_else_are_not_plotted(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for line, named in (
+        ('{"iteration": 0}', "lacks 'train/return_0'"),
+        ('{"iteration": 0, "train/return_0": 1}', "lacks 'env_steps'"),
+        ('{"iteration": 0, "train/return_x": 1}', "lacks 'train/return_0'"),
+    ):
+        (run / "metrics.jsonl").write_text(line + "\n")
+        assert named in _refused(f"plot {run}", capsys)
 
 
 @pytest.mark.parametrize(

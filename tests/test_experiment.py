@@ -65,7 +65,31 @@ def test_what_a_checkpoint_cannot_follow_is_refused_and_not_written(experiment: 
         experiment.reconfigured(_TRAIN, dataclasses.replace(_MAML, hidden_sizes=(5,)))
     with pytest.raises(ConfigError, match=r"seed is 3 in .*got 4"):
         experiment.reconfigured(dataclasses.replace(_TRAIN, seed=4), _MAML)
+    with pytest.raises(ConfigError, match=r"meta_batch_size is 3 in .*got 4"):
+        experiment.reconfigured(dataclasses.replace(_TRAIN, meta_batch_size=4), _MAML)
     assert experiment.run.read_config() == before
+
+
+def test_fields_that_config_json_lost_are_told_and_never_taken_from_the_defaults(experiment: Experiment) -> None:
+    experiment.train()
+    content = experiment.run.read_config()
+    for part, name in (("train", "seed"), ("train", "meta_batch_size"), ("train", "eval_every")):
+        lost = {**content, part: {key: value for key, value in content[part].items() if key != name}}
+        experiment.run.write_config(lost)
+        with pytest.raises(ConfigError, match=rf"train in .*config\.json lacks {name}"):
+            Experiment.open(experiment.run.path)
+    settings = {key: value for key, value in content["maml-trpo"].items() if key not in ("num_inner_steps", "max_kl")}
+    experiment.run.write_config({**content, "maml-trpo": settings})
+    with pytest.warns(UserWarning, match=r"lacks settings of maml-trpo; taken are .*num_inner_steps = 1"):
+        opened = Experiment.open(experiment.run.path)
+    with pytest.raises(CheckpointError, match="of another run: num_inner_steps is 2 there and 1 here"):
+        opened.load()
+    with pytest.raises(CheckpointError, match="num_inner_steps is 2 there and 1 here"):
+        opened.reconfigured(opened.train_config, opened.agent_config)
+    assert experiment.run.read_config()["maml-trpo"] == settings
+    experiment.run.write_config({**content, "maml-trpo": settings | {"num_inner_steps": 2}})
+    with pytest.warns(UserWarning, match="max_kl"):
+        Experiment.open(experiment.run.path).load()  # The default is what the checkpoint has.
 
 
 def test_the_reference_trains_for_as_many_episodes_on_the_same_network(experiment: Experiment) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from matplotlib.figure import Figure
 
+from metarl.errors import CheckpointError
 from metarl.plotting import save_figure
-from metarl.runs.files import replacing, safe_name, write_atomically
+from metarl.runs.files import read_json, read_regular, replacing, safe_name, typed, write_atomically
 
 
 def test_a_file_is_replaced_by_what_was_written(tmp_path: Path) -> None:
@@ -70,3 +72,54 @@ def test_a_new_file_may_be_read_by_whom_the_user_lets(tmp_path: Path) -> None:
 )
 def test_a_name_becomes_a_file_s_name(name: str, expected: str) -> None:
     assert safe_name(name) == expected
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    assert read_regular(tmp_path / "link") == b"content"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    for name, reason in (("pipe", "not a regular file"), ("endless", "not a regular file"), ("", "directory")):
+        with pytest.raises(OSError, match=reason):
+            read_regular(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"train": {"lr": NaN}}', "train.lr is nan; expected a finite number"),
+        ('{"list": [1, {"x": -Infinity}]}', "list.1.x is -inf"),
+        ('{"x": 1e999}', "x is inf"),
+        ('{"seed": 9223372036854775808}', "seed is beyond 64 bits"),
+        ('{"x": ' + "[" * 5000 + "]" * 5000 + "}", "nested too deeply"),
+        ("[" * 5000, "nested too deeply"),
+        ("[1]", "expected a JSON object, got list"),
+        ('{"x"', "is damaged"),
+        ("\xff\x00", "is damaged"),
+    ],
+)
+def test_json_that_nothing_can_use_is_named(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    with pytest.raises(CheckpointError, match=rf"x\.json is damaged: .*{message}|x\.json {message}"):
+        read_json(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "message"),
+    [
+        ("3", int, "'x' must be a whole number, got '3'"),
+        (True, int, "'x' must be a whole number, got True"),
+        (1.5, int, "'x' must be a whole number, got 1.5"),
+        (None, float, "'x' must be a number, got None"),
+        ([], dict, r"'x' must be an object, got \[\]"),
+        ({}, str, "'x' must be text, got {}"),
+    ],
+)
+def test_a_field_of_another_kind_is_named(value: Any, kind: type, message: str) -> None:
+    with pytest.raises(CheckpointError, match=f"FILE is damaged: {message}"):
+        typed({"x": value}, "x", kind, "FILE")
+    with pytest.raises(CheckpointError, match="it lacks 'y'"):
+        typed({"x": value}, "y", kind, "FILE")
+    assert typed({"x": 2}, "x", float, "FILE") == 2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +96,72 @@ def test_a_damaged_line_in_the_middle_is_named(run: RunFolder) -> None:
     run.metrics.write_text("\n".join([lines[0], lines[1][:8], lines[2]]))
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl, line 2 is damaged"):
         read_metrics(run.metrics)
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        ([*range(40), *range(119, 120)], "lacks the iterations 40-118, but .* after iteration 119"),
+        ([*range(1, 60), *range(61, 119)], "lacks the iterations 0, 60, 119, but"),
+        ([], "lacks the iterations 0-119"),
+        ([*range(120), 7], "holds iterations twice or in disorder"),
+    ],
+)
+def test_a_resume_demands_every_iteration_and_leaves_the_log_as_it_was(
+    run: RunFolder, kept: list[int], message: str
+) -> None:
+    run.metrics.write_text("".join(json.dumps({"iteration": number}) + "\n" for number in kept))
+    before = run.metrics.read_bytes()
+    with pytest.raises(CheckpointError, match=rf"metrics\.jsonl {message}"):
+        Logger(run, resume_from=120)
+    assert run.metrics.read_bytes() == before
+    run.metrics.unlink()
+    with pytest.raises(CheckpointError, match="lacks the iterations 0-2"):
+        Logger(run, resume_from=3)
+
+
+def test_lines_are_on_the_disk_after_a_sync(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    with Logger(run) as logger:
+        logger.log(0, {"train/return": 1.0})
+        logger.sync()
+    assert synced == [run.metrics.stat().st_ino]
+
+
+def test_a_sync_that_fails_is_named(run: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with Logger(run) as logger:
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(CheckpointError, match=r"could not bring the metrics .*onto the disk: No space left"):
+            logger.sync()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("3", "line 2 is damaged: expected a JSON object, got int"),
+        ('{"env_steps": 3}', "line 2 is damaged: it lacks 'iteration'"),
+        ('{"iteration": "1"}', "line 2 is damaged: 'iteration' must be a whole number, got '1'"),
+        ('{"iteration": 1, "train/return_0": NaN}', "line 2 is damaged: train/return_0 is nan"),
+        ('{"iteration": 1, "train/return_0": null}', "line 2 is damaged: 'train/return_0' must be a number, got None"),
+        ('{"iteration": 18446744073709551616}', "line 2 is damaged: iteration is beyond 64 bits"),
+    ],
+)
+def test_a_line_of_another_kind_is_named(run: RunFolder, line: str, message: str) -> None:
+    run.metrics.write_text(f'{{"iteration": 0}}\n{line}\n')
+    with pytest.raises(CheckpointError, match=message):
+        read_metrics(run.metrics)
+
+
+def test_a_pipe_in_place_of_the_log_is_an_error(run: RunFolder) -> None:
+    os.mkfifo(run.metrics)
+    with pytest.raises(CheckpointError, match="it is not a regular file"):
+        read_metrics(run.metrics)
+    with pytest.raises(CheckpointError, match="could not open the logs"):
+        Logger(run)
 
 
 def test_a_new_logger_refuses_to_mix_two_runs(run: RunFolder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -19,9 +20,9 @@ from rich.console import Console
 from metarl.agent import Agent
 from metarl.agents import MAMLTRPOConfig, RL2Config
 from metarl.envs.metaworld import TaskSet, custom, task_distribution
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, NonFiniteError
 from metarl.evaluation.metaworld_protocol import evaluate_official
-from metarl.evaluation.metaworld_scores import OfficialScores, TaskScores, markdown, print_table, read
+from metarl.evaluation.metaworld_scores import OfficialScores, TaskScores, markdown, print_table, read, save
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import make
 from metarl.types import Action, Rollout, Timestep
@@ -181,14 +182,31 @@ def test_an_interrupted_evaluation_goes_on_and_ends_with_the_same_scores(tmp_pat
     store = tmp_path / "scores.json"
     whole = score(goals=3, store=store)
     assert read(store) == whole
-    content = json.loads(store.read_text())
-    del content["by_task"]["push-v3"]
-    content["by_task"]["reach-v3"]["success"] = [0.5, 0.5, 0.5]
-    store.write_text(json.dumps(content))
+    half = dataclasses.replace(whole.by_task["reach-v3"], success=(0.5, 0.5, 0.5))
+    save(dataclasses.replace(whole, by_task={"reach-v3": half}), store)
     resumed = score(goals=3, store=store)
     assert resumed.by_task["reach-v3"].success == (0.5, 0.5, 0.5), "a stored task was scored again"
     assert resumed.by_task["push-v3"] == whole.by_task["push-v3"]
     assert score(goals=3, store=store, about={"iteration": 9}) != resumed, "scores of other settings were taken"
+
+
+@pytest.mark.parametrize("value", [[math.nan] * 3, [1.0] * 50, [1.0], "1", None])
+def test_an_edited_cache_is_told_and_scored_again(tmp_path: Path, value: Any) -> None:
+    store = tmp_path / "scores.json"
+    whole = score(goals=3, store=store)
+    content = json.loads(store.read_text())
+    content["by_task"]["reach-v3"]["success"] = value
+    store.write_text(json.dumps(content))
+    with pytest.warns(RuntimeWarning, match=r"scores\.json is damaged.*All tasks are scored again"):
+        assert score(goals=3, store=store) == whole
+    assert read(store) == whole
+
+
+def test_scores_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
+    bad = TaskScores((1.0,), (math.inf,), 1, 0)
+    with pytest.raises(NonFiniteError, match="NaN or infinite"):
+        save(OfficialScores({}, {"a": bad}), tmp_path / "scores.json")
+    assert not list(tmp_path.iterdir())
 
 
 def test_intervals_are_over_goals_and_the_mean_is_over_tasks() -> None:

@@ -128,11 +128,11 @@ def _script(
 
 
 def _assert_taken_by_every_command(run: Path, capsys: pytest.CaptureFixture[str], done: int = 2) -> None:
-    assert metarl(f"evaluate {run} --num-tasks 3") == 0
+    assert metarl(f"evaluate {run} --num-tasks 3 --trust-tasks") == 0
     assert metarl(f"plot {run}") == 0
-    assert metarl(f"train --resume {run} --num-iterations {done + 1}") == 0
+    assert metarl(f"train --resume {run} --num-iterations {done + 1} --trust-tasks") == 0
     assert [row["iteration"] for row in read_metrics(run / "metrics.jsonl")] == list(range(done + 1))
-    assert "cannot be rendered" in refused(f"render {run}", capsys)  # Bandits have no looks.
+    assert "cannot be rendered" in refused(f"render {run} --trust-tasks", capsys)  # Bandits have no looks.
 
 
 # Agents of the user's own -------------------------------------------------------------------------------------------
@@ -292,3 +292,85 @@ def test_a_run_whose_module_is_gone_says_so(mine: str, capsys: pytest.CaptureFix
     Path(f"{mine}.py").unlink()
     shutil.rmtree("__pycache__", ignore_errors=True)
     assert f"cannot import the module '{mine}'" in refused(f"evaluate {_RUN}", capsys)
+
+
+# What is safe to open -----------------------------------------------------------------------------------------------
+
+_PAYLOAD = """
+from pathlib import Path
+import dataclasses
+from metarl import make
+Path("exploded").touch()
+tasks = dataclasses.replace(make("bandit"), id="mine")
+"""
+_COMMANDS = ("evaluate", "render", "train --resume")
+
+
+def _rewrite(run: Path, **parts: object) -> None:
+    content = json.loads((run / "config.json").read_text())
+    if "agent" in parts:
+        content[str(parts["agent"])] = content.pop(content["agent"])
+    (run / "config.json").write_text(json.dumps(content | parts))
+
+
+@pytest.fixture
+def shared() -> Path:
+    """A run that somebody else made; the folder could be called as a package is."""
+    assert metarl(["train", "rl2", "bandit", *_SMALL, "--hidden-size", "4", "--num-epochs", "1"]) == 0
+    return Path("runs/rl2-bandit-seed1").rename("shared_run")
+
+
+@pytest.mark.parametrize("part", ["agent", "tasks"])
+@pytest.mark.parametrize("trusting", ["", "--trust-tasks", "named"])
+@pytest.mark.parametrize("inside", ["payload", "deep.er.payload", "linked"])
+def test_nothing_inside_a_run_folder_is_ever_imported(
+    shared: Path, part: str, trusting: str, inside: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"shared_run.{inside}:tasks"
+    module = (shared / inside.replace(".", "/")).with_suffix(".py")
+    module.parent.mkdir(parents=True, exist_ok=True)
+    if inside == "linked":
+        Path("elsewhere.py").write_text(_PAYLOAD)
+        module.symlink_to("../elsewhere.py")
+    else:
+        module.write_text(_PAYLOAD)
+        (module.parent / "__init__.py").write_text(_PAYLOAD)
+    _rewrite(shared, **{part: name})
+    option = f"--{part} {name}" if trusting == "named" else trusting
+    for command in _COMMANDS:
+        assert f"lies inside the run folder {shared}" in refused(f"{command} {shared} {option}", capsys)
+    assert metarl(f"plot {shared}") == 0
+    assert not Path("exploded").exists()
+
+
+def test_a_module_in_a_run_folder_that_is_the_working_directory_is_refused(
+    shared: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(shared)
+    Path("payload_here.py").write_text(_PAYLOAD)
+    _rewrite(Path(), tasks="payload_here:tasks")
+    assert "lies inside the run folder" in refused("evaluate . --trust-tasks", capsys)
+    assert "lies inside the run folder" in refused("evaluate . --tasks payload_here:tasks", capsys)
+    assert not Path("exploded").exists()
+
+
+@pytest.mark.parametrize("part", ["agent", "tasks"])
+def test_a_module_that_only_the_run_names_is_imported_on_request_alone(
+    shared: Path, part: str, mine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = f"beside_{part}"
+    Path(f"{module}.py").write_text(_PAYLOAD)
+    _rewrite(shared, **{part: f"{module}:tasks"})
+    for command in (*(f"{command} {shared}" for command in _COMMANDS), f"train --config {shared}/config.json"):
+        text = refused(command, capsys)
+        assert f"names the {part} '{module}:tasks'" in text and f"{module}.py) runs its code" in text
+        assert f"add --{part} {module}:tasks, or --trust-tasks" in text
+    assert not Path("exploded").exists()
+    metarl(f"evaluate {shared} --trust-tasks")  # Neither is what the run was trained with, but both are imported.
+    assert Path("exploded").exists()
+
+
+def test_what_training_prints_says_that_the_run_needs_modules(mine: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert metarl(["train", f"{mine}:ArmConfig", "bandit", *_SMALL]) == 0
+    run = f"runs/{mine}-ArmConfig-bandit-seed1"
+    assert f"metarl evaluate {run} --trust-tasks --num-tasks" in capsys.readouterr().out

@@ -24,7 +24,7 @@ FLOORS = (
     "functional networks runs config",
     "adaptation agent vector plotting",
     "tasks agents",
-    "rollouts envs",
+    "rollouts envs origin",
     "evaluation rendering",
     "trainer",
     "testing",

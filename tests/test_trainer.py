@@ -26,7 +26,7 @@ from helpers.countdown import sample as countdown_task
 from helpers.divergence import unchecked_actions
 
 from metarl.agent import AgentConfig
-from metarl.agents import RL2, MAMLTRPOConfig, RL2Config
+from metarl.agents import RL2, MAMLTRPOConfig, RL2Config, SNAILConfig
 from metarl.config import TrainConfig
 from metarl.envs.metaworld.vector_env import MetaWorldVectorEnv
 from metarl.errors import CheckpointError, ConfigError, NonFiniteError
@@ -67,7 +67,10 @@ def _kill_at(number: signal.Signals, iteration: int) -> Callable[[Progress], Non
     return listener
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+_STOPPING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU]
+
+
+@pytest.mark.parametrize("number", _STOPPING)
 @pytest.mark.parametrize("iteration", [1, 2, 3])
 def test_a_signal_between_iterations_loses_none(
     run: RunFolder, bandit: TaskDistribution, number: signal.Signals, iteration: int
@@ -78,6 +81,56 @@ def test_a_signal_between_iterations_loses_none(
     assert run.checkpoints.iterations()[-1] == iteration
     assert len(read_metrics(run.metrics)) == iteration
     assert signal.getsignal(number) == before
+
+
+def test_a_hangup_that_nohup_has_ignored_stays_ignored(run: RunFolder, bandit: TaskDistribution) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert train(_agent(bandit), bandit, _CONFIG, run, listener=_kill_at(signal.SIGHUP, 1))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+_IN_WORKERS = """
+import torch
+from metarl import RunFolder, TrainConfig, train
+from metarl.agents import RL2Config
+from metarl.tasks import TaskDistribution
+
+def make_env(task):
+    import time
+    import gymnasium as gym
+    time.sleep(0.05)
+    return gym.make("CartPole-v1")
+
+if __name__ == "__main__":
+    tasks = TaskDistribution(
+        id="slow", sample=lambda rng: {"x": rng.random()}, make_env=make_env, num_workers=2, horizon=20
+    )
+    agent = RL2Config(hidden_size=4, num_epochs=1, num_minibatches=1).build(tasks.spec, torch.device("cpu"), 1)
+    config = TrainConfig(num_iterations=100000, meta_batch_size=4, eval_every=99999, checkpoint_every=99999)
+    done = train(agent, tasks, config, RunFolder("run"), listener=lambda now: print(now.iteration, flush=True))
+    print("ended" if done else "stopped", flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_whole_process_group_loses_no_iteration(tmp_path: Path, number: signal.Signals) -> None:
+    """As timeout, docker stop, Slurm and Kubernetes send it: workers leave it to their parent what to do."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "script.py").write_text(_IN_WORKERS)
+    process = subprocess.Popen(
+        [sys.executable, "script.py"], cwd=tmp_path, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    while process.stdout.readline() != "2\n":
+        assert process.poll() is None
+    os.killpg(process.pid, number)
+    printed, _ = process.communicate(timeout=120.0)
+    assert printed.endswith("stopped\n") and process.returncode == 0
+    run = RunFolder(tmp_path / "run")
+    done = len(read_metrics(run.metrics))
+    assert run.checkpoints.iterations() == [0, done] and done >= 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -197,6 +250,16 @@ def test_a_reward_that_is_not_finite_is_named_with_its_task(run: RunFolder, valu
         train(_agent(distribution), distribution, _CONFIG, run)
 
 
+def test_a_sum_of_rewards_that_overflows_is_told_as_that(run: RunFolder) -> None:
+    distribution = _cells(3e38)
+    with pytest.raises(NonFiniteError, match=r"iteration 0: the metric 'train/return_0' is inf"):
+        train(_agent(distribution), distribution, _CONFIG, run)
+    with pytest.raises(
+        NonFiniteError, match=r"cells: the return of task .*'reward': .* is inf: the sum of its rewards"
+    ):
+        evaluate(_agent(distribution), _cells(1.0, test_reward=3e38), num_tasks=2, seed=1)
+
+
 def test_an_observation_that_is_not_finite_is_named(run: RunFolder) -> None:
     distribution = _cells(obs=math.nan)
     with pytest.raises(NonFiniteError, match=r"iteration 0: cells: observation \[nan\] at step 1"):
@@ -211,20 +274,66 @@ def test_a_nan_that_only_held_out_tasks_show_is_named_with_iteration_and_checkpo
     assert run.checkpoints.iterations() == [0, 1]
 
 
+class _Fault(Exception):
+    pass
+
+
+@pytest.mark.parametrize("fails", ["act", "adapt", "meta_update", "not finite"])
+def test_what_fails_saves_the_iterations_before_it_and_none_of_its_own(
+    tmp_path: Path, bandit: TaskDistribution, fails: str
+) -> None:
+    config = dataclasses.replace(_CONFIG, checkpoint_every=99)
+    whole, broken = RunFolder.create(tmp_path, "whole"), RunFolder.create(tmp_path, "broken")
+    assert train(_agent(bandit), bandit, config, whole)
+
+    class Failing(RL2):
+        updates = 0
+
+        def act(self, *arguments: Any, **keywords: Any) -> Any:
+            if fails == "act" and self.updates == 3:
+                raise _Fault("here")
+            return super().act(*arguments, **keywords)
+
+        def adapt(self, *arguments: Any) -> Any:
+            if fails == "adapt" and self.updates == 3:
+                raise _Fault("here")
+            return super().adapt(*arguments)
+
+        def meta_update(self, trial: Trial) -> dict[str, float]:
+            metrics = super().meta_update(trial)
+            self.updates += 1
+            if self.updates == 4 and fails == "meta_update":
+                raise _Fault("here")
+            return metrics | ({"loss": math.inf} if self.updates == 4 else {})
+
+    expected = NonFiniteError if fails == "not finite" else _Fault
+    with pytest.raises(expected) as failure:
+        train(_agent(bandit, Failing), bandit, config, broken)
+    said = str(failure.value) + "".join(getattr(failure.value, "__notes__", []))
+    assert "iteration-00000003" in said or "The 3 iterations that were finished before it are saved" in said
+    assert broken.checkpoints.iterations() == [0, 3]
+    assert train(_agent(bandit), bandit, config, broken)
+    ours, theirs = (folder.checkpoints.load_latest()[1]["agent"]["memory"] for folder in (broken, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 # The disk -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_full_disk_is_named_and_the_checkpoint_before_is_intact(
     run: RunFolder, bandit: TaskDistribution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: int) -> None:
+    def full(handle: int) -> None:
+        # The log was there before the disk filled up; its own failure is tests/test_logger.py's.
+        if Path(f"/proc/self/fd/{handle}").readlink().name == "metrics.jsonl":
+            return
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def fill(progress: Progress) -> None:
         if progress.iteration == 3:
             monkeypatch.setattr(os, "fsync", full)
 
-    with pytest.raises(CheckpointError, match=r"iteration-00000004\.safetensors: the disk is full .*resume"):
+    with pytest.raises(CheckpointError, match=r"(best|iteration-00000004)\.safetensors: the disk is full .*resume"):
         train(_agent(bandit), bandit, _CONFIG, run, listener=fill)
     with pytest.raises(CheckpointError, match="No space left"):
         train(_agent(bandit), bandit, _CONFIG, run)
@@ -280,17 +389,53 @@ def test_a_run_in_use_names_the_process_and_changes_nothing(run: RunFolder, band
 
 def test_a_checkpoint_of_another_agent_is_refused_in_words(run: RunFolder, bandit: TaskDistribution) -> None:
     train(_agent(bandit), bandit, dataclasses.replace(_CONFIG, num_iterations=1), run)
-    wide = RL2Config(hidden_size=9).build(bandit.spec, torch.device("cpu"), 1)
-    with pytest.raises(CheckpointError, match=r"(?s)does not fit this agent.*size mismatch"):
+    wide = dataclasses.replace(_AGENT, hidden_size=9).build(bandit.spec, torch.device("cpu"), 1)
+    with pytest.raises(CheckpointError, match="of another run: hidden_size is 4 there and 9 here"):
         train(wide, bandit, _CONFIG, run)
-    assert run.checkpoints.load_latest()[0] == 1
+    iteration, content = run.checkpoints.load_latest()
+    assert iteration == 1
+    # One of an older metarl says nothing of that; its tensors have other shapes.
+    run.checkpoints.save(iteration, {name: value for name, value in content.items() if name != "origin"})
+    with (
+        pytest.warns(RuntimeWarning, match="of an older metarl"),
+        pytest.raises(CheckpointError, match=r"(?s)does not fit this agent.*size mismatch"),
+    ):
+        train(wide, bandit, _CONFIG, run)
+    with pytest.warns(RuntimeWarning, match="that it belongs to this run was not checked"):
+        assert train(_agent(bandit), bandit, _CONFIG, run)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 2}, "seed is 1 there and 2 here"),
+        ({"meta_batch_size": 5}, "meta_batch_size is 4 there and 5 here"),
+        ({"clip_range": 0.3}, "clip_range is 0.2 there and 0.3 here"),
+        ({"tasks": "bandit-gaussian"}, "tasks is 'bandit' there and 'bandit-gaussian' here"),
+        ({"agent": SNAILConfig(hidden_size=4)}, "agent is 'rl2' there and 'snail' here"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_whatever_its_shapes(
+    run: RunFolder, bandit: TaskDistribution, change: dict[str, Any], named: str
+) -> None:
+    train(_agent(bandit), bandit, dataclasses.replace(_CONFIG, num_iterations=1), run)
+    settings = {name: value for name, value in change.items() if name in vars(_AGENT)}
+    outer = {name: value for name, value in change.items() if name in vars(_CONFIG)}
+    agent: AgentConfig = change.get("agent", dataclasses.replace(_AGENT, **settings))
+    tasks = load_distribution(change.get("tasks", "bandit"))
+    with pytest.raises(CheckpointError, match=f"of another run: {named}"):
+        train(agent.build(tasks.spec, torch.device("cpu"), 1), tasks, dataclasses.replace(_CONFIG, **outer), run)
+    free = {"num_iterations": 2, "eval_every": 1, "eval_tasks": 3, "checkpoint_every": 1, "keep_checkpoints": 9}
+    assert train(_agent(bandit), bandit, dataclasses.replace(_CONFIG, **free), run)
 
 
 def test_a_checkpoint_of_another_version_is_refused_in_words(run: RunFolder, bandit: TaskDistribution) -> None:
     train(_agent(bandit), bandit, _CONFIG, run)
     iteration, content = run.checkpoints.load_latest()
     run.checkpoints.save(iteration, {name: value for name, value in content.items() if name != "spec"})
-    with pytest.raises(CheckpointError, match=r"lacks spec and holds agent, env_steps, scores: another version"):
+    with pytest.raises(
+        CheckpointError, match=r"lacks spec and holds agent, env_steps, origin, scores: another version"
+    ):
         train(_agent(bandit), bandit, _CONFIG, run)
 
 

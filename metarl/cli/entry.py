@@ -6,8 +6,9 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -30,12 +31,16 @@ _USAGE = """usage: metarl COMMAND ...
   train --config FILE    the same with agent, tasks and settings from a file (--print-config prints one)
   train --resume RUN     go on where a run stopped
   evaluate RUN           score a run's agent on held-out tasks
-  plot RUN...            learning curves of runs
+  plot RUN...            learning curves of runs, or of all runs in a folder
   render RUN             video of the agent before and after adaptation to one task
-  list                   agents, tasks and presets
+  list [WHAT]            agents and tasks; or presets, or those of one agent
   check MODULE:NAME      look for faults in a task distribution of your own
 
-metarl COMMAND --help tells more. AGENT and TASKS are names of `metarl list`, or module:attribute for your own."""
+metarl COMMAND --help tells more, metarl --version which one this is. AGENT and TASKS are names of `metarl list`, or
+module:attribute for your own.
+
+Run folders and checkpoints are data: nothing in them is executed. A module that only a run's config.json names is
+imported, which runs its code, if you name it too (--tasks, --agent) or say --trust-tasks; one inside the run never."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,12 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_USAGE)
         return 0 if words else 2
+    if words[0] == "--version":
+        print(f"metarl {version('metarl')}")
+        return 0
     try:
         if words[0] not in commands:
             raise unknown_name("command", words[0], commands)
         return commands[words[0]](words[1:], Console())
     except MetarlError as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        text = "\n".join([str(error), *getattr(error, "__notes__", [])])
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted at once; what the last checkpoint holds is safe.")
@@ -69,17 +78,17 @@ class PlotOptions:
     """Learning curves of one or more runs in one figure."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders."""
+    """Run folders, or folders of runs."""
     output: Path | None = None
-    """The PNG; default: learning.png in the first run's folder."""
+    """The PNG; default: learning.png in the first folder."""
 
 
 def _plot(words: list[str], console: Console) -> int:
     options = tyro.cli(PlotOptions, args=words, prog="metarl plot")
     if not options.runs:
         raise ConfigError("plot needs at least one run folder: metarl plot RUN...")
-    runs = [RunFolder.open(path) for path in options.runs]
-    output = options.output or runs[0].path / "learning.png"
+    runs = [run for path in options.runs for run in RunFolder.find(path)]
+    output = options.output or options.runs[0] / "learning.png"
     learning_figure({run.path.name: run.metrics for run in runs}, output)
     console.print(f"Figure: {escape(str(output))}", soft_wrap=True)
     return 0
@@ -95,14 +104,18 @@ def _render(words: list[str], console: Console) -> int:
 def _list(words: list[str], console: Console) -> int:
     @dataclass(frozen=True)
     class Options:
-        """List agents, tasks and presets."""
+        """List agents and tasks, presets, or the presets of one agent."""
 
-        what: Annotated[Literal["all", "agents", "tasks", "presets"], tyro.conf.Positional] = "all"
-        """What to list."""
+        what: Annotated[str, tyro.conf.Positional] = "agents and tasks"
+        """agents, tasks, presets, or the name of an agent."""
 
     what = tyro.cli(Options, args=words, prog="metarl list").what
+    choices = ["agents", "tasks", "presets", *AGENTS]
+    if what not in choices and what != Options.what:
+        raise unknown_name("kind of list", what, choices)
+    chosen = [what] if what in AGENTS else list(AGENTS)
     tables = {
-        "agents": (("agent", "choose it when"), [(name, kind.when) for name, kind in AGENTS.items()]),
+        "agents": (("agent", "choose it when"), [(name, AGENTS[name].when) for name in chosen]),
         "tasks": (
             ("tasks", "description"),
             _by_text((name, d.description) for name, d in sorted(registered().items())),
@@ -111,7 +124,7 @@ def _list(words: list[str], console: Console) -> int:
             ("agent: tasks", "what differs from the defaults"),
             [
                 (f"{agent}: {', '.join(folded(names.split(', ')))}", text)
-                for agent in AGENTS
+                for agent in chosen
                 for names, text in _by_text(
                     (name.split(":")[1], f"{json.dumps({**p.train, **p.agent})}  ({p.source})")
                     for name, p in PRESETS.items()
@@ -120,12 +133,15 @@ def _list(words: list[str], console: Console) -> int:
             ],
         ),
     }
-    for name, (header, rows) in tables.items():
-        if what in ("all", name):
-            table = Table(*header, title=name)
-            for row in rows:
-                table.add_row(*map(escape, row))
-            console.print(table)
+    shown = ("agents", "presets") if what in AGENTS else ("agents", "tasks") if what == Options.what else (what,)
+    for name in shown:
+        header, rows = tables[name]
+        table = Table(*header, title=name)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        console.print(table)
+    if what == Options.what:
+        console.print("Settings that differ from the defaults: metarl list presets, or metarl list AGENT.")
     return 0
 
 

@@ -31,6 +31,8 @@ class EvaluateOptions:
     """Another distribution with the same spaces, by id or module:attribute."""
     agent: str | None = None
     """For a script's run whose config.json does not name its agent: a name, or module:attribute of its config."""
+    trust_tasks: bool = False
+    """Import the modules that the run's config.json names for its tasks and agent, which runs their code."""
     num_tasks: int = 40
     """Held-out tasks."""
     num_adaptations: int | None = None
@@ -70,7 +72,7 @@ def evaluate(words: list[str], console: Console) -> int:
     if options.best and options.checkpoint is not None:
         raise ConfigError(f"--best and --checkpoint {options.checkpoint} name two checkpoints; give one of them.")
     _check_official(options)
-    this = Experiment.open(options.run, agent=options.agent, tasks=options.tasks)
+    this = Experiment.open(options.run, agent=options.agent, tasks=options.tasks, trust=options.trust_tasks)
     reference = this.trained_reference()
     if options.device is not None:
         this, reference = this.on(options.device), reference and reference.on(options.device)

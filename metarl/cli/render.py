@@ -50,6 +50,8 @@ class RenderOptions:
     """Another distribution with the same spaces, by id or module:attribute."""
     agent: str | None = None
     """For a script's run whose config.json does not name its agent: a name, or module:attribute of its config."""
+    trust_tasks: bool = False
+    """Import the modules that the run's config.json names for its tasks and agent, which runs their code."""
     split: Literal["test", "train"] | None = None
     """Held-out or training goals; default: test, or train for a task that is trained on alone."""
     goal: int = 0
@@ -64,6 +66,8 @@ class RenderOptions:
     """A checkpoint file; default: the newest."""
     best: bool = False
     """Take the checkpoint with the best training return."""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """Where networks run; default: as in training."""
 
 
 def render(words: Sequence[str], console: Console) -> int:
@@ -75,7 +79,9 @@ def render(words: Sequence[str], console: Console) -> int:
             raise ConfigError(f"--{name.replace('_', '-')} must be 0 or more, got {value}.")
     if options.best and options.checkpoint is not None:
         raise ConfigError(f"--best and --checkpoint {options.checkpoint} name two checkpoints; give one of them.")
-    this = Experiment.open(options.run, agent=options.agent, tasks=options.tasks)
+    this = Experiment.open(options.run, agent=options.agent, tasks=options.tasks, trust=options.trust_tasks)
+    if options.device is not None:
+        this = this.on(options.device)
     distribution = this.seen(load_distribution(options.tasks)) if options.tasks else this.distribution
     if distribution.make_render_env is None:
         raise _not_renderable(distribution)

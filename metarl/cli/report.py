@@ -118,7 +118,7 @@ def write_adaptation(
     }
     scores = path.with_suffix(".json")
     try:
-        write_atomically(scores, (json.dumps(content, indent=1) + "\n").encode())
+        write_atomically(scores, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     except OSError as error:
         raise ConfigError(f"cannot write the scores {scores}: {error.strerror or error}.") from error
     figure = path.with_suffix(".png")

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from metarl import trainer
 from metarl.agent import AgentConfig
 from metarl.agents import AGENTS
+from metarl.agents.registry import load_agent
 from metarl.cli.report import EVALUATION_SEED, evaluation_rows, show_adaptation, warn_of_invalid
 from metarl.config import TrainConfig
 from metarl.errors import ConfigError
@@ -42,6 +43,8 @@ class Source:
     """Same as AGENT; with --resume for a script's run whose config.json does not name it."""
     tasks: str | None = None
     """Same as TASKS; with --resume for a script's run whose config.json does not name them."""
+    trust_tasks: bool = False
+    """With --resume or --config: import the modules that the file names for tasks and agent, which runs their code."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def train(words: list[str], console: Console) -> int:
     names = list(itertools.takewhile(lambda word: not word.startswith("-"), words[:2]))
     rest = words[len(names) :]
     if len(names) == 1:
+        load_agent(names[0])  # A name that is none is the nearer mistake.
         raise ConfigError(f"train takes AGENT and TASKS, got only {names[0]!r}. Agents: {', '.join(sorted(AGENTS))}.")
     prog = " ".join(["metarl train", *names])
     # An error in another option is told by the second parser, which knows them all.
@@ -85,7 +89,7 @@ def train(words: list[str], console: Console) -> int:
                 f"--print-config is for new runs; the settings of this one are {base.run.path}/config.json."
             )
         _check_resume(base, options.train.num_iterations, options.checkpoint, console)
-        this = base.reconfigured(options.train, options.settings)
+        this = base.reconfigured(options.train, options.settings, options.checkpoint)
     else:
         if options.checkpoint is not None:
             raise ConfigError(f"--checkpoint {options.checkpoint} needs --resume RUN.")
@@ -113,7 +117,7 @@ def _base(names: list[str], source: Source) -> tuple[Setup, bool]:
             raise ConfigError(
                 f"--resume {source.resume} brings its own agent and tasks; leave out {' '.join(names)!r}."
             )
-        known = Experiment.open(source.resume, agent=source.agent, tasks=source.tasks)
+        known = Experiment.open(source.resume, agent=source.agent, tasks=source.tasks, trust=source.trust_tasks)
         if source.tasks is not None and source.tasks != known.task_name:
             raise ConfigError(f"the run's tasks are {known.task_name!r}, got --tasks {source.tasks!r}. Leave it out.")
         return known, False
@@ -122,7 +126,7 @@ def _base(names: list[str], source: Source) -> tuple[Setup, bool]:
         raise ConfigError(f"agent and tasks are {' '.join(names)!r} already; leave out --agent and --tasks.")
     main_job = not names and flags == (None, None) and source.config is None
     agent, tasks = MAIN_JOB if main_job else (tuple(names) or flags)
-    return resolve(agent, tasks, preset=source.preset, file=source.config), main_job
+    return resolve(agent, tasks, preset=source.preset, file=source.config, trust=source.trust_tasks), main_job
 
 
 def _check_flags(setup: Setup) -> None:
@@ -163,13 +167,13 @@ def _train_and_report(this: Experiment, checkpoint: Path | None, wants_reference
         if not _with_progress(experiment, label, checkpoint if experiment is this else None, console):
             console.print(
                 f"Stopped after the iteration in hand; everything is saved. Go on with:\n"
-                f"  metarl train --resume {_quoted(this.run.path)}",
+                f"  metarl train --resume {_quoted(this.run.path)}{_trust(this)}",
                 soft_wrap=True,
             )
             return 130
     seconds = time.perf_counter() - started
     agent, _ = this.load()
-    run = _quoted(this.run.path)
+    run, trust = _quoted(this.run.path), _trust(this)
     try:
         rows = evaluation_rows(
             this,
@@ -180,7 +184,9 @@ def _train_and_report(this: Experiment, checkpoint: Path | None, wants_reference
             pretrained=reference,
         )
     except KeyboardInterrupt:
-        console.print(f"Training is done and saved. The table comes with:\n  metarl evaluate {run}", soft_wrap=True)
+        console.print(
+            f"Training is done and saved. The table comes with:\n  metarl evaluate {run}{trust}", soft_wrap=True
+        )
         return 130
     show_adaptation(
         this,
@@ -192,9 +198,9 @@ def _train_and_report(this: Experiment, checkpoint: Path | None, wants_reference
     )
     console.print(
         f"Trained in {seconds:.0f} s. What to try next:\n"
-        f"  metarl evaluate {run} --num-tasks 100          more held-out tasks\n"
+        f"  metarl evaluate {run}{trust} --num-tasks 100          more held-out tasks\n"
         f"  metarl plot {run}                              learning curves\n"
-        f"  metarl train --resume {run} --num-iterations {2 * this.train_config.num_iterations}\n"
+        f"  metarl train --resume {run}{trust} --num-iterations {2 * this.train_config.num_iterations}\n"
         f"  tensorboard --logdir {_quoted(this.run.tensorboard)}\n"
         "  metarl list                                    other agents and tasks",
         soft_wrap=True,
@@ -226,6 +232,11 @@ def _with_progress(experiment: Experiment, label: str, checkpoint: Path | None, 
         done = experiment.train(listen, checkpoint)
     warn_of_invalid(invalid, label, console)
     return done
+
+
+def _trust(this: Experiment) -> str:
+    """The option with which other commands import the user's own modules again, if the run needs any."""
+    return " --trust-tasks" if ":" in this.name + this.task_name else ""
 
 
 def _quoted(path: Path) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import reprlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from metarl.agent import Agent
-from metarl.errors import ConfigError, unknown_name
+from metarl.errors import ConfigError, NonFiniteError, unknown_name
 from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
 from metarl.seeding import derive, numpy_stream
@@ -83,6 +84,7 @@ def evaluate(
 
     Raises:
         ConfigError: if the agent was built for other spaces, or for a count that cannot be.
+        NonFiniteError: if a reward, an observation or a return is NaN or infinite.
     """
     require_same_spaces(agent, distribution)
     if split not in ("train", "test"):
@@ -105,6 +107,12 @@ def evaluate(
     finally:
         collector.close()
     returns = np.stack([r.returns.double().mean(1).cpu().numpy() for r in trial.rollouts], axis=1)
+    if not np.isfinite(returns).all():
+        task, shot = (int(index) for index in np.argwhere(~np.isfinite(returns))[0])
+        raise NonFiniteError(
+            f"{distribution.id}: the return of task {reprlib.repr(tasks[task])} after {shot} adaptations is "
+            f"{returns[task, shot]}: the sum of its rewards leaves the range of numbers. Scale the rewards down."
+        )
     success = None
     if trial.reports_success:
         success = np.stack([r.success.double().mean(1).cpu().numpy() for r in trial.rollouts], axis=1)

@@ -21,7 +21,7 @@ import numpy as np
 from metarl.agent import Agent
 from metarl.envs.metaworld.distributions import meta_world
 from metarl.envs.metaworld.task_sets import by_name
-from metarl.errors import ConfigError, unknown_name
+from metarl.errors import ConfigError, NonFiniteError, unknown_name
 from metarl.evaluation.evaluator import require_same_spaces
 from metarl.evaluation.metaworld_scores import OfficialScores, TaskScores, read, save
 from metarl.rollouts.collector import Collector
@@ -168,6 +168,10 @@ def _score(
 ) -> TaskScores:
     trial = run_trial(agent, adapting, tasks, num_adaptations, seed, deterministic, evaluating)
     last = trial.rollouts[-1]
+    if not last.returns.isfinite().all():
+        raise NonFiniteError(
+            "the return of an evaluation episode is not finite: its rewards leave the range of numbers."
+        )
     return TaskScores(
         tuple(last.success.double().mean(1).tolist()),
         tuple(last.returns.double().mean(1).tolist()),

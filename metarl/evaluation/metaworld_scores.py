@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +14,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from metarl.errors import ConfigError
-from metarl.runs.files import write_atomically
+from metarl.errors import CheckpointError, ConfigError, NonFiniteError
+from metarl.runs.files import read_json, write_atomically
 from metarl.statistics import Interval, mean_of_intervals, share_interval
 
 FLOORS = {("ml10", "test"): (0.2, "what solving door-close alone gives")}
@@ -108,26 +110,46 @@ class OfficialScores:
 
 
 def save(scores: OfficialScores, path: Path) -> None:
-    """Write scores as JSON, in one step.
+    """Write scores as JSON with a digest of them, in one step.
 
     Raises:
         ConfigError: if the file cannot be written.
+        NonFiniteError: if a score is NaN or infinite.
     """
+    content = scores.to_json()
+    try:
+        text = json.dumps({**content, "sha256": _digest(content)}, indent=1, allow_nan=False)
+    except ValueError as error:
+        raise NonFiniteError(f"a score for {path} is NaN or infinite; rewards must be finite.") from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(scores.to_json(), indent=1) + "\n").encode())
+        write_atomically(path, f"{text}\n".encode())
     except OSError as error:
         raise ConfigError(f"cannot write the scores {path}: {error.strerror or error}.") from error
 
 
 def read(path: Path, settings: Mapping[str, Any] | None = None) -> OfficialScores | None:
-    """The scores in a file; None if there are none, or with ``settings`` none that were scored with just these."""
-    try:
-        known = OfficialScores.from_json(json.loads(path.read_bytes()))
-    except (OSError, ValueError, KeyError, TypeError):
+    """The scores in a file; None if there are none, or with ``settings`` none that were scored with just these.
+
+    A file that is not as :func:`save` wrote it, damaged or edited, is passed over with a warning.
+    """
+    if not path.exists():
         return None
+    try:
+        content = read_json(path)
+        digest = content.pop("sha256", None)
+        if digest != _digest(content):
+            raise CheckpointError(f"{path} is damaged or was edited: its content does not match its sha256.")
+    except CheckpointError as error:
+        warnings.warn(f"{error} All tasks are scored again.", RuntimeWarning, stacklevel=3)
+        return None
+    known = OfficialScores.from_json(content)
     same = settings is None or known.settings == json.loads(json.dumps(settings))
     return known if same else None
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def print_table(scores: OfficialScores, label: str, console: Console) -> None:

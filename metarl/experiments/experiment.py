@@ -13,6 +13,8 @@ from metarl.agents import PretrainedConfig
 from metarl.config import TrainConfig, choose_device, from_dict
 from metarl.errors import ConfigError
 from metarl.experiments.setup import Setup
+from metarl.origin import fixed_settings
+from metarl.plugins import require_trust
 from metarl.runs.folder import RunFolder
 from metarl.trainer import Progress, restore, train
 
@@ -53,43 +55,58 @@ class Experiment(Setup):
         return cls.create(setup, run)
 
     @classmethod
-    def open(cls, path: Path, *, agent: str | None = None, tasks: str | None = None) -> Experiment:
+    def open(cls, path: Path, *, agent: str | None = None, tasks: str | None = None, trust: bool = False) -> Experiment:
         """The experiment of an existing run.
+
+        A run may come from somebody else: a module that its config.json names is imported only if ``agent`` or
+        ``tasks`` names it too, or with ``trust``; a module inside the run's folder never.
 
         Args:
             path: the run's folder.
             agent: stands in for the agent of a script's run whose config.json could not name it.
             tasks: stands in for the tasks of such a run.
+            trust: import the modules that its config.json names, which runs their code.
 
         Raises:
-            ConfigError: if there is no run, or its config.json does not say what it needs to.
+            ConfigError: if there is no run, or its config.json does not say what it needs to; for a module that may
+                not be imported, saying what to do.
         """
         run = RunFolder.open(path)
-        setup = Setup.from_json(run.read_config(), agent=agent, tasks=tasks)
+        for part, name in (("agent", agent), ("tasks", tasks)):
+            if name is not None:
+                require_trust(name, part, "the command", trusted=True, folder=run.path)
+        setup = Setup.from_json(run.read_config(), agent=agent, tasks=tasks, trust=trust, folder=run.path)
         return cls(setup.name, setup.task_name, setup.train_config, setup.agent_config, run)
 
-    def reconfigured(self, train_config: TrainConfig, agent_config: AgentConfig) -> Experiment:
+    def reconfigured(
+        self, train_config: TrainConfig, agent_config: AgentConfig, checkpoint: Path | None = None
+    ) -> Experiment:
         """This experiment with new settings of the outer loop, which are written into its folder.
+
+        Args:
+            train_config: only what says how long it trains, what it keeps and where it runs may differ.
+            agent_config: the settings that the run has.
+            checkpoint: that it will go on from; default: the newest, if there is one.
 
         Raises:
             ConfigError: for a change that a checkpoint cannot follow: an optimiser, for one, brings its own step size.
-            CheckpointError: if the run is in use, or its checkpoint is that of another agent.
+            CheckpointError: if the run is in use, or the checkpoint is that of another one.
         """
         content = self.run.read_config()
         # A script's run may have recorded no settings of its agent: then they are those that are given now.
         recorded = content.keys() & {self.name, "settings"}
-        before = (dataclasses.asdict(self.agent_config) if recorded else {}) | {"seed": self.train_config.seed}
-        after = dataclasses.asdict(agent_config) | {"seed": train_config.seed}
+        before = (dataclasses.asdict(self.agent_config) if recorded else {}) | fixed_settings(self.train_config)
+        after = dataclasses.asdict(agent_config) | fixed_settings(train_config)
         for name, value in before.items():
             if after[name] != value:
                 raise ConfigError(
-                    f"a run that is resumed keeps its seed and its agent's settings: {name} is {value!r} in "
+                    f"a run that is resumed keeps its seed, meta-batch and agent's settings: {name} is {value!r} in "
                     f"{self.run.path}, got {after[name]!r}. Leave it out, or start a new run."
                 )
         choose_device(train_config.device)
         changed = dataclasses.replace(self, train_config=train_config, agent_config=agent_config)
-        if "not_found" in content and self.run.checkpoints.iterations():
-            changed.load()  # Agent and tasks are what somebody says: they must fit what was saved.
+        if checkpoint is not None or self.run.checkpoints.iterations():
+            changed.load(checkpoint)  # What cannot go on must leave the folder as it was.
         with self.run.lock():
             self.run.write_config(changed.to_json())
         return changed
@@ -108,14 +125,14 @@ class Experiment(Setup):
         path = self.pretrained_path
         if not (path / "config.json").is_file() or not RunFolder(path).checkpoints.iterations():
             return None
-        return Experiment.open(path)
+        return Experiment.open(path, tasks=self.task_name)
 
     def load(self, checkpoint: Path | None = None) -> tuple[Agent[Any], int]:
         """The trained agent of a checkpoint (default: the newest), and the iterations behind it."""
         agent = self.build()
         store = self.run.checkpoints
         iteration, content = store.load(checkpoint) if checkpoint else store.load_latest()
-        restore(agent, content)
+        restore(agent, content, self.distribution, self.train_config)
         return agent, iteration
 
     def train(self, listener: Listener = lambda _: None, checkpoint: Path | None = None) -> bool:
@@ -150,7 +167,7 @@ def pretrained_reference(experiment: Experiment) -> Experiment:
     )
     path = experiment.pretrained_path
     if (path / "config.json").is_file():
-        return dataclasses.replace(Experiment.open(path), train_config=train_config)
+        return dataclasses.replace(Experiment.open(path, tasks=experiment.task_name), train_config=train_config)
     path.mkdir(exist_ok=True)
     setup = Setup("pretrained", experiment.task_name, train_config, reference)
     return Experiment.create(setup, RunFolder(path))

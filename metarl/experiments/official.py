@@ -14,6 +14,7 @@ from metarl.evaluation.metaworld_protocol import evaluate_official
 from metarl.evaluation.metaworld_scores import OfficialScores, save
 from metarl.evaluation.metaworld_upstream import upstream_evaluation
 from metarl.experiments.experiment import Experiment
+from metarl.runs.checkpoint import state_digest
 from metarl.runs.files import safe_name
 from metarl.tasks.registry import load_distribution
 
@@ -55,8 +56,16 @@ def evaluate_experiment(
     if upstream and config.told_task:
         raise ConfigError(f"metaworld's own evaluation cannot tell {experiment.name} its task; leave upstream out.")
     source = replace(meta_world(load_distribution(tasks or experiment.task_name)), pool_workers=num_workers)
-    about = {"agent": experiment.name, "training_seed": experiment.train_config.seed, "iteration": iteration}
-    name = f"official-{source.id}-{split}-iteration{iteration}-{f'{goals}goals-' if goals else ''}seed{seed}.json"
+    # Checkpoints of different runs have iterations in common; what was learned tells them apart.
+    digest = state_digest(agent.state_dict())
+    about = {
+        "agent": experiment.name,
+        "training_seed": experiment.train_config.seed,
+        "iteration": iteration,
+        "agent_sha256": digest,
+    }
+    few = f"{goals}goals-" if goals else ""
+    name = f"official-{source.id}-{split}-iteration{iteration}-{digest[:8]}-{few}seed{seed}.json"
     store = experiment.run.path / safe_name(name)
     scores = evaluate_official(
         agent,

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from metarl.agents.registry import agent_name, load_agent
 from metarl.config import TrainConfig, choose_device, from_dict, run_config
 from metarl.errors import ConfigError, unknown_name
 from metarl.experiments.presets import PRESETS, Preset, steps_per_iteration
+from metarl.plugins import require_trust
+from metarl.runs.files import check_numbers, read_regular
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.oracle import reveal_task
 from metarl.tasks.registry import distribution_name, load_distribution
@@ -79,26 +82,40 @@ class Setup:
         return run_config(self.name, self.task_name, self.train_config, self.agent_config)
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any], *, agent: str | None = None, tasks: str | None = None) -> Setup:
-        """The setup of a run, from its ``config.json``; fields that it lacks get their defaults, not a preset's.
+    def from_json(
+        cls,
+        content: Mapping[str, Any],
+        *,
+        agent: str | None = None,
+        tasks: str | None = None,
+        trust: bool = False,
+        folder: Path | None = None,
+    ) -> Setup:
+        """The setup of a run, from its ``config.json``; settings of its agent that it lacks are told, and get defaults.
 
         Args:
             content: the file's content.
-            agent: stands in for the agent of a script's run that could not be named.
-            tasks: stands in for the tasks of such a run.
+            agent: stands in for the agent of a script's run that could not be named; the module of the run's agent
+                may be imported if this names it.
+            tasks: the same for its tasks.
+            trust: import the modules that ``content`` names, which runs their code.
+            folder: the run's folder; modules inside it are refused.
 
         Raises:
-            ConfigError: if something is missing, unknown or of another kind; for another ``agent`` than the run's.
+            ConfigError: if something is missing, unknown or of another kind; for another ``agent`` than the run's; for
+                a module that may not be imported, see :func:`metarl.plugins.require_trust`.
         """
         needed = {"agent", "tasks", "train", *([content["agent"]] if isinstance(content.get("agent"), str) else [])}
         if missing := needed - content.keys():
             raise ConfigError(f"config.json lacks {', '.join(sorted(missing))}; it is not that of a run.")
-        parts = _read_parts(content, "config.json", agent)
-        for part, name, given, example in (
+        where = "config.json" if folder is None else folder / "config.json"
+        given = _Given({agent, tasks}, trust, folder)
+        parts = _read_parts(content, where, agent, given)
+        for part, name, instead, example in (
             ("agent", parts.agent, agent, "MyConfig"),
             ("tasks", parts.tasks, tasks, "pendulums"),
         ):
-            if name is None and given is None:
+            if name is None and instead is None:
                 raise ConfigError(
                     f"the run was made by a script, and its config.json does not name the {part}: "
                     f"{parts.not_found[part]}. "
@@ -107,7 +124,22 @@ class Setup:
         if agent is not None and parts.agent is not None and agent != parts.agent:
             raise ConfigError(f"the run's agent is {parts.agent!r}, got --agent {agent!r}. Leave it out.")
         name, task_name = parts.agent or str(agent), parts.tasks or str(tasks)
-        return cls(name, task_name, from_dict(TrainConfig, parts.train), from_dict(load_agent(name), parts.settings))
+        if lost := _missing(TrainConfig, parts.train):
+            raise ConfigError(f"train in {where} lacks {', '.join(lost)}; put back what the run was started with.")
+        kind = load_agent(name)
+        # A later version may have added settings; whether the defaults are what the run had, its checkpoint says.
+        lost = _missing(kind, parts.settings) if content.keys() & {name, "settings"} else []
+        if folder is not None and lost:
+            defaults = ", ".join(f"{field} = {getattr(kind(), field)!r}" for field in lost)
+            warnings.warn(f"{where} lacks settings of {name}; taken are the defaults, {defaults}.", stacklevel=3)
+        return cls(name, task_name, from_dict(TrainConfig, parts.train), from_dict(kind, parts.settings))
+
+
+def _missing(kind: type[Any], values: Mapping[str, Any]) -> list[str]:
+    """Fields of a dataclass of settings that a file does not give, by their names of today or before."""
+    renamed = getattr(kind, "renamed", {})
+    given = {renamed.get(name, name) for name in values}
+    return [field.name for field in dataclasses.fields(kind) if field.init and field.name not in given]
 
 
 def resolve(
@@ -118,6 +150,7 @@ def resolve(
     file: Path | str | None = None,
     train: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    trust: bool = False,
 ) -> Setup:
     """A configured experiment; what comes later wins: defaults, preset, file, single settings.
 
@@ -131,17 +164,20 @@ def resolve(
             agent's settings stand under its name, or under ``settings``.
         train: fields of :class:`TrainConfig`.
         settings: fields of the agent's config.
+        trust: import the modules that the file names, which runs their code; those that ``agent`` and ``tasks`` name
+            are imported anyway.
 
     Raises:
-        ConfigError: for a file that cannot be read; for an unknown agent, preset, key or field; for a value of another
-            kind; for agent or tasks that are missing, or that the file gives otherwise.
+        ConfigError: for a module that may not be imported; for a file that cannot be read; for an unknown agent,
+            preset, key or field; for a value of another kind; for agent or tasks that are missing, or that the file
+            gives otherwise.
     """
     own = agent if isinstance(agent, AgentConfig) else None
     name = agent_name(agent) if isinstance(agent, AgentConfig) else agent
     task_name = distribution_name(tasks) if isinstance(tasks, TaskDistribution) else tasks
     parts = _Parts()
     if file is not None:
-        parts = _read_parts(_read_file(Path(file)), str(file), name)
+        parts = _read_parts(_read_file(Path(file)), file, name, _Given({name, task_name}, trust))
         name, task_name = _agree("agent", name, parts.agent, file), _agree("tasks", task_name, parts.tasks, file)
     if name is None or task_name is None:
         lacking = " and ".join(part for part, given in (("agent", name), ("tasks", task_name)) if given is None)
@@ -181,7 +217,26 @@ class _Parts:
     not_found: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
-def _read_parts(content: Mapping[str, Any], where: str, agent: str | None) -> _Parts:
+@dataclass(frozen=True)
+class _Given:
+    """What the user said of the modules that a file names.
+
+    Attributes:
+        names: agent and tasks that the user named.
+        trust: whether all of the file's modules may be imported.
+        folder: of the run that the file belongs to.
+    """
+
+    names: Collection[str | None]
+    trust: bool
+    folder: Path | None = None
+
+    def check(self, name: str, part: str, where: Path | str) -> None:
+        """Refuse a module that may not be imported."""
+        require_trust(name, part, where, trusted=self.trust or name in self.names, folder=self.folder)
+
+
+def _read_parts(content: Mapping[str, Any], where: Path | str, agent: str | None, given: _Given) -> _Parts:
     """The parts of a config file's content; ``agent`` is its agent, should it name none."""
 
     def section(key: str) -> Mapping[str, Any]:
@@ -193,8 +248,12 @@ def _read_parts(content: Mapping[str, Any], where: str, agent: str | None) -> _P
     for key in ("agent", "tasks"):
         if not isinstance(content.get(key, ""), str) and not (content[key] is None and key in not_found):
             raise ConfigError(f"{key} in {where} must be a name, got {content[key]!r}.")
+    for key in ("agent", "tasks"):
+        if name := content.get(key):
+            given.check(name, key, where)
     agent = content.get("agent") or agent
     if agent is not None:
+        given.check(agent, "agent", where)
         load_agent(agent)
     known = ["agent", "tasks", "train", "settings", *([agent] if agent else [])]
     for key in content:
@@ -229,15 +288,18 @@ def _read_file(path: Path) -> Mapping[str, Any]:
         ConfigError: if it cannot be read, or holds something else.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigError(f"cannot read the config {path}: {reason}.") from error
     try:
         content = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
+    except RecursionError:
+        raise ConfigError(f"the config {path} is nested too deeply to be read.") from None
     except (ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"the config {path} is neither JSON nor YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(content, Mapping):
         kind = "nothing" if content is None else type(content).__name__
         raise ConfigError(f"the config {path} must hold a mapping with agent, tasks, train, ..., got {kind}.")
+    check_numbers(content, path)
     return content

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from metarl.errors import CheckpointError, NonFiniteError
-from metarl.runs.files import write_atomically
+from metarl.runs.files import parse_json, read_regular, typed, write_atomically
 
 _FORMAT = "metarl-checkpoint-1"
 _SUFFIX = ".safetensors"
@@ -43,7 +43,7 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
         CheckpointError: if the state holds something else, the disk is full or the folder cannot be written.
     """
     tensors: dict[str, Tensor] = {}
-    text = json.dumps(_encode(dict(state), "state", tensors), allow_nan=False, separators=(",", ":"))
+    text = _to_text(state, tensors)
     metadata = {"format": _FORMAT, "state": text, "sha256": _digest(tensors, text)}
     try:
         data = safetensors.torch.save(tensors, metadata)
@@ -66,7 +66,7 @@ def load(path: Path) -> dict[str, Any]:
         CheckpointError: if the file cannot be read, is truncated or damaged, or is no metarl checkpoint.
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except OSError as error:
         raise CheckpointError(f"could not read the checkpoint {path}: {error.strerror or error}.") from error
     metadata = _read_metadata(path, data)
@@ -75,10 +75,22 @@ def load(path: Path) -> dict[str, Any]:
         tensors = safetensors.torch.load(data)
         if _digest(tensors, text) != metadata["sha256"]:
             raise CheckpointError(f"{path} is damaged: its content does not match its sha256.")
-        state: dict[str, Any] = _decode(json.loads(text), tensors)
-    except (SafetensorError, KeyError, ValueError, AssertionError) as error:
+        state = _decode(parse_json(text, path), tensors)
+    except (SafetensorError, KeyError, ValueError, TypeError, AssertionError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error!r}.") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} is damaged: its state must be an object, got {type(state).__name__}.")
     return state
+
+
+def state_digest(state: Mapping[str, Any]) -> str:
+    """The sha256 that a checkpoint of ``state`` carries, in hexadecimal.
+
+    Raises:
+        CheckpointError: if the state holds something that a checkpoint cannot.
+    """
+    tensors: dict[str, Tensor] = {}
+    return _digest(tensors, _to_text(state, tensors))
 
 
 class CheckpointStore:
@@ -197,6 +209,13 @@ class CheckpointStore:
             raise CheckpointError(
                 f"{path} is not the checkpoint of a run: expected iteration, score and state, got {sorted(content)}."
             )
+        number, score = typed(content, "iteration", int, path), content["score"]
+        typed(content, "state", dict, path)
+        if number < 0 or (score is not None and not math.isfinite(typed(content, "score", float, path))):
+            raise CheckpointError(
+                f"{path} is damaged: expected an iteration of 0 or more and a finite score or none, got {number!r} and "
+                f"{score!r}."
+            )
         return content
 
     def _offer_previous(self) -> str:
@@ -217,6 +236,11 @@ class CheckpointStore:
         """Remove what a process that was killed while it wrote has left; the run's lock keeps other writers out."""
         for leftover in self.folder.glob(f".*{_SUFFIX}.*.tmp"):
             leftover.unlink(missing_ok=True)
+
+
+def _to_text(state: Mapping[str, Any], tensors: dict[str, Tensor]) -> str:
+    """``state`` as the JSON of a checkpoint; its tensors move into ``tensors``."""
+    return json.dumps(_encode(dict(state), "state", tensors), allow_nan=False, separators=(",", ":"))
 
 
 def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
@@ -305,7 +329,7 @@ def _read_metadata(path: Path, data: bytes) -> dict[str, str]:
     if end > len(data):
         raise CheckpointError(f"{path} is truncated: its header alone needs {end} bytes, it holds {len(data)}.")
     try:
-        header = json.loads(data[_LENGTH_BYTES:end])
+        header = parse_json(data[_LENGTH_BYTES:end], path)
         needed = end + max(
             (info["data_offsets"][1] for key, info in header.items() if key != "__metadata__"), default=0
         )
@@ -314,11 +338,13 @@ def _read_metadata(path: Path, data: bytes) -> dict[str, str]:
             raise CheckpointError(
                 f"{path} is not a metarl checkpoint: it is a safetensors file without the format {_FORMAT!r}."
             )
+        texts = {name: typed(metadata, name, str, path) for name in metadata}
+        truncated = len(data) < needed
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged: its header cannot be read ({error!r}).") from error
-    if len(data) < needed:
+    if truncated:
         raise CheckpointError(f"{path} is truncated: it should hold {needed} bytes, it holds {len(data)}.")
-    return dict(metadata)
+    return texts
 
 
 def _looks_pickled(data: bytes) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import json
 import os
 import platform
 import re
@@ -23,7 +22,7 @@ from filelock import FileLock, Timeout
 from metarl.errors import CheckpointError, ConfigError
 from metarl.plugins import refuse_while_importing
 from metarl.runs.checkpoint import CheckpointStore
-from metarl.runs.files import read_json, safe_name, write_json
+from metarl.runs.files import read_json, safe_name, typed, write_json
 
 MIN_FREE_BYTES = 50 * 2**20
 """A run is refused below this; small agents fill a few megabytes, and a disk this full is about to fail anyway."""
@@ -94,6 +93,17 @@ class RunFolder:
             found = f"Runs nearby: {', '.join(map(str, nearby))}." if nearby else "There are no runs nearby."
             raise ConfigError(f"{path} {what}. {found}")
         return cls(path)
+
+    @classmethod
+    def find(cls, path: Path | str) -> list[RunFolder]:
+        """The run at ``path``, or the runs in it, by name.
+
+        Raises:
+            ConfigError: if there is none, naming the runs nearby.
+        """
+        path = Path(path)
+        inside = sorted(child for child in path.iterdir() if _is_run(child)) if path.is_dir() else []
+        return [cls(child) for child in inside] if inside and not _is_run(path) else [cls.open(path)]
 
     def set_aside(self, iteration: int) -> Path | None:
         """Keep what came after ``iteration`` in a folder inside the run, for a run that goes back to that iteration.
@@ -218,9 +228,9 @@ def _runs_near(path: Path, most: int = 8) -> list[Path]:
 
 def _describe_owner(owner: Path) -> str:
     try:
-        content = json.loads(owner.read_bytes())
-        pid, host = int(content["pid"]), str(content["host"])
-    except (OSError, ValueError, KeyError):
+        content = read_json(owner)
+        pid, host = typed(content, "pid", int, owner), typed(content, "host", str, owner)
+    except CheckpointError:
         return "another process, which has only just started or ended"
     if host != socket.gethostname():
         return f"process {pid} on {host}"
@@ -228,8 +238,8 @@ def _describe_owner(owner: Path) -> str:
         os.kill(pid, 0)
     except ProcessLookupError:
         return f"a worker that the ended process {pid} left behind"
-    except PermissionError:
-        pass  # Alive, and another user's.
+    except (PermissionError, OverflowError):
+        pass  # Alive, and another user's; or no number of a process.
     return f"process {pid}"
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from metarl.errors import CheckpointError, ConfigError, NonFiniteError
-from metarl.runs.files import write_atomically
+from metarl.runs.files import check_numbers, parse_json, read_regular, typed, write_atomically
 from metarl.runs.folder import RunFolder
 
 _RESERVED = ("iteration", "wall_time")
@@ -29,7 +30,8 @@ class Logger:
             are dropped.
 
     Raises:
-        CheckpointError: if the logs cannot be read or written.
+        CheckpointError: if the logs cannot be read or written; if the metrics of an iteration before ``resume_from``
+            are missing.
         ConfigError: if the run holds metrics already and ``resume_from`` is None.
     """
 
@@ -40,7 +42,9 @@ class Logger:
                 _drop_from(self.path, resume_from)
             elif self.path.exists() and self.path.stat().st_size:
                 raise ConfigError(f"{self.path} holds the metrics of an earlier start; resume that run instead.")
-            self._file = self.path.open("a", encoding="utf-8")
+            # A pipe in its place is an error, where opening it as usual would wait for a reader.
+            flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+            self._file = os.fdopen(os.open(self.path, flags, 0o666), "a", encoding="utf-8")
             self._writer = SummaryWriter(str(run_folder.tensorboard), purge_step=resume_from)
         except OSError as error:
             raise CheckpointError(
@@ -79,6 +83,20 @@ class Logger:
                 "The checkpoints so far are intact; free some space, then resume the run."
             ) from error
 
+    def sync(self) -> None:
+        """Bring the lines so far onto the disk: a checkpoint must not outlive the metrics of its iterations.
+
+        Raises:
+            CheckpointError: if that fails.
+        """
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise CheckpointError(
+                f"could not bring the metrics {self.path} onto the disk: {error.strerror or error}. The checkpoints so "
+                "far are intact; free some space, then resume the run."
+            ) from error
+
     def close(self) -> None:
         """Close both logs."""
         # Everything was flushed already; a full disk that log() has reported must not be hidden by a second error.
@@ -103,21 +121,54 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         CheckpointError: if the file cannot be read, or another line than the last is damaged.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_regular(path).splitlines()
     except OSError as error:
         raise CheckpointError(f"could not read the metrics {path}: {error.strerror or error}.") from error
     entries = []
     for number, line in enumerate(lines, 1):
+        where = f"{path}, line {number}"
         try:
-            entries.append(json.loads(line))
-        except ValueError as error:
+            entry = parse_json(line, where)
+        except CheckpointError:
             if number < len(lines):
-                raise CheckpointError(f"{path}, line {number} is damaged: {error}.") from error
+                raise
+            continue
+        if not isinstance(entry, dict):
+            raise CheckpointError(f"{where} is damaged: expected a JSON object, got {type(entry).__name__}.")
+        check_numbers(entry, where)
+        typed(entry, "iteration", int, where)
+        for name in entry:
+            typed(entry, name, float, where)
+        entries.append(entry)
     return entries
 
 
 def _drop_from(path: Path, iteration: int) -> None:
-    """Keep the lines before ``iteration``, in one step."""
-    if path.exists():
-        kept = [entry for entry in read_metrics(path) if entry["iteration"] < iteration]
+    """Keep the lines before ``iteration``, in one step.
+
+    Raises:
+        CheckpointError: if one of them is missing, or there twice.
+    """
+    entries = read_metrics(path) if path.exists() else []
+    kept = [entry for entry in entries if entry["iteration"] < iteration]
+    numbers = [entry["iteration"] for entry in kept]
+    if numbers != list(range(iteration)):
+        missing = sorted(set(range(iteration)) - set(numbers))
+        fault = f"lacks the iterations {_ranges(missing)}" if missing else "holds iterations twice or in disorder"
+        raise CheckpointError(
+            f"{path} {fault}, but the checkpoint that training would go on from comes after iteration "
+            f"{iteration - 1}. Put the lines back, go back with --checkpoint to before the gap, or start a new run."
+        )
+    if entries:
         write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers in short: ``0, 4-7``."""
+    groups: list[list[int]] = []
+    for number in numbers:
+        if groups and number == groups[-1][1] + 1:
+            groups[-1][1] = number
+        else:
+            groups.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in groups)

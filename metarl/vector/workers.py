@@ -24,7 +24,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import IO, Any, NoReturn, Protocol
@@ -46,8 +46,18 @@ _START_TIMEOUT = 50.0
 _EXIT_TIMEOUT = 5.0
 """Seconds for a worker to close its environments before it is killed."""
 
-_BOOT = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); from metarl.vector.workers import serve; serve()"
-"""Ctrl-C belongs to the parent, from the worker's first instant."""
+_PARENTS_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU")
+"""What a whole process group gets: the parent finishes its iteration, which needs its workers, and then ends them."""
+
+_BOOT = f"""
+import signal
+theirs = [getattr(signal, name) for name in {_PARENTS_SIGNALS!r}]
+for number in theirs: signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, theirs)
+from metarl.vector.workers import serve
+serve()
+"""
+"""Ignores them from the worker's first instant: it starts with them blocked."""
 
 
 class Group(Protocol):
@@ -234,13 +244,25 @@ def _start(first: int, layout: Layout) -> _Worker:
         memory = mmap.mmap(file.fileno(), layout.num_bytes)
         handles = (theirs.fileno(), file.fileno(), trace.fileno())
         sizes = (layout.num, layout.obs_dim, -1 if layout.action_dim is None else layout.action_dim)
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _BOOT, *(str(number) for number in (*handles, *sizes, first, os.getpid()))],
-            pass_fds=handles,
-            stdin=subprocess.DEVNULL,
-            env=interpreter_settings(),
-        )
+        numbers = (*handles, *sizes, first, os.getpid())
+        with _signals_held():
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _BOOT, *map(str, numbers)],
+                pass_fds=handles,
+                stdin=subprocess.DEVNULL,
+                env=interpreter_settings(),
+            )
     return _Worker(process, Connection(ours.detach()), trace, first, layout.view(memory))
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Block the signals that belong to the parent: what is started here inherits that; they arrive here afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [getattr(signal, name) for name in _PARENTS_SIGNALS])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def interpreter_settings() -> dict[str, str]:

@@ -1,0 +1,136 @@
+"""What a run is of: its agent, the agent's settings, its tasks and its seed, by name and for comparison.
+
+A run's config.json names them, so that another process can build the agent again. Each checkpoint carries them too,
+since tensors of the right shapes do not tell whose they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from metarl.agent import Agent, AgentConfig
+from metarl.agents import AGENTS
+from metarl.agents.registry import agent_name
+from metarl.config import TrainConfig, from_dict, run_config
+from metarl.errors import CheckpointError, ConfigError
+from metarl.runs.files import typed
+from metarl.tasks.distribution import TaskDistribution
+from metarl.tasks.registry import distribution_name
+
+FREE_ON_RESUME = ("device", "num_iterations", "eval_every", "eval_tasks", "checkpoint_every", "keep_checkpoints")
+"""Fields of :class:`TrainConfig` that may change while a run goes on; the others decide what it learns."""
+
+
+def fixed_settings(config: TrainConfig) -> dict[str, Any]:
+    """The settings of the outer loop that a run keeps."""
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE_ON_RESUME}
+
+
+def describe_origin(agent: Agent[Any], distribution: TaskDistribution, config: TrainConfig) -> dict[str, Any]:
+    """What a checkpoint says of the run that it belongs to.
+
+    Args:
+        agent: one without a config has neither a name nor settings here.
+        distribution: its tasks, told by their id.
+        config: settings of the outer loop; those that may change are left out.
+    """
+    settings = agent.config if isinstance(agent.config, AgentConfig) else None
+    return {
+        "agent": None if settings is None else _kind(settings),
+        "settings": None if settings is None else dataclasses.asdict(settings),
+        "tasks": distribution.id,
+        "train": fixed_settings(config),
+    }
+
+
+def require_same_origin(
+    saved: Mapping[str, Any] | None, agent: Agent[Any], distribution: TaskDistribution, config: TrainConfig
+) -> None:
+    """Refuse the checkpoint of another run.
+
+    Args:
+        saved: what :func:`describe_origin` said when the checkpoint was saved; None for one of an older metarl, which
+            is taken with a warning.
+        agent: that is to get its state.
+        distribution: its tasks.
+        config: settings of the outer loop.
+
+    Raises:
+        CheckpointError: if agent, settings, tasks or seed differ, naming what was saved and what is here.
+    """
+    if saved is None:
+        warnings.warn(
+            "the checkpoint is of an older metarl, which did not record agent, settings, tasks and seed: that it "
+            "belongs to this run was not checked.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        return
+    where = "the checkpoint's origin"
+    here = describe_origin(agent, distribution, config)
+    pairs = [("agent", saved.get("agent"), here["agent"]), ("tasks", saved.get("tasks"), here["tasks"])]
+    pairs += [(name, value, here["train"].get(name)) for name, value in typed(saved, "train", dict, where).items()]
+    if isinstance(agent.config, AgentConfig) and saved.get("agent") == here["agent"]:
+        then = dataclasses.asdict(from_dict(type(agent.config), typed(saved, "settings", dict, where)))
+        pairs += [(name, then[name], value) for name, value in here["settings"].items()]
+    different = [
+        f"{name} is {then!r} there and {now!r} here"
+        for name, then, now in pairs
+        # A script's agent need not have a config.
+        if then != now and not (name == "agent" and None in (then, now))
+    ]
+    if different:
+        raise CheckpointError(
+            f"the checkpoint is of another run: {'; '.join(different)}. Take a checkpoint of this run; if its "
+            "config.json was changed or has lost fields, put them back."
+        )
+
+
+def _kind(config: AgentConfig) -> str:
+    """The agent's name, or for a user's own its class alone: the module has another name in the script that trains."""
+    return next((name for name, kind in AGENTS.items() if kind is type(config)), type(config).__qualname__)
+
+
+def find_names(agent: Agent[Any], distribution: TaskDistribution, config: TrainConfig) -> dict[str, Any]:
+    """The content of config.json for a script's run: names of agent and tasks, or why they have none."""
+    names: dict[str, str] = {}
+    not_found: dict[str, str] = {}
+    finders: dict[str, Callable[[], str]] = {
+        "agent": lambda: _name_agent(agent),
+        "tasks": lambda: distribution_name(distribution),
+    }
+    for part, find in finders.items():
+        try:
+            names[part] = find()
+        except ConfigError as error:
+            not_found[part] = str(error)
+    settings = agent.config if isinstance(agent.config, AgentConfig) else None
+    return run_config(names.get("agent"), names.get("tasks"), config, settings, not_found)
+
+
+def _name_agent(agent: Agent[Any]) -> str:
+    """The name under which ``agent`` can be built again.
+
+    Raises:
+        ConfigError: saying why it cannot.
+    """
+    config = agent.config
+    if not isinstance(config, AgentConfig):
+        raise ConfigError(f"its class, {type(agent).__name__}, carries no config to build it from")
+    name = agent_name(config)
+    again = config.build(agent.spec, torch.device("cpu"), 0)
+    # A script may have given it another policy or outer update, which nobody would notice later on.
+    theirs, ours = vars(again) | {"class": again}, vars(agent) | {"class": agent}
+    for part in theirs.keys() & ours.keys():
+        there, here = type(theirs[part]), type(ours[part])
+        if there is not here and type(None) not in (there, here):
+            raise ConfigError(
+                f"its config, a {type(config).__name__}, builds another agent: {part} is a {there.__name__} there and "
+                f"a {here.__name__} here"
+            )
+    return name
