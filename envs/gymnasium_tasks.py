@@ -155,9 +155,10 @@ def _global_streams(seed: int) -> Iterator[None]:
 def _as_set_task_env(env: gym.Env[Any, Any]) -> SetTaskEnv:
     inner = env.unwrapped
     if not isinstance(inner, SetTaskEnv):
+        old = " It has reset_task: rename that to set_task." if hasattr(inner, "reset_task") else ""
         raise ConfigError(
             f"{type(inner).__name__} must have the methods sample_tasks(num_tasks) and set_task(task); for other "
-            "environments use TaskDistribution(sample=..., make_env=...)."
+            f"environments use TaskDistribution(sample=..., make_env=...).{old}"
         )
     return inner
 

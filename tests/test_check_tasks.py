@@ -275,3 +275,49 @@ def test_tasks_whose_digest_another_process_does_not_share_are_caught() -> None:
     assert any(
         "the digest of the train task" in problem and "differs in another process" in problem for problem in found
     )
+
+
+def test_wrappers_that_keep_statistics_are_named() -> None:
+    def make_env(task: dict[str, float]) -> gym.Env[Any, Any]:
+        return gym.wrappers.NormalizeObservation(Line(task))
+
+    found = problems(line(make_env=make_env))
+    assert any("NormalizeObservation keeps running statistics, which start anew" in problem for problem in found)
+    assert any("the second of two episodes of the task" in problem for problem in found)
+
+
+def test_an_environment_of_the_old_interface_is_named() -> None:
+    class Old(Line):
+        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+            return super().reset(seed=seed, options=options)[0]
+
+    found = problems(line(make_env=Old))
+    assert len(found) == 1 and "reset returned ndarray of shape (1,)" in found[0] and "gym before 0.26" in found[0]
+
+
+def test_an_action_that_its_space_does_not_contain_is_named() -> None:
+    class Strict(gym.spaces.Box):
+        def contains(self, x: Any) -> bool:
+            return super().contains(x) and bool((np.abs(x) < 1).all())
+
+    class Pushed(Line):
+        def __init__(self, task: dict[str, float]) -> None:
+            super().__init__(task)
+            self.action_space = Strict(-1.0, 1.0, (1,), np.float32)  # type: ignore[assignment]
+
+        def step(self, action: Any) -> Any:
+            return super().step(action[0])
+
+    found = problems(line(make_env=Pushed))
+    assert len(found) == 1 and "does not contain array([-1.], dtype=float32), which is what becomes of" in found[0]
+
+
+def test_a_reward_beyond_float32_is_caught() -> None:
+    class Rich(Line):
+        def step(self, action: int) -> Any:
+            observation, _, *rest = super().step(action)
+            return observation, 1e39 * self.goal, *rest
+
+    assert any(
+        re.search(r"returned .*e\+3\d in its reward.*float32 ends", one) for one in problems(line(make_env=Rich))
+    )

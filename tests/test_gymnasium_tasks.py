@@ -93,6 +93,18 @@ def test_environment_without_set_task_is_refused_with_the_way_out() -> None:
         tasks.sample(np.random.default_rng(0))
 
 
+def test_reset_task_of_older_environments_is_told_its_new_name() -> None:
+    class Older(gym.Env[Any, Any]):
+        def sample_tasks(self, num_tasks: int) -> list[float]:
+            return [0.0] * num_tasks
+
+        def reset_task(self, task: float) -> None:
+            """Pose a task."""
+
+    with pytest.raises(ConfigError, match=r"Older must have .*It has reset_task: rename that to set_task"):
+        from_set_task("mine/older", Older).sample(np.random.default_rng(0))
+
+
 @pytest.mark.parametrize("env", ["gymnasium:Pendulum-v1", "gymnasium.envs.mujoco:InvertedPendulum-v5"])
 def test_an_id_may_name_the_module_that_registers_it(env: str) -> None:
     tasks = gymnasium_tasks("mine/named", env=env, sample=lambda rng: {}, horizon=5)

@@ -14,7 +14,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
-from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 from numpy.typing import NDArray
 
 from metarl.digest import task_digest
@@ -22,11 +21,11 @@ from metarl.errors import ConfigError, MetarlError, TaskCheckError
 from metarl.rollouts.collector import env_actions
 from metarl.seeding import derive, numpy_stream
 from metarl.tasks.distribution import TaskDistribution
+from metarl.testing.environments import check_environment, check_unchanged
 from metarl.types import Task
 from metarl.vector.contract import contract_problems
 from metarl.vector.instances import digest_or_none, own_copy
-from metarl.vector.protocol import reset_result
-from metarl.vector.spaces import flat_spaces, own_action
+from metarl.vector.spaces import flat_spaces
 
 Array = NDArray[Any]
 Record = list[Array]
@@ -163,11 +162,11 @@ class _Check:
                 handed = own_copy(task)
                 env = distribution.make_env(handed)
                 try:
-                    self._unchanged("make_env", task, handed)
+                    check_unchanged("make_env", task, handed, self._add)
                     spaces = flat_spaces(env)
-                    self._raw_observation(env, task)
-                    self._actions(env, spaces[1])
-                    self._wrappers(env)
+                    check_environment(
+                        env, task, task_on_reset=distribution.task_on_reset, seed=self._seed, add=self._add
+                    )
                     limit = env.spec.max_episode_steps if env.spec is not None else None
                 finally:
                     env.close()
@@ -190,52 +189,6 @@ class _Check:
                     )
                     return False
         return True
-
-    def _raw_observation(self, env: gym.Env[Any, Any], task: Task) -> None:
-        handed = own_copy(task)
-        options = {"task": handed} if self._distribution.task_on_reset else None
-        observation, _ = reset_result(env.reset(seed=0, options=options))
-        self._unchanged("reset", task, handed)
-        space = env.observation_space
-        if not isinstance(space, gym.spaces.Box):
-            return
-        array = np.asarray(observation)
-        if array.shape != space.shape or not np.can_cast(array.dtype, space.dtype, "same_kind"):
-            self._add(
-                f"reset returns an observation of shape {array.shape} and dtype {array.dtype}, but "
-                f"observation_space says shape {space.shape} and dtype {space.dtype}."
-            )
-
-    def _actions(self, env: gym.Env[Any, Any], flat: gym.Space[Any]) -> None:
-        """What agents send must lie in the environment's own space, at its corners as well."""
-        rng = numpy_stream(self._seed, "corners")
-        for size in (0.0, 1.0, 1e6, *[2.0] * 20):
-            for agent in _agent_actions(flat, size, rng):
-                action = own_action(env.action_space, env_actions(flat, agent))
-                if not env.action_space.contains(action):
-                    self._add(
-                        f"the action space {env.action_space} does not contain {action!r}, which is what becomes of "
-                        "an agent's action: give it bounds that its dtype can hold."
-                    )
-                    return
-
-    def _wrappers(self, env: gym.Env[Any, Any]) -> None:
-        while isinstance(env, gym.Wrapper):
-            if isinstance(env, NormalizeObservation | NormalizeReward):
-                self._add(
-                    f"{type(env).__name__} keeps running statistics, which start anew in every environment that is "
-                    "built (whenever the task changes), and differ between instances: the same state looks different "
-                    "to an agent each time. Scale by constants, as TransformObservation and TransformReward do."
-                )
-            env = env.env
-
-    def _unchanged(self, who: str, task: Task, handed: Task) -> None:
-        """Episodes get a copy, so that nothing is lost here; but whoever else builds this environment is not safe."""
-        if digest_or_none(handed) != task_digest(task):
-            self._add(
-                f"{who} changes the task it is given: {reprlib.repr(task)} became {reprlib.repr(handed)}; copy what it "
-                "changes, as in task = dict(task) before task.pop(...)."
-            )
 
     def _vector_spaces(self) -> bool:
         if self._distribution.horizon is None:
@@ -373,7 +326,7 @@ class _Check:
                 if not running.any():
                     break
             for task, copied in zip(tasks, handed, strict=True):
-                self._unchanged("the vector environment", task, copied)
+                check_unchanged("the vector environment", task, copied, self._add)
         return record
 
     def _finite(self, name: str, values: Array, env: VectorEnv[Any, Any, Any], running: Array | None = None) -> None:
@@ -397,15 +350,6 @@ def _random_action(space: gym.Space[Any], rng: np.random.Generator) -> Array:
     if isinstance(space, gym.spaces.Discrete):
         return np.asarray(rng.integers(space.n))
     return env_actions(space, torch.from_numpy(rng.uniform(-1.0, 1.0, space.shape or ()).astype(np.float32)))
-
-
-def _agent_actions(flat: gym.Space[Any], size: float, rng: np.random.Generator) -> list[torch.Tensor]:
-    """Some of the actions that an agent may take: all choices; or the corners and a point of a box of that ``size``."""
-    if isinstance(flat, gym.spaces.Discrete):
-        return list(torch.arange(int(flat.n)))
-    signs = [np.full(flat.shape or (), sign) for sign in (-1.0, 1.0)]
-    points = [size * point for point in (*signs, rng.uniform(-1.0, 1.0, flat.shape or ()))]
-    return [torch.from_numpy(point.astype(np.float32)) for point in points]
 
 
 def _same(left: Record, right: Record) -> bool:
