@@ -110,6 +110,6 @@ def test_an_agent_is_trained_without_any_extra_and_a_video_of_it_needs_one(tmp_p
     trained = _command_line(missing, "train", "random", "helpers.painted:painted", *sizes, "--runs", str(tmp_path))
     assert trained.returncode == 0, trained.stderr
     (run,) = tmp_path.iterdir()
-    result = _command_line(missing, "render", str(run))
+    result = _command_line(missing, "render", str(run), "--trust-tasks")
     assert result.returncode != 0 and "Traceback" not in result.stderr
     assert "'metarl[video]'" in result.stderr.replace("\n", "")

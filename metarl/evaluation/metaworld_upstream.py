@@ -21,6 +21,7 @@ from metarl.agent import Agent
 from metarl.envs.metaworld.task_sets import TaskSet
 from metarl.envs.metaworld.upstream import upstream
 from metarl.errors import ConfigError
+from metarl.rollouts.collector import exploration_seed
 from metarl.seeding import derive
 from metarl.types import Rollout, Timestep
 
@@ -76,8 +77,11 @@ class OfficialAgent(Generic[State]):
 
     def init(self) -> None:
         """Forget the tasks: new ones follow."""
-        self.agent.seed(derive(self._seed, "official", self._num_trials))
+        self._trial_seed = derive(self._seed, "official", self._num_trials)
         self._num_trials += 1
+        self._num_rollouts = 0
+        self.agent.seed(self._trial_seed)
+        self.agent.noise.seed(exploration_seed(self._trial_seed, 0))
         self._state = self.agent.begin(self.num_envs)
         zeros = torch.zeros(self.num_envs, 1, device=self.agent.device)
         size = (self.num_envs, 1, self.agent.spec.action_dim)
@@ -212,6 +216,9 @@ class OfficialAgent(Generic[State]):
         )
         self._steps, self._outcomes = [], []
         self._episodes.append(episode)
+        # As a collector does before each rollout.
+        self._num_rollouts += 1
+        self.agent.noise.seed(exploration_seed(self._trial_seed, self._num_rollouts))
         if self.adapts_by == "episode":
             self._learn()
 

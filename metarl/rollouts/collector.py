@@ -94,7 +94,7 @@ class Collector:
         instance_tasks = [task for task in tasks for _ in range(slots)]
         # Streams belong to the task's place in the batch: a task plays the same in any company.
         seeds: Any = episode_seeds(self._seed, self._num_collected, *shape).flatten().tolist()
-        agent.noise.seed(derive(self._seed, "actions", self._num_collected))
+        agent.noise.seed(exploration_seed(self._seed, self._num_collected))
         obs, _ = env.reset(seed=seeds, options={"tasks": instance_tasks})
         self._num_collected += 1
         prev_action, prev_reward, prev_done = self._before_first_step(shape, previous)
@@ -239,6 +239,11 @@ def env_actions(space: gym.Space[Any], actions: Tensor) -> NDArray[Any]:
     low, high = np.where(bounded, space.low, -1.0), np.where(bounded, space.high, 1.0)
     scaled = low + (np.clip(values, -1.0, 1.0) + 1.0) * 0.5 * (high - low)
     return np.asarray(np.clip(np.where(bounded, scaled, values).astype(np.float32), space.low, space.high))
+
+
+def exploration_seed(seed: int, number: int) -> int:
+    """What an agent's noise is seeded with in rollout ``number`` (from 0) of a collector that got ``seed``."""
+    return derive(seed, "actions", number)
 
 
 def episode_seeds(seed: int, number: int, num_tasks: int, slots: int) -> NDArray[np.uint64]:
