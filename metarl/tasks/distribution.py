@@ -44,7 +44,8 @@ class TaskDistribution:
         id: name, e.g. ``"mine/pendulum"``.
         sample: draws one task from a NumPy generator, and depends on nothing else.
         make_env: builds one environment for a task.
-        make_vector: builds ``num_envs`` instances that take ``reset(options={"tasks": [...]})``.
+        make_vector: builds ``num_envs`` instances that take ``reset(seed=[...], options={"tasks": [...]})``, a seed
+            and a task for each instance.
         horizon: most steps in an episode; default: the ``max_episode_steps`` of ``make_env``'s environment.
         sample_test: draws one test task.
         meta_batch: draws the training tasks of one meta-update, e.g. as many of each kind; default: independently by
