@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from metarl.config.settings import check_settings
+from metarl.networks.components import Components
 from metarl.networks.noise import TaskNoise
 from metarl.types import Action, Rollout, Spec, Timestep, Trial
 
 State = TypeVar("State")
 
 
-class Agent(abc.ABC, Generic[State]):
+class Agent(Components, Generic[State]):
     """``begin -> act ... -> adapt -> act ... -> meta_update``.
 
     ``State`` holds whatever adapts to a task: fast weights (MAML), a hidden state (RL²), a posterior (VariBAD).
@@ -75,32 +74,10 @@ class Agent(abc.ABC, Generic[State]):
     def meta_update(self, trial: Trial) -> dict[str, float]:
         """Improve the meta-parameters from one training trial; returns metrics by name."""
 
-    @abc.abstractmethod
-    def components(self) -> Mapping[str, nn.Module | Optimizer]:
-        """Everything that a checkpoint must hold, by name."""
-
     def seed(self, seed: int) -> None:
         """Restart the agent's random streams, which happens before every trial."""
         self.noise.seed(seed)
         self.generator.manual_seed(seed)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of all components, by their names."""
-        return {name: component.state_dict() for name, component in self.components().items()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
-        for name, component in self.components().items():
-            component.load_state_dict(state[name])
-
-    def named_tensors(self) -> dict[str, Tensor]:
-        """Every parameter and buffer of every module, by dotted name."""
-        return {
-            f"{name}.{key}": tensor
-            for name, component in self.components().items()
-            if isinstance(component, nn.Module)
-            for key, tensor in component.state_dict().items()
-        }
 
 
 @dataclass(frozen=True)

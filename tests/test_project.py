@@ -23,7 +23,7 @@ FLOORS = (
     "types errors seeding statistics digest plugins",
     "functional networks runs config",
     "adaptation agent vector plotting",
-    "tasks agents",
+    "tasks agents fewshot",
     "rollouts envs origin",
     "evaluation rendering",
     "trainer",

@@ -1,0 +1,108 @@
+"""The abstract class of all few-shot learners, which adapt to tasks through four verbs."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from metarl.config.settings import Count, Counts, Positive, check_settings
+from metarl.fewshot.types import EpisodeConfig, Examples, FewShotSpec, TaskBatch
+from metarl.networks.backbones import Downsample
+from metarl.networks.components import Components
+from metarl.networks.task_norm import Norm
+
+State = TypeVar("State")
+
+
+class Learner(Components, Generic[State]):
+    """``begin -> adapt ... -> predict``, and ``meta_update``.
+
+    ``State`` holds whatever adapts to a task: parameters (MAML), prototypes, a support set. The verbs are those of
+    :class:`metarl.agent.Agent`, and so is the contract: ``adapt`` and ``predict`` depend on their arguments and the
+    meta-parameters alone; permuting the tasks permutes their results; only ``meta_update`` changes meta-parameters; an
+    untrained learner can adapt and predict; the same seed gives the same bits.
+
+    Attributes:
+        spec: shapes of the tasks that it is scored on.
+        device: where parameters live and where batches arrive.
+        num_adaptations: calls of ``adapt`` in training.
+        num_eval_adaptations: calls of ``adapt`` in an evaluation, unless it says otherwise.
+        generator: source of every sample that learning draws (initial parameters, minibatches, dropout), on the CPU.
+        config: settings that it was built from.
+    """
+
+    config: LearnerConfig
+
+    def __init__(
+        self, spec: FewShotSpec, device: torch.device, *, num_adaptations: int, num_eval_adaptations: int | None = None
+    ) -> None:
+        self.spec = spec
+        self.device = device
+        self.num_adaptations = num_adaptations
+        self.num_eval_adaptations = num_adaptations if num_eval_adaptations is None else num_eval_adaptations
+        self.generator = torch.Generator()
+
+    @abc.abstractmethod
+    def begin(self, num_tasks: int) -> State:
+        """The state before anything is known about ``num_tasks`` new tasks."""
+
+    @abc.abstractmethod
+    def adapt(self, state: State, support: Examples) -> State:
+        """Learn from the tasks' support sets: one gradient step, or all there is to learn; nothing is changed."""
+
+    @abc.abstractmethod
+    def predict(self, state: State, x: Tensor) -> Tensor:
+        """Logits or predictions ``[task, example, output]`` for inputs ``[task, example, ...]``.
+
+        Gradients are not kept. What is predicted of one example may depend on the others only where the learner's
+        settings say so (transductive batch normalisation).
+        """
+
+    @abc.abstractmethod
+    def meta_update(self, batch: TaskBatch) -> dict[str, float]:
+        """Improve the meta-parameters by one batch of training tasks; returns metrics by name, ``loss`` among them."""
+
+    def training_episode(self, episode: EpisodeConfig) -> EpisodeConfig:
+        """The size of training tasks, given that of test tasks; the same unless a learner trains on larger ones."""
+        return episode
+
+    def seed(self, seed: int) -> None:
+        """Restart the learner's random stream, which happens before every batch."""
+        self.generator.manual_seed(seed)
+
+
+@dataclass(frozen=True)
+class LearnerConfig(abc.ABC):
+    """Settings of one kind of learner; a frozen dataclass that knows how to build it.
+
+    The types of its fields say which values they take (:mod:`metarl.config.settings`).
+
+    Attributes:
+        when: when to choose this learner, for ``metarl fewshot list``.
+    """
+
+    when: ClassVar[str] = ""
+
+    backbone: str = "auto"
+    """The network: conv4 for images, mlp, linear, or module:attribute of (input_shape, num_outputs) -> module."""
+    num_filters: Count = 64
+    """Filters of each block of conv4."""
+    hidden_sizes: Counts = (40, 40)
+    """Widths of mlp's layers."""
+    norm: Norm = "transductive"
+    """Statistics that conv4 normalises by; see metarl.networks.task_norm."""
+    downsample: Downsample = "pool"
+    """How conv4's blocks halve an image: 2 x 2 maximum, or a stride of 2."""
+    meta_lr: Positive = 1e-3
+    """Step size of Adam in the outer loop."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    @abc.abstractmethod
+    def build(self, spec: FewShotSpec, device: torch.device, seed: int) -> Learner[Any]:
+        """A fresh learner whose parameters are a function of ``seed`` alone."""

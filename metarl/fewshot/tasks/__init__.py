@@ -1,0 +1,1 @@
+"""Families of few-shot tasks."""

@@ -1,0 +1,93 @@
+"""What few-shot learning is about: examples, tasks of a support and a query set, and their sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from metarl.config.settings import Count, check_settings
+
+Split = Literal["train", "validation", "test"]
+
+Kind = Literal["classification", "regression"]
+
+
+@dataclass(frozen=True)
+class EpisodeConfig:
+    """How large a task is; few-shot learning calls one an episode (Vinyals et al., 2016)."""
+
+    ways: Count = 5
+    """Classes in a task; 1 in regression."""
+    shots: Count = 1
+    """Labelled examples of each class."""
+    queries: Count = 15
+    """Examples of each class to be predicted."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class FewShotSpec:
+    """Shapes of inputs and targets, and what the targets are.
+
+    Attributes:
+        input_shape: shape of one input, e.g. ``(1, 28, 28)``.
+        num_outputs: classes in a task, or numbers in a target of regression.
+        kind: what is predicted; decides loss and score.
+    """
+
+    input_shape: tuple[int, ...]
+    num_outputs: int
+    kind: Kind
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Inputs and targets of many tasks.
+
+    Attributes:
+        x: ``[task, example, *input_shape]``, float32.
+        y: class indices ``[task, example]``, int64, each of ``0 .. ways - 1`` anew in every task; in regression
+            ``[task, example, output]``, float32.
+    """
+
+    x: Tensor
+    y: Tensor
+
+    def to(self, device: torch.device) -> Examples:
+        """The same on ``device``."""
+        return Examples(self.x.to(device), self.y.to(device))
+
+    def __getitem__(self, tasks: slice) -> Examples:
+        """Those of some of the tasks."""
+        return Examples(self.x[tasks], self.y[tasks])
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """Many tasks: what they are learned from, and what tells how well.
+
+    Attributes:
+        support: examples to adapt to; in classification ``shots`` of each class.
+        query: examples to predict; none of them is in ``support``.
+    """
+
+    support: Examples
+    query: Examples
+
+    @property
+    def num_tasks(self) -> int:
+        """Tasks in the batch."""
+        return len(self.support.y)
+
+    def to(self, device: torch.device) -> TaskBatch:
+        """The same on ``device``."""
+        return TaskBatch(self.support.to(device), self.query.to(device))
+
+    def __getitem__(self, tasks: slice) -> TaskBatch:
+        """Some of the tasks."""
+        return TaskBatch(self.support[tasks], self.query[tasks])

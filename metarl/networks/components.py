@@ -1,0 +1,36 @@
+"""What can be saved and loaded: named modules and optimisers."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class Components(abc.ABC):
+    """Whatever is trained: a subclass names its parts, and has their state, to save and to load, for it."""
+
+    @abc.abstractmethod
+    def components(self) -> Mapping[str, nn.Module | Optimizer]:
+        """Everything that a checkpoint must hold, by name."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of all components, by their names."""
+        return {name: component.state_dict() for name, component in self.components().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`state_dict` returned."""
+        for name, component in self.components().items():
+            component.load_state_dict(state[name])
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """Every parameter and buffer of every module, by dotted name."""
+        return {
+            f"{name}.{key}": tensor
+            for name, component in self.components().items()
+            if isinstance(component, nn.Module)
+            for key, tensor in component.state_dict().items()
+        }

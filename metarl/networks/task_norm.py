@@ -1,0 +1,78 @@
+"""Batch normalisation where tasks adapt: three choices of the statistics that examples are normalised by."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Norm = Literal["transductive", "running", "per-step", "none"]
+
+_MOMENTUM = 0.1
+"""Weight of the newest batch in running statistics, as in torch."""
+
+
+class TaskNorm(nn.Module):
+    """Normalise channels ``[example, channel, ...]``, then scale and shift them.
+
+    Args:
+        num_channels: channels of the input.
+        norm: by which statistics.
+
+            ``transductive``: those of the batch at hand, always, as MAML's code does (Finn et al., 2017). What is
+            predicted of one query then depends on the others: they leak that each class has as many of them, and
+            accuracies are higher than for queries that come one by one.
+
+            ``running``: those of the batch in training, averages over training in evaluation. Nothing leaks, but one
+            average serves all inner steps and the parameters before and after adaptation alike.
+
+            ``per-step``: the same with averages, scales and shifts of its own for each inner step (MAML++: Antoniou et
+            al., 2019, arXiv 1810.09502, section 4, BNRS and BNWB). Nothing leaks. (MAML++'s code normalises by the
+            batch in evaluation as well, which is transductive.)
+        num_steps: inner steps that ``per-step`` tells apart; later ones are taken as the last.
+
+    Attributes:
+        step: inner steps behind the parameters that the module is called with; see :func:`set_step`.
+    """
+
+    def __init__(self, num_channels: int, norm: Norm, num_steps: int = 1) -> None:
+        super().__init__()
+        if norm == "none":
+            raise ValueError("TaskNorm normalises; leave it out instead.")
+        self.norm = norm
+        self.step = 0
+        shape = (num_steps + 1, num_channels) if norm == "per-step" else (num_channels,)
+        self.weight = nn.Parameter(torch.ones(shape))
+        self.bias = nn.Parameter(torch.zeros(shape))
+        if norm != "transductive":
+            self.register_buffer("running_mean", torch.zeros(shape))
+            self.register_buffer("running_var", torch.ones(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised input, of the same shape."""
+        weight, bias = self._own(self.weight), self._own(self.bias)
+        if self.norm == "transductive":
+            return F.batch_norm(x, None, None, weight, bias, training=True)
+        if not self.training:
+            return F.batch_norm(x, self._own(self.running_mean), self._own(self.running_var), weight, bias)
+        out = F.batch_norm(x, None, None, weight, bias, training=True)
+        with torch.no_grad():
+            rest = [axis for axis in range(x.dim()) if axis != 1]
+            var, mean = torch.var_mean(x.detach(), rest)
+            # In place, since callers look for changed buffers; lerp_ has no rule for vmap.
+            self._own(self.running_mean).mul_(1 - _MOMENTUM).add_(mean, alpha=_MOMENTUM)
+            self._own(self.running_var).mul_(1 - _MOMENTUM).add_(var, alpha=_MOMENTUM)
+        return out
+
+    def _own(self, values: Tensor) -> Tensor:
+        """Those of the step."""
+        return values[min(self.step, len(values) - 1)] if self.norm == "per-step" else values
+
+
+def set_step(module: nn.Module, step: int) -> None:
+    """Tell every :class:`TaskNorm` in ``module`` how many inner steps the parameters have behind them."""
+    for part in module.modules():
+        if isinstance(part, TaskNorm):
+            part.step = step
