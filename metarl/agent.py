@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 import torch
 
 from metarl.config.settings import check_settings
-from metarl.networks.components import Components
 from metarl.networks.noise import TaskNoise
+from metarl.runs.components import Components
 from metarl.types import Action, Rollout, Spec, Timestep, Trial
 
 State = TypeVar("State")

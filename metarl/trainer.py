@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
-import math
-import signal
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
-
-import torch
 
 from metarl.agent import Agent
 from metarl.config import TrainConfig
-from metarl.errors import CheckpointError, NonFiniteError
+from metarl.errors import CheckpointError
 from metarl.evaluation.evaluator import evaluate, require_same_spaces
 from metarl.origin import describe_origin, find_names, require_same_origin
 from metarl.plugins import refuse_while_importing
@@ -28,31 +19,10 @@ from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
 from metarl.runs.files import typed
 from metarl.runs.folder import RunFolder
-from metarl.runs.logger import Logger
+from metarl.runs.outer_loop import Progress, check_metrics, load_state, require_content, run_loop
 from metarl.seeding import derive, numpy_stream
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Trial
-
-_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
-"""What terminals, containers and job schedulers send before they kill; SIGXCPU: the limit of CPU time is near."""
-
-_SCORE_WINDOW = 10
-"""Iterations over which the return after adaptation is averaged to tell the best checkpoint."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What :func:`train` tells its listener after every iteration.
-
-    Attributes:
-        iteration: iterations done.
-        num_iterations: iterations in all.
-        metrics: this iteration's metrics by name.
-    """
-
-    iteration: int
-    num_iterations: int
-    metrics: Mapping[str, float]
 
 
 def train(
@@ -93,72 +63,9 @@ def train(
     """
     refuse_while_importing("trains")
     require_same_spaces(agent, distribution)
-    run.checkpoints.keep_last = config.keep_checkpoints
-    with run.lock(), contextlib.ExitStack() as stack:
-        state = _load(agent, run, checkpoint, distribution, config)
-        scores = deque(state.scores, maxlen=_SCORE_WINDOW)
-        collector = Collector(distribution, agent.rollouts_per_task, agent.device)
-        stack.callback(collector.close)
-        env_steps, iteration, saved = state.env_steps, state.iteration, state.iteration
-
-        def save(state: Mapping[str, Any]) -> None:
-            nonlocal saved
-            content = {
-                "agent": state,
-                "spec": dataclasses.asdict(agent.spec),
-                "origin": describe_origin(agent, distribution, config),
-                "env_steps": env_steps,
-                "scores": list(scores),
-            }
-            run.checkpoints.save(iteration, content, score=sum(scores) / len(scores) if scores else None)
-            saved = iteration
-
-        if not (run.path / "config.json").exists():
-            # A script's run: that of an experiment has its config from the start.
-            run.write_config(find_names(agent, distribution, config))
-            run.write_manifest(config.seed, agent.device)
-        if checkpoint is not None:
-            run.set_aside(state.iteration)
-            # Drops later checkpoints before the log drops later entries: killed from here on, both still agree.
-            save(agent.state_dict())
-        logger = stack.enter_context(Logger(run, resume_from=state.iteration if state.resumed else None))
-        stop = stack.enter_context(_graceful_stop())
-        if not state.resumed:
-            save(agent.state_dict())
-        while iteration < config.num_iterations and not stop.is_set():
-            before = copy.deepcopy(agent.state_dict())
-            try:
-                metrics, trial_steps = _iterate(agent, distribution, collector, config, iteration)
-                _check_parameters(agent)
-                if (iteration + 1) % config.eval_every == 0 or iteration + 1 == config.num_iterations:
-                    metrics |= _monitor(agent, distribution, config)
-                _check_metrics(metrics)
-            except Exception as error:
-                # The iteration may have failed half way through an update: what is saved is what it began with.
-                if saved != iteration:
-                    logger.sync()
-                    save(before)
-                if not isinstance(error, NonFiniteError):
-                    error.add_note(f"The {iteration} iterations that were finished before it are saved in {run.path}.")
-                    raise
-                raise NonFiniteError(
-                    f"iteration {iteration}: {error} Training stopped before anything of this iteration was saved; "
-                    f"the last good checkpoint is {run.checkpoints.latest()}."
-                ) from error
-            env_steps += trial_steps
-            scores.append(metrics[f"train/return_{agent.num_adaptations}"])
-            metrics["env_steps"] = float(env_steps)
-            iteration += 1
-            logger.log(iteration - 1, metrics)
-            if iteration % config.checkpoint_every == 0 or iteration == config.num_iterations:
-                logger.sync()
-                save(agent.state_dict())
-            listener(Progress(iteration, config.num_iterations, metrics))
-        # Only here is it certain that no more iterations follow: the signal may come at any line of the loop.
-        if saved != iteration:
-            logger.sync()
-            save(agent.state_dict())
-        return not stop.is_set()
+    work = _Work(agent, distribution, config)
+    with contextlib.closing(work.collector):
+        return run_loop(work, config, run, checkpoint=checkpoint, listener=listener)
 
 
 def restore(agent: Agent[Any], content: Mapping[str, Any], distribution: TaskDistribution, config: TrainConfig) -> None:
@@ -174,14 +81,7 @@ def restore(agent: Agent[Any], content: Mapping[str, Any], distribution: TaskDis
         CheckpointError: if another agent, one with other settings or another seed, or one for other tasks was saved,
             or if something else than :func:`train` saved it.
     """
-    missing = [name for name in ("agent", "spec", "env_steps", "scores") if name not in content]
-    if missing:
-        raise CheckpointError(
-            f"the checkpoint lacks {', '.join(missing)} and holds {', '.join(sorted(content)) or 'nothing'}: another "
-            "version of metarl, or another program, saved it. The run's manifest.json names the version."
-        )
-    for name, kind in (("agent", dict), ("spec", dict), ("env_steps", int), ("scores", list)):
-        typed(content, name, kind, "the checkpoint")
+    require_content(content, {"agent": dict, "spec": dict, "env_steps": int, "scores": list})
     origin = typed(content, "origin", dict, "the checkpoint") if "origin" in content else None
     require_same_origin(origin, agent, distribution, config)
     if content["spec"] != dataclasses.asdict(agent.spec):
@@ -189,32 +89,46 @@ def restore(agent: Agent[Any], content: Mapping[str, Any], distribution: TaskDis
             f"the checkpoint was trained on tasks with {content['spec']}, but they have "
             f"{dataclasses.asdict(agent.spec)} now: did their definition change? Put it back, or start a new run."
         )
-    try:
-        agent.load_state_dict(content["agent"])
-    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(
-            f"the checkpoint does not fit this agent: it was saved by another one, or with other settings. {error}"
-        ) from error
+    load_state(agent, content["agent"], "agent")
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """Where training stands."""
+class _Work:
+    """Meta-training of an agent, for :func:`metarl.runs.outer_loop.run_loop`."""
 
-    iteration: int
-    env_steps: int
-    scores: list[float]
-    resumed: bool
+    counter = "env_steps"
 
+    def __init__(self, agent: Agent[Any], distribution: TaskDistribution, config: TrainConfig) -> None:
+        self.components = agent
+        self.distribution, self.config = distribution, config
+        self.collector = Collector(distribution, agent.rollouts_per_task, agent.device)
 
-def _load(
-    agent: Agent[Any], run: RunFolder, checkpoint: Path | None, distribution: TaskDistribution, config: TrainConfig
-) -> _Loaded:
-    if checkpoint is None and not run.checkpoints.iterations():
-        return _Loaded(0, 0, [], False)
-    iteration, content = run.checkpoints.load(checkpoint) if checkpoint else run.checkpoints.load_latest()
-    restore(agent, content, distribution, config)
-    return _Loaded(iteration, content["env_steps"], content["scores"], True)
+    def start(self, run: RunFolder) -> None:
+        """A script's run gets a config; that of an experiment has its from the start."""
+        if not (run.path / "config.json").exists():
+            run.write_config(find_names(self.components, self.distribution, self.config))
+            run.write_manifest(self.config.seed, self.components.device)
+
+    def iterate(self, iteration: int) -> tuple[dict[str, float], int]:
+        """One meta-update."""
+        return _iterate(self.components, self.distribution, self.collector, self.config, iteration)
+
+    def monitor(self) -> dict[str, float]:
+        """Returns, and success where it is reported, on held-out tasks."""
+        return _monitor(self.components, self.distribution, self.config)
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """The return after adaptation."""
+        return metrics[f"train/return_{self.components.num_adaptations}"]
+
+    def content(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The agent's state and its origin."""
+        agent = self.components
+        origin = describe_origin(agent, self.distribution, self.config)
+        return {"agent": state, "spec": dataclasses.asdict(agent.spec), "origin": origin}
+
+    def restore(self, content: Mapping[str, Any]) -> None:
+        """See :func:`restore`."""
+        restore(self.components, content, self.distribution, self.config)
 
 
 def _iterate(
@@ -225,7 +139,7 @@ def _iterate(
     trial = run_trial(agent, collector, tasks, agent.num_adaptations, derive(config.seed, "trial", iteration))
     collected = _trial_metrics(trial)
     # A sum of rewards that overflows is told as that, and not as what an update makes of it.
-    _check_metrics(collected)
+    check_metrics(collected)
     started = time.perf_counter()
     learned = agent.meta_update(trial)
     metrics = {
@@ -256,43 +170,3 @@ def _monitor(agent: Agent[Any], distribution: TaskDistribution, config: TrainCon
     evaluation = evaluate(agent, distribution, num_tasks=config.eval_tasks, seed=derive(config.seed, "monitor"))
     metrics = {f"test/return_{shot}": evaluation.interval(shot)[0] for shot in range(evaluation.returns.shape[1])}
     return metrics | {f"test/success_{shot}": share for shot, share in enumerate(evaluation.mean_success or [])}
-
-
-def _check_metrics(metrics: Mapping[str, float]) -> None:
-    for name, value in metrics.items():
-        if not math.isfinite(value):
-            raise NonFiniteError(f"the metric {name!r} is {value}.")
-
-
-def _check_parameters(agent: Agent[Any]) -> None:
-    tensors = agent.named_tensors()
-    if not tensors:
-        return
-    finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])
-    if not finite.all():
-        name = next(name for name, good in zip(tensors, finite.tolist(), strict=True) if not good)
-        raise NonFiniteError(f"the parameter {name!r} is not finite after the meta-update.")
-
-
-@contextlib.contextmanager
-def _graceful_stop() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C, or another of ``_STOPPING``, sets; a second Ctrl-C interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    # nohup has SIGHUP ignored, and None is a handler that Python did not set, such as faulthandler's.
-    kept = {number for number in _STOPPING if signal.getsignal(number) is None}
-    kept |= {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
-    old = {number: signal.signal(number, handle) for number in _STOPPING if number not in kept}
-    try:
-        yield stop
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -53,20 +53,32 @@ class LearnedRates(UpdateRule):
         params: the parameters that will be adapted, without task axis.
         inner_lr: initial step size.
         per: what has a step size of its own.
+        num_steps: steps that have step sizes of their own, later ones taking those of the last; None for the same in
+            all.
+
+    Raises:
+        ConfigError: for another ``per``, a negative or non-finite step size, or a number of steps below 1.
     """
 
     def __init__(
-        self, params: Mapping[str, Tensor], inner_lr: float, per: Literal["model", "layer", "parameter"]
+        self,
+        params: Mapping[str, Tensor],
+        inner_lr: float,
+        per: Literal["model", "layer", "parameter"],
+        num_steps: int | None = None,
     ) -> None:
         super().__init__()
         if per not in ("model", "layer", "parameter"):
             raise ConfigError(f"per must be model, layer or parameter, got {per!r}.")
         require_not_negative(inner_lr=inner_lr)
+        if num_steps is not None and num_steps < 1:
+            raise ConfigError(f"num_steps must be above 0, or None, got {num_steps!r}.")
         some = next(iter(params.values()))
-        self.per = per
+        self.per, self.num_steps = per, num_steps
+        shape = () if num_steps is None else (num_steps,)
         self.rates = nn.ParameterDict(
             {
-                self._owner(name): nn.Parameter(torch.full((), inner_lr, dtype=some.dtype, device=some.device))
+                self._owner(name): nn.Parameter(torch.full(shape, inner_lr, dtype=some.dtype, device=some.device))
                 for name in params
             }
         )
@@ -78,12 +90,22 @@ class LearnedRates(UpdateRule):
         return _key(name.rpartition(".")[0] or name) if self.per == "layer" else "model"
 
     def init(self, params: Params) -> Params:
-        """Nothing is remembered."""
-        return {}
+        """The number of the next step, ``[task]``, if it matters."""
+        if self.num_steps is None:
+            return {}
+        some = next(iter(params.values()))
+        return {"step": torch.zeros(len(some), dtype=torch.long, device=some.device)}
 
     def step(self, state: Params, params: Params, grads: Params, losses: Tensor) -> tuple[Params, Params]:
         """``theta - rate * gradient``."""
-        return {name: value - self.rates[self._owner(name)] * grads[name] for name, value in params.items()}, {}
+        if self.num_steps is None:
+            return {name: value - self.rates[self._owner(name)] * grads[name] for name, value in params.items()}, {}
+        now = state["step"].clamp(max=self.num_steps - 1)
+        moved = {}
+        for name, value in params.items():
+            rate = self.rates[self._owner(name)][now]
+            moved[name] = value - rate.view(-1, *(1,) * (value.dim() - 1)) * grads[name]
+        return moved, {"step": state["step"] + 1}
 
 
 class MetaCurvature(UpdateRule):

@@ -12,8 +12,8 @@ from torch import Tensor
 from metarl.config.settings import Count, Counts, Positive, check_settings
 from metarl.fewshot.types import EpisodeConfig, Examples, FewShotSpec, TaskBatch
 from metarl.networks.backbones import Downsample
-from metarl.networks.components import Components
 from metarl.networks.task_norm import Norm
+from metarl.runs.components import Components
 
 State = TypeVar("State")
 

@@ -96,6 +96,35 @@ def call_with(module: nn.Module, values: Mapping[str, Tensor], *inputs: Any) -> 
     return torch.func.functional_call(module, _filled(_places(module), values), inputs, tie_weights=False)
 
 
+def expect_buffers(module: nn.Module) -> None:
+    """Do not tell that calls of ``module`` change buffers: whoever calls it knows, and sees to them."""
+    _KNOWN.setdefault(module, _Known()).told_buffers = True
+
+
+@torch.no_grad()
+def mean_buffers(module: nn.Module, params: Params, /, *inputs: Any) -> Params:
+    """The module's buffers after a call as :func:`call` makes it, averaged over tasks; whole numbers are the first's.
+
+    Args:
+        module: as it is, also in training mode; its own buffers stay as they are.
+        params: stacked parameters, ``[task, ...]``.
+        *inputs: ``[task, ...]``.
+    """
+    places = _places(module)
+
+    def run(own: Params, kept: Params, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Params]:
+        filled = _filled(places, {**kept, **own})
+        torch.func.functional_call(module, filled, args, named, tie_weights=False)
+        return kept, {name: filled[name] for name in kept}
+
+    begun = {name: value.detach() for name, value in module.named_buffers()}
+    after, _ = _looped(run, params, begun, inputs, {}, watch=False)
+    return {
+        name: torch.stack([own[name] for own in after]).mean(0) if value.is_floating_point() else after[0][name]
+        for name, value in begun.items()
+    }
+
+
 @contextlib.contextmanager
 def _plain_attention() -> Iterator[None]:
     """Attention of single operations: the fused kernels lack second derivatives, the fast path of encoders all."""

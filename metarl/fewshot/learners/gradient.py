@@ -1,0 +1,187 @@
+"""What gradient-based learners share: parameters of their own for each task, moved by a rule."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metarl.adaptation import AdaptedModel, UpdateRule, adapt
+from metarl.adaptation.update_rules import require_parameters
+from metarl.config.settings import Count, Natural, Positive
+from metarl.fewshot.learner import Learner, LearnerConfig
+from metarl.fewshot.objective import task_losses
+from metarl.fewshot.types import Examples, FewShotSpec, TaskBatch
+from metarl.networks.module_call import expect_buffers, mean_buffers
+from metarl.networks.params import trainable
+from metarl.networks.task_norm import set_step
+from metarl.seeding import GAMMA, UInt64, hashed
+
+
+@dataclass(frozen=True)
+class FastWeights:
+    """A model for each task.
+
+    Attributes:
+        model: the network with the tasks' parameters, and how many steps they have behind them.
+        seeds: numbers ``[task]`` that decide which minibatches of the support the next steps see.
+    """
+
+    model: AdaptedModel
+    seeds: UInt64
+
+    def __getitem__(self, tasks: slice) -> FastWeights:
+        """Those of some of the tasks."""
+        model = self.model
+        part = AdaptedModel(model.module, {name: p[tasks] for name, p in model.params.items()}, model.num_steps)
+        return FastWeights(part, self.seeds[tasks])
+
+
+@dataclass(frozen=True)
+class GradientLearnerConfig(LearnerConfig):
+    """Settings of the inner loop."""
+
+    inner_lr: Positive = 0.01
+    """Step size of adaptation."""
+    num_inner_steps: Count = 5
+    """Steps of adaptation in training."""
+    num_eval_steps: Count = 10
+    """Steps of adaptation in evaluation."""
+    inner_batch_size: Natural = 0
+    """Examples of the support in each step, drawn anew; 0 takes all of them."""
+    task_chunk: Count = 32
+    """Tasks at a time, whose graphs are in memory together; but for dropout's draws, what is learned is the same."""
+
+
+class GradientLearner(Learner[FastWeights]):
+    """``begin``, ``adapt`` and ``predict`` of MAML and its kin; subclasses say how the meta-parameters move.
+
+    Args:
+        spec: shapes of the tasks.
+        device: where the network runs.
+        config: settings of the inner loop.
+        module: any network; its trainable parameters adapt.
+        rule: how they move.
+        adapted: names of those that do, the others being shared by all tasks; default: all.
+    """
+
+    def __init__(
+        self,
+        spec: FewShotSpec,
+        device: torch.device,
+        config: GradientLearnerConfig,
+        module: nn.Module,
+        rule: UpdateRule | float,
+        adapted: Collection[str] | None = None,
+    ) -> None:
+        super().__init__(
+            spec, device, num_adaptations=config.num_inner_steps, num_eval_adaptations=config.num_eval_steps
+        )
+        self.config = config
+        self.module = module.to(device)
+        self.rule = rule.to(device) if isinstance(rule, UpdateRule) else rule
+        params = trainable(self.module)
+        require_parameters(adapted, params)
+        self.adapted = [name for name in params if adapted is None or name in adapted]
+        self._inner_batch_size = config.inner_batch_size
+        self._task_chunk = config.task_chunk
+        expect_buffers(module)
+
+    def begin(self, num_tasks: int) -> FastWeights:
+        """All tasks at the meta-learned parameters."""
+        named = dict(self.module.named_parameters())
+        params = {name: named[name].expand(num_tasks, *named[name].shape) for name in self.adapted}
+        return FastWeights(AdaptedModel(self.module, params), self.draw_seeds(num_tasks))
+
+    def adapt(self, state: FastWeights, support: Examples) -> FastWeights:
+        """One step of the rule."""
+        self.module.eval()
+        with torch.no_grad(), self.randomness():
+            return self.step(state, support, second_order=False)
+
+    def predict(self, state: FastWeights, x: Tensor) -> Tensor:
+        """See :meth:`Learner.predict`."""
+        self.module.eval()
+        with torch.no_grad():
+            return self.outputs(state.model, x)
+
+    def step(self, state: FastWeights, support: Examples, *, second_order: bool) -> FastWeights:
+        """One step of the rule, with its graph."""
+        part = self.minibatch(support, state)
+        model = adapt(
+            state.model,
+            lambda model: self.losses(model, part),
+            steps=1,
+            rule=self.rule,
+            second_order=second_order,
+        )
+        return FastWeights(model, state.seeds)
+
+    def minibatch(self, support: Examples, state: FastWeights) -> Examples:
+        """The examples that the next step sees: all, or a sample without repetition, another one for each task."""
+        num_tasks, size = support.y.shape[:2]
+        if not 0 < self._inner_batch_size < size:
+            return support
+        numbers = np.arange(size, dtype=np.uint64) + np.uint64(state.model.num_steps * size)
+        with np.errstate(over="ignore"):
+            keys = hashed(hashed(state.seeds)[:, None] + numbers * np.uint64(GAMMA))
+        chosen = torch.from_numpy(keys.argsort(1)[:, : self._inner_batch_size]).to(support.y.device)
+        rows = torch.arange(num_tasks, device=chosen.device)[:, None]
+        return Examples(support.x[rows, chosen], support.y[rows, chosen])
+
+    def outputs(self, model: AdaptedModel, x: Tensor) -> Tensor:
+        """Logits or predictions ``[task, example, output]``."""
+        set_step(self.module, model.num_steps)
+        out: Tensor = model(x)
+        return out
+
+    def losses(self, model: AdaptedModel, examples: Examples) -> Tensor:
+        """Loss of each task, ``[task]``."""
+        return task_losses(self.outputs(model, examples.x), examples.y, self.spec.kind)
+
+    def chunks(self, batch: TaskBatch) -> Iterator[tuple[FastWeights, TaskBatch]]:
+        """States to begin with and tasks, in pieces of ``task_chunk`` tasks."""
+        start = self.begin(batch.num_tasks)
+        for first in range(0, batch.num_tasks, self._task_chunk):
+            tasks = slice(first, first + self._task_chunk)
+            yield start[tasks], batch[tasks]
+
+    def refresh_buffers(self, paths: Sequence[Sequence[AdaptedModel]], batch: TaskBatch) -> None:
+        """Let running statistics, if there are any, follow those of the support and query sets, averaged over tasks.
+
+        Args:
+            paths: for each of the :meth:`chunks` its models before every step and after the last one, which sees the
+                query.
+            batch: the tasks.
+        """
+        if next(self.module.buffers(), None) is None:
+            return
+        for models in zip(*paths, strict=True):
+            set_step(self.module, models[0].num_steps)
+            params = {name: torch.cat([model.params[name].detach() for model in models]) for name in self.adapted}
+            last = models[0].num_steps == paths[0][-1].num_steps
+            means = mean_buffers(self.module, params, (batch.query if last else batch.support).x)
+            for name, buffer in self.module.named_buffers():
+                buffer.copy_(means[name])
+
+    @contextlib.contextmanager
+    def randomness(self) -> Iterator[None]:
+        """Have what draws from torch's global generators (dropout) draw from the learner's own stream."""
+        seed = int(torch.randint(2**62, (), generator=self.generator))
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed)
+            yield
+
+    def draw_seeds(self, num_tasks: int) -> UInt64:
+        """A seed for each task."""
+        return torch.randint(2**62, (num_tasks,), generator=self.generator).numpy().astype(np.uint64)
+
+
+def steps_done(optimizer: torch.optim.Optimizer) -> int:
+    """Steps that Adam has taken, which its state counts and checkpoints hold."""
+    return max((int(state["step"]) for state in optimizer.state.values()), default=0)

@@ -1,0 +1,206 @@
+"""MAML and what differs from it by its rule alone: FOMAML, ANIL, Meta-SGD, Meta-LSTM.
+
+Finn, Abbeel, Levine, 2017 (arXiv 1703.03400), Algorithm 2: parameters are trained such that a few steps on a task's
+support set lower the loss on its query set. The options that make it MAML++ are those of Antoniou, Edwards, Storkey,
+2019 (arXiv 1810.09502, section 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from metarl.adaptation import LearnedRates, RaviLSTM, StepSizes, UpdateRule
+from metarl.config.settings import Count, Natural, Positive
+from metarl.errors import ConfigError
+from metarl.fewshot.backbone import build_backbone
+from metarl.fewshot.learners.gradient import GradientLearner, GradientLearnerConfig, steps_done
+from metarl.fewshot.objective import score_name, task_losses, task_scores
+from metarl.fewshot.types import FewShotSpec, TaskBatch
+from metarl.networks.params import Params, trainable
+from metarl.seeding import torch_stream
+
+
+@dataclass(frozen=True)
+class MAMLConfig(GradientLearnerConfig):
+    """MAML, with the options of MAML++."""
+
+    when: ClassVar[str] = "the reference for gradient-based adaptation, of any network"
+
+    first_order: bool = False
+    """Take inner gradients for constants (FOMAML)."""
+    learned_rates: Literal["none", "layer", "layer-and-step"] = "none"
+    """Learn step sizes: one for each layer, or for each layer and step (MAML++'s LSLR)."""
+    multi_step_iterations: Natural = 0
+    """Iterations in which the query loss counts after every step, with weights that go over to the last one (MAML++'s
+    MSL); 0 trains by the last step alone."""
+    max_grad_norm: Positive = 10.0
+    """Meta-gradients are clipped to this norm."""
+
+    def make_rule(self, params: Params) -> UpdateRule | float:
+        """Gradient descent, with learned step sizes if asked for."""
+        if self.learned_rates == "none":
+            return self.inner_lr
+        num_steps = self.num_inner_steps if self.learned_rates == "layer-and-step" else None
+        return LearnedRates(params, self.inner_lr, "layer", num_steps)
+
+    def adapted_names(self, params: Params) -> frozenset[str]:
+        """Names of the parameters that adapt."""
+        return frozenset(params)
+
+    def build(self, spec: FewShotSpec, device: torch.device, seed: int) -> MAML:
+        """See :meth:`LearnerConfig.build`."""
+        module = build_backbone(self, spec, device, seed, num_steps=self.num_inner_steps)
+        params = trainable(module)
+        adapted = self.adapted_names(params)
+        with torch_stream(seed, "rule"):
+            rule = self.make_rule({name: value for name, value in params.items() if name in adapted})
+        return MAML(spec, device, self, module, rule, adapted)
+
+
+@dataclass(frozen=True)
+class FOMAMLConfig(MAMLConfig):
+    """First-order MAML."""
+
+    when: ClassVar[str] = "nearly MAML, at a third of its cost"
+
+    first_order: Literal[True] = True
+    """Inner gradients are constants."""
+
+
+@dataclass(frozen=True)
+class ANILConfig(MAMLConfig):
+    """Almost no inner loop: the head alone adapts (Raghu et al., 2020, arXiv 1909.09157, section 4)."""
+
+    when: ClassVar[str] = "features can be shared by all tasks and only the last layer must adapt"
+
+    learned_rates: Literal["none"] = "none"
+    """One step size for all of the head."""
+    head: str = "head"
+    """Where the names of the parameters that adapt begin."""
+
+    def adapted_names(self, params: Params) -> frozenset[str]:
+        """Those of the head.
+
+        Raises:
+            ConfigError: for a network without parameters of the head's name.
+        """
+        found = frozenset(name for name in params if name == self.head or name.startswith(f"{self.head}."))
+        if not found:
+            raise ConfigError(f"no parameter lies in head = {self.head!r}; the network has {', '.join(params)}.")
+        return found
+
+
+@dataclass(frozen=True)
+class MetaSGDConfig(MAMLConfig):
+    """Meta-SGD: a learned step size for every parameter (Li et al., 2017, arXiv 1707.09835, Algorithm 1)."""
+
+    when: ClassVar[str] = "MAML whose step sizes, and their signs, are learned as well"
+
+    learned_rates: Literal["none"] = "none"
+    """Every number has a step size of its own."""
+
+    def make_rule(self, params: Params) -> UpdateRule | float:
+        """Learned step sizes."""
+        return StepSizes(params, self.inner_lr, learned=True)
+
+
+@dataclass(frozen=True)
+class MetaLSTMConfig(MAMLConfig):
+    """Meta-LSTM: an LSTM whose cell state is the parameter vector takes the steps.
+
+    Ravi, Larochelle, 2017, "Optimization as a model for few-shot learning", section 3: the learned initial parameters
+    are the first cell state, one LSTM serves all coordinates, its gates see gradient and loss, rescaled, and gradients
+    of gradients are left out (their section 3.2). Theirs keeps running batch statistics in training and takes the
+    batch's in evaluation; here ``norm`` says what is done.
+    """
+
+    when: ClassVar[str] = "to learn the update rule together with where it starts"
+
+    first_order: Literal[True] = True
+    """Inner gradients are constants, as in the paper."""
+    learned_rates: Literal["none"] = "none"
+    """The gates are the step sizes."""
+    task_chunk: Count = 1
+    """Tasks at a time; the LSTM's graph holds 20 numbers for every parameter, step and task."""
+
+    def make_rule(self, params: Params) -> UpdateRule | float:
+        """The LSTM; untrained it is gradient descent with ``inner_lr``."""
+        return RaviLSTM(self.inner_lr)
+
+
+class MAML(GradientLearner):
+    """Any rule whose start, and whose own parameters, are trained by the loss after adaptation.
+
+    Args:
+        spec: shapes of the tasks.
+        device: where the network runs.
+        config: settings; those that name a network or a rule are of no account here.
+        module: any network.
+        rule: how it adapts; what it has to learn is learned.
+        adapted: names of the parameters that adapt, the others being shared by all tasks; default: all.
+    """
+
+    config: MAMLConfig
+
+    def __init__(
+        self,
+        spec: FewShotSpec,
+        device: torch.device,
+        config: MAMLConfig,
+        module: nn.Module,
+        rule: UpdateRule | float,
+        adapted: Collection[str] | None = None,
+    ) -> None:
+        super().__init__(spec, device, config, module, rule, adapted)
+        self.optimizer = torch.optim.Adam(self._learned(), lr=config.meta_lr)
+
+    def components(self) -> dict[str, nn.Module | Optimizer]:
+        """The network, a rule that learns, and Adam."""
+        return {**self._modules(), "optimizer": self.optimizer}
+
+    def meta_update(self, batch: TaskBatch) -> dict[str, float]:
+        """One step of Adam on the mean loss of the query sets after adaptation."""
+        self.module.train()
+        weights = self._step_weights()
+        self.optimizer.zero_grad()
+        totals = torch.zeros(2, device=self.device)
+        paths = []
+        for state, tasks in self.chunks(batch):
+            outer = torch.zeros(tasks.num_tasks, device=self.device)
+            path = [state.model]
+            with self.randomness():
+                for weight in weights:
+                    state = self.step(state, tasks.support, second_order=not self.config.first_order)
+                    path.append(state.model)
+                    if weight:
+                        outputs = self.outputs(state.model, tasks.query.x)
+                        losses = task_losses(outputs, tasks.query.y, self.spec.kind)
+                        outer = outer + weight * losses
+            (outer.sum() / batch.num_tasks).backward()
+            scores = task_scores(outputs.detach(), tasks.query.y, self.spec.kind)
+            totals += torch.stack([losses.detach().sum(), scores.sum()])
+            paths.append(path)
+        norm = nn.utils.clip_grad_norm_(self._learned(), self.config.max_grad_norm)
+        self.optimizer.step()
+        self.refresh_buffers(paths, batch)
+        loss, score, gradient_norm = (float(value) for value in (*(totals / batch.num_tasks), norm))
+        return {"loss": loss, score_name(self.spec.kind): score, "gradient_norm": gradient_norm}
+
+    def _step_weights(self) -> list[float]:
+        """Weights of the query losses after each step: even at first, in the end all on the last."""
+        num_steps, span = self.config.num_inner_steps, self.config.multi_step_iterations
+        even = max(0.0, 1.0 - steps_done(self.optimizer) / span) / num_steps if span else 0.0
+        return [even] * (num_steps - 1) + [1.0 - even * (num_steps - 1)]
+
+    def _modules(self) -> dict[str, nn.Module]:
+        rule = self.rule
+        return {"module": self.module} | ({"rule": rule} if isinstance(rule, UpdateRule) else {})
+
+    def _learned(self) -> list[nn.Parameter]:
+        return [p for part in self._modules().values() for p in part.parameters() if p.requires_grad]

@@ -1,0 +1,279 @@
+"""The outer loop of every kind of meta-training: iterate, log, save, and never lose work."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+
+from metarl.errors import CheckpointError, NonFiniteError
+from metarl.runs.components import Components
+from metarl.runs.files import typed
+from metarl.runs.folder import RunFolder
+from metarl.runs.logger import Logger
+
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
+"""What terminals, containers and job schedulers send before they kill; SIGXCPU: the limit of CPU time is near."""
+
+_SCORE_WINDOW = 10
+"""Iterations over which the score in training is averaged to tell the best checkpoint."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What the loop tells its listener after every iteration.
+
+    Attributes:
+        iteration: iterations done.
+        num_iterations: iterations in all.
+        metrics: this iteration's metrics by name.
+    """
+
+    iteration: int
+    num_iterations: int
+    metrics: Mapping[str, float]
+
+
+class Schedule(Protocol):
+    """How long to train, and when to do what; see :class:`metarl.config.TrainConfig`."""
+
+    @property
+    def num_iterations(self) -> int: ...  # noqa: D102
+    @property
+    def eval_every(self) -> int: ...  # noqa: D102
+    @property
+    def checkpoint_every(self) -> int: ...  # noqa: D102
+    @property
+    def keep_checkpoints(self) -> int: ...  # noqa: D102
+
+
+class Work(Protocol):
+    """What one kind of training does in the loop."""
+
+    @property
+    def components(self) -> Components:
+        """What is trained."""
+
+    @property
+    def counter(self) -> str:
+        """Name of what iterations cost; :meth:`iterate` gives it for one, logs and checkpoints hold the sum."""
+
+    def start(self, run: RunFolder) -> None:
+        """Before anything else is written; a script's run gets its config here."""
+
+    def iterate(self, iteration: int) -> tuple[dict[str, float], int]:
+        """One meta-update, as a function of what is trained and of the iteration's number alone.
+
+        Returns:
+            Its metrics by name, and what it cost.
+        """
+
+    def monitor(self) -> dict[str, float]:
+        """Metrics on held-out tasks."""
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """What tells the best checkpoint, from metrics of training alone; more is better."""
+
+    def content(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """What a checkpoint holds besides the loop's own: the state of what is trained, and whose it is."""
+
+    def restore(self, content: Mapping[str, Any]) -> None:
+        """Load what :meth:`content` gave.
+
+        Raises:
+            CheckpointError: if it is of something else.
+        """
+
+
+def run_loop(
+    work: Work,
+    schedule: Schedule,
+    run: RunFolder,
+    *,
+    checkpoint: Path | None = None,
+    listener: Callable[[Progress], None] = lambda _: None,
+) -> bool:
+    """Train from the newest checkpoint of ``run`` if it has one.
+
+    Iteration ``i`` is a function of the checkpoint before it and of (seed, i) alone, hence a run that was killed and
+    resumed ends with the same bits as one that was not.
+
+    Args:
+        work: what to do.
+        schedule: how long, and when to evaluate and to save.
+        run: where checkpoints and logs go; locked while training.
+        checkpoint: resume from this file instead of the newest; what came after it is kept in the run's folder
+            ``abandoned``.
+        listener: called after every iteration.
+
+    Returns:
+        Whether training ended by itself; False after Ctrl-C (or SIGTERM, SIGHUP, SIGUSR1, SIGXCPU), which ends the
+        run after the iteration in hand, with a checkpoint.
+
+    Raises:
+        NonFiniteError: if a metric or a parameter is NaN or infinite, or an iteration says so, naming iteration,
+            tensor and last good checkpoint. Nothing of that iteration is saved, nor of one in which anything else
+            fails; those before it are.
+        CheckpointError: if the run is in use, a checkpoint is damaged or of another run, or the disk is full.
+    """
+    run.checkpoints.keep_last = schedule.keep_checkpoints
+    with run.lock(), contextlib.ExitStack() as stack:
+        state = _load(work, run, checkpoint)
+        scores = deque(state.scores, maxlen=_SCORE_WINDOW)
+        cost, iteration, saved = state.cost, state.iteration, state.iteration
+
+        def save(state: Mapping[str, Any]) -> None:
+            nonlocal saved
+            content = {**work.content(state), work.counter: cost, "scores": list(scores)}
+            run.checkpoints.save(iteration, content, score=sum(scores) / len(scores) if scores else None)
+            saved = iteration
+
+        work.start(run)
+        if checkpoint is not None:
+            run.set_aside(state.iteration)
+            # Drops later checkpoints before the log drops later entries: killed from here on, both still agree.
+            save(work.components.state_dict())
+        logger = stack.enter_context(Logger(run, resume_from=state.iteration if state.resumed else None))
+        stop = stack.enter_context(_graceful_stop())
+        if not state.resumed:
+            save(work.components.state_dict())
+        while iteration < schedule.num_iterations and not stop.is_set():
+            before = copy.deepcopy(work.components.state_dict())
+            try:
+                metrics, added = work.iterate(iteration)
+                _check_parameters(work.components)
+                if (iteration + 1) % schedule.eval_every == 0 or iteration + 1 == schedule.num_iterations:
+                    metrics |= work.monitor()
+                check_metrics(metrics)
+            except Exception as error:
+                # The iteration may have failed half way through an update: what is saved is what it began with.
+                if saved != iteration:
+                    logger.sync()
+                    save(before)
+                if not isinstance(error, NonFiniteError):
+                    error.add_note(f"The {iteration} iterations that were finished before it are saved in {run.path}.")
+                    raise
+                raise NonFiniteError(
+                    f"iteration {iteration}: {error} Training stopped before anything of this iteration was saved; "
+                    f"the last good checkpoint is {run.checkpoints.latest()}."
+                ) from error
+            cost += added
+            scores.append(work.score(metrics))
+            metrics[work.counter] = float(cost)
+            iteration += 1
+            logger.log(iteration - 1, metrics)
+            if iteration % schedule.checkpoint_every == 0 or iteration == schedule.num_iterations:
+                logger.sync()
+                save(work.components.state_dict())
+            listener(Progress(iteration, schedule.num_iterations, metrics))
+        # Only here is it certain that no more iterations follow: the signal may come at any line of the loop.
+        if saved != iteration:
+            logger.sync()
+            save(work.components.state_dict())
+        return not stop.is_set()
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """Where training stands."""
+
+    iteration: int
+    cost: int
+    scores: list[float]
+    resumed: bool
+
+
+def _load(work: Work, run: RunFolder, checkpoint: Path | None) -> _Loaded:
+    if checkpoint is None and not run.checkpoints.iterations():
+        return _Loaded(0, 0, [], False)
+    iteration, content = run.checkpoints.load(checkpoint) if checkpoint else run.checkpoints.load_latest()
+    work.restore(content)
+    return _Loaded(iteration, content[work.counter], content["scores"], True)
+
+
+def require_content(content: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
+    """Refuse the content of a checkpoint that lacks something.
+
+    Args:
+        content: of the checkpoint.
+        kinds: what it must hold, by name.
+
+    Raises:
+        CheckpointError: naming what is missing or of another kind.
+    """
+    if missing := [name for name in kinds if name not in content]:
+        raise CheckpointError(
+            f"the checkpoint lacks {', '.join(missing)} and holds {', '.join(sorted(content)) or 'nothing'}: another "
+            "version of metarl, or another program, saved it. The run's manifest.json names the version."
+        )
+    for name, kind in kinds.items():
+        typed(content, name, kind, "the checkpoint")
+
+
+def load_state(components: Components, state: Mapping[str, Any], what: str) -> None:
+    """Load a checkpoint's state into what is trained, called ``what`` in messages.
+
+    Raises:
+        CheckpointError: if it does not fit.
+    """
+    try:
+        components.load_state_dict(state)
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"the checkpoint does not fit this {what}: it was saved by another one, or with other settings. {error}"
+        ) from error
+
+
+def check_metrics(metrics: Mapping[str, float]) -> None:
+    """Refuse metrics that are not finite.
+
+    Raises:
+        NonFiniteError: for the first of them.
+    """
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise NonFiniteError(f"the metric {name!r} is {value}.")
+
+
+def _check_parameters(components: Components) -> None:
+    tensors = components.named_tensors()
+    if not tensors:
+        return
+    finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])
+    if not finite.all():
+        name = next(name for name, good in zip(tensors, finite.tolist(), strict=True) if not good)
+        raise NonFiniteError(f"the parameter {name!r} is not finite after the meta-update.")
+
+
+@contextlib.contextmanager
+def _graceful_stop() -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C, or another of ``_STOPPING``, sets; a second Ctrl-C interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    # nohup has SIGHUP ignored, and None is a handler that Python did not set, such as faulthandler's.
+    kept = {number for number in _STOPPING if signal.getsignal(number) is None}
+    kept |= {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+    old = {number: signal.signal(number, handle) for number in _STOPPING if number not in kept}
+    try:
+        yield stop
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
