@@ -16,19 +16,11 @@ import torch
 from metarl.agent import Agent, AgentConfig
 from metarl.agents import AGENTS
 from metarl.agents.registry import agent_name
-from metarl.config import TrainConfig, from_dict, run_config
+from metarl.config import TrainConfig, fixed_settings, from_dict, run_config
 from metarl.errors import CheckpointError, ConfigError
 from metarl.runs.files import typed
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import distribution_name
-
-FREE_ON_RESUME = ("device", "num_iterations", "eval_every", "eval_tasks", "checkpoint_every", "keep_checkpoints")
-"""Fields of :class:`TrainConfig` that may change while a run goes on; the others decide what it learns."""
-
-
-def fixed_settings(config: TrainConfig) -> dict[str, Any]:
-    """The settings of the outer loop that a run keeps."""
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE_ON_RESUME}
 
 
 def describe_origin(agent: Agent[Any], distribution: TaskDistribution, config: TrainConfig) -> dict[str, Any]:

@@ -2,6 +2,6 @@
 
 from metarl.config.reading import from_dict
 from metarl.config.settings import check_settings
-from metarl.config.train import TrainConfig, choose_device, run_config
+from metarl.config.train import TrainConfig, choose_device, fixed_settings, run_config
 
-__all__ = ["TrainConfig", "check_settings", "choose_device", "from_dict", "run_config"]
+__all__ = ["TrainConfig", "check_settings", "choose_device", "fixed_settings", "from_dict", "run_config"]

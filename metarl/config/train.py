@@ -38,6 +38,15 @@ class TrainConfig:
         check_settings(self)
 
 
+FREE_ON_RESUME = ("device", "num_iterations", "eval_every", "eval_tasks", "checkpoint_every", "keep_checkpoints")
+"""Fields of :class:`TrainConfig` that may change while a run goes on; the others decide what it learns."""
+
+
+def fixed_settings(config: TrainConfig) -> dict[str, Any]:
+    """The settings of the outer loop that a run keeps."""
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE_ON_RESUME}
+
+
 def choose_device(name: str) -> torch.device:
     """The device called ``auto``, ``cpu`` or ``cuda``.
 

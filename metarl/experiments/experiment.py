@@ -10,10 +10,9 @@ from typing import Any, Literal
 
 from metarl.agent import Agent, AgentConfig
 from metarl.agents import PretrainedConfig
-from metarl.config import TrainConfig, choose_device, from_dict
+from metarl.config import TrainConfig, choose_device, fixed_settings, from_dict
 from metarl.errors import ConfigError
 from metarl.experiments.setup import Setup
-from metarl.origin import fixed_settings
 from metarl.plugins import require_trust
 from metarl.runs.folder import RunFolder
 from metarl.trainer import Progress, restore, train

@@ -7,8 +7,6 @@ preset of agent and tasks, the file, the settings that are given one by one.
 from __future__ import annotations
 
 import dataclasses
-import json
-import re
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -16,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from metarl.agent import Agent, AgentConfig
 from metarl.agents.registry import agent_name, load_agent
@@ -24,7 +21,7 @@ from metarl.config import TrainConfig, choose_device, from_dict, run_config
 from metarl.errors import ConfigError, unknown_name
 from metarl.experiments.presets import PRESETS, Preset, steps_per_iteration
 from metarl.plugins import require_trust
-from metarl.runs.files import check_numbers, read_regular
+from metarl.runs.config_file import read_config_file
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.oracle import reveal_task
 from metarl.tasks.registry import distribution_name, load_distribution
@@ -177,7 +174,7 @@ def resolve(
     task_name = distribution_name(tasks) if isinstance(tasks, TaskDistribution) else tasks
     parts = _Parts()
     if file is not None:
-        parts = _read_parts(_read_file(Path(file)), file, name, _Given({name, task_name}, trust))
+        parts = _read_parts(read_config_file(Path(file)), file, name, _Given({name, task_name}, trust))
         name, task_name = _agree("agent", name, parts.agent, file), _agree("tasks", task_name, parts.tasks, file)
     if name is None or task_name is None:
         lacking = " and ".join(part for part, given in (("agent", name), ("tasks", task_name)) if given is None)
@@ -270,36 +267,3 @@ def _read_parts(content: Mapping[str, Any], where: Path | str, agent: str | None
         section(agent if agent is not None and agent in content else "settings"),
         not_found,
     )
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's plain types, with numbers as everybody writes them: YAML 1.1 takes ``1e-3`` for a string."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def _read_file(path: Path) -> Mapping[str, Any]:
-    """The mapping in a JSON or YAML file.
-
-    Raises:
-        ConfigError: if it cannot be read, or holds something else.
-    """
-    try:
-        text = read_regular(path).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
-        raise ConfigError(f"cannot read the config {path}: {reason}.") from error
-    try:
-        content = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
-    except RecursionError:
-        raise ConfigError(f"the config {path} is nested too deeply to be read.") from None
-    except (ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"the config {path} is neither JSON nor YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(content, Mapping):
-        kind = "nothing" if content is None else type(content).__name__
-        raise ConfigError(f"the config {path} must hold a mapping with agent, tasks, train, ..., got {kind}.")
-    check_numbers(content, path)
-    return content

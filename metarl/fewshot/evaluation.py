@@ -1,0 +1,103 @@
+"""Scores of a few-shot learner on tasks that it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metarl.errors import ConfigError
+from metarl.fewshot.learner import Learner
+from metarl.fewshot.objective import task_scores
+from metarl.fewshot.tasks.base import FewShotTasks
+from metarl.fewshot.types import EpisodeConfig, Kind, Split, TaskBatch
+from metarl.seeding import derive, numpy_stream
+from metarl.statistics import Interval, mean_interval
+
+_BATCH_SIZE = 25
+"""Tasks at a time; each batch is drawn from a stream of its own."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one learner on many tasks.
+
+    Attributes:
+        scores: accuracies, or mean squared errors, ``[task, adaptation]``: before the first, after it, and so on.
+        kind: whether they are accuracies or errors.
+    """
+
+    scores: NDArray[np.float64]
+    kind: Kind
+
+    def interval(self, adaptation: int = -1) -> Interval:
+        """Mean over tasks after so many adaptations, by default after all, and its 95 % interval."""
+        return mean_interval(self.scores[:, adaptation])
+
+
+def score_batch(learner: Learner[Any], batch: TaskBatch, num_adaptations: int) -> Tensor:
+    """Adapt to the support sets and score the predictions of the query sets after every step.
+
+    Args:
+        learner: is not changed.
+        batch: on the learner's device.
+        num_adaptations: calls of ``adapt``.
+
+    Returns:
+        ``[task, adaptation]``, one more than there are adaptations.
+    """
+    state = learner.begin(batch.num_tasks)
+    scores = []
+    for step in range(num_adaptations + 1):
+        outputs = learner.predict(state, batch.query.x)
+        scores.append(task_scores(outputs, batch.query.y, learner.spec.kind))
+        if step < num_adaptations:
+            state = learner.adapt(state, batch.support)
+    return torch.stack(scores, 1)
+
+
+def evaluate(
+    learner: Learner[Any],
+    tasks: FewShotTasks,
+    episode: EpisodeConfig,
+    *,
+    num_tasks: int,
+    seed: int,
+    split: Split = "test",
+    num_adaptations: int | None = None,
+    listener: Callable[[int], None] = lambda _: None,
+) -> Evaluation:
+    """Score ``learner`` on tasks that are a function of ``seed`` alone.
+
+    Args:
+        learner: is not changed; neither are its random streams of any account to the result.
+        tasks: the family.
+        episode: size of the tasks.
+        num_tasks: how many.
+        seed: seed for tasks and for what adaptation draws.
+        split: whose tasks.
+        num_adaptations: calls of ``adapt``; default: what the learner asks for.
+        listener: told the number of tasks done.
+
+    Raises:
+        ConfigError: for sizes that the split has no tasks of, or other shapes than the learner was built for.
+    """
+    tasks.check(split, episode)
+    if (spec := tasks.spec(episode)) != learner.spec:
+        raise ConfigError(f"the learner was built for {learner.spec}, but the tasks are {spec}.")
+    if num_tasks < 2:
+        raise ConfigError(f"an interval over tasks needs two of them at least, got num_tasks = {num_tasks}.")
+    adaptations = learner.num_eval_adaptations if num_adaptations is None else num_adaptations
+    scores = []
+    for number, first in enumerate(range(0, num_tasks, _BATCH_SIZE)):
+        size = min(_BATCH_SIZE, num_tasks - first)
+        batch = tasks.sample(split, size, episode, numpy_stream(seed, "tasks", number)).to(learner.device)
+        learner.seed(derive(seed, "learner", number))
+        scores.append(score_batch(learner, batch, adaptations).double().cpu().numpy())
+        listener(first + size)
+    return Evaluation(np.concatenate(scores), learner.spec.kind)

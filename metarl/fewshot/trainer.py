@@ -1,0 +1,156 @@
+"""Meta-training of few-shot learners, in the outer loop of all kinds of training."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from metarl.config import TrainConfig, fixed_settings, from_dict
+from metarl.errors import CheckpointError
+from metarl.fewshot.evaluation import evaluate
+from metarl.fewshot.learner import Learner
+from metarl.fewshot.objective import score_name
+from metarl.fewshot.tasks.base import FewShotTasks
+from metarl.fewshot.types import EpisodeConfig
+from metarl.runs.files import typed
+from metarl.runs.folder import RunFolder
+from metarl.runs.outer_loop import Progress, load_state, require_content, run_loop
+from metarl.seeding import derive, numpy_stream
+
+
+def train(
+    learner: Learner[Any],
+    tasks: FewShotTasks,
+    episode: EpisodeConfig,
+    config: TrainConfig,
+    run: RunFolder,
+    *,
+    checkpoint: Path | None = None,
+    listener: Callable[[Progress], None] = lambda _: None,
+) -> bool:
+    """Meta-train ``learner``, from the newest checkpoint of ``run`` if it has one.
+
+    Args:
+        learner: is changed in place.
+        tasks: trained on its train split, monitored on its validation split. The best checkpoint is that of the best
+            training score.
+        episode: size of the tasks that the learner is scored on.
+        config: settings of the outer loop; ``meta_batch_size`` tasks make an update.
+        run: where checkpoints and logs go; locked while training.
+        checkpoint: resume from this file instead of the newest.
+        listener: called after every iteration.
+
+    Returns:
+        See :func:`metarl.runs.outer_loop.run_loop`; it says what is raised, too.
+    """
+    for split in ("validation", "test"):
+        tasks.check(split, episode)
+    tasks.check("train", learner.training_episode(episode))
+    return run_loop(_Work(learner, tasks, episode, config), config, run, checkpoint=checkpoint, listener=listener)
+
+
+def restore(
+    learner: Learner[Any], content: Mapping[str, Any], tasks: FewShotTasks, episode: EpisodeConfig, config: TrainConfig
+) -> None:
+    """Give ``learner`` the state that :func:`train` saved.
+
+    Args:
+        learner: is changed in place.
+        content: of the checkpoint.
+        tasks: that the run is trained on.
+        episode: their size.
+        config: the run's settings.
+
+    Raises:
+        CheckpointError: if another learner, one with other settings or another seed, or one for other tasks was saved,
+            or if something else than :func:`train` saved it.
+    """
+    require_content(content, {"learner": dict, "origin": dict, "tasks": int, "scores": list})
+    saved, here = content["origin"], _origin(learner, tasks, episode, config)
+    typed(saved, "settings", dict, "the checkpoint's origin")
+    if saved.get("learner") == here["learner"]:
+        # Settings that a later version has added.
+        saved = {**saved, "settings": dataclasses.asdict(from_dict(type(learner.config), saved["settings"]))}
+    different = [
+        f"{name} is {then.get(name)!r} there and {now[name]!r} here"
+        for then, now in ((saved, here), *((saved.get(part) or {}, here[part]) for part in _PARTS))
+        for name in now
+        if name not in _PARTS and then.get(name) != now[name]
+    ]
+    if different:
+        raise CheckpointError(
+            f"the checkpoint is of another run: {'; '.join(different)}. Take a checkpoint of this run; if its "
+            "config.json was changed or has lost fields, put them back."
+        )
+    load_state(learner, content["learner"], "learner")
+
+
+_PARTS = ("settings", "episode", "train")
+"""What is compared field by field."""
+
+
+def _origin(learner: Learner[Any], tasks: FewShotTasks, episode: EpisodeConfig, config: TrainConfig) -> dict[str, Any]:
+    """What a checkpoint says of the run that it belongs to."""
+    return {
+        "learner": type(learner.config).__qualname__,
+        "settings": dataclasses.asdict(learner.config),
+        "tasks": tasks.id,
+        "episode": dataclasses.asdict(episode),
+        "train": fixed_settings(config),
+    }
+
+
+class _Work:
+    """Meta-training of a learner, for :func:`metarl.runs.outer_loop.run_loop`."""
+
+    counter = "tasks"
+
+    def __init__(self, learner: Learner[Any], tasks: FewShotTasks, episode: EpisodeConfig, config: TrainConfig) -> None:
+        self.components = learner
+        self.tasks, self.episode, self.config = tasks, episode, config
+        self.training_episode = learner.training_episode(episode)
+        self.name = score_name(learner.spec.kind)
+
+    def start(self, run: RunFolder) -> None:
+        """A script's run gets a config; it can be resumed by the script alone."""
+        if not (run.path / "config.json").exists():
+            origin = _origin(self.components, self.tasks, self.episode, self.config)
+            run.write_config({**origin, "train": dataclasses.asdict(self.config)})
+            run.write_manifest(self.config.seed, self.components.device)
+
+    def iterate(self, iteration: int) -> tuple[dict[str, float], int]:
+        """One meta-update."""
+        learner, config = self.components, self.config
+        started = time.perf_counter()
+        rng = numpy_stream(config.seed, "tasks", iteration)
+        batch = self.tasks.sample("train", config.meta_batch_size, self.training_episode, rng).to(learner.device)
+        sampled = time.perf_counter()
+        learner.seed(derive(config.seed, "learner", iteration))
+        learned = learner.meta_update(batch)
+        metrics = {f"train/{name}": value for name, value in learned.items()}
+        metrics["seconds/sample"] = sampled - started
+        metrics["seconds/meta_update"] = time.perf_counter() - sampled
+        return metrics, config.meta_batch_size
+
+    def monitor(self) -> dict[str, float]:
+        """Scores before adaptation and after it, on tasks of the validation split, the same ones every time."""
+        learner, config = self.components, self.config
+        seed = derive(config.seed, "monitor")
+        found = evaluate(learner, self.tasks, self.episode, num_tasks=config.eval_tasks, seed=seed, split="validation")
+        last = found.scores.shape[1] - 1
+        return {f"validation/{self.name}_{step}": found.interval(step)[0] for step in (0, last)}
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """Accuracy, or the error's negative, in training."""
+        return metrics["train/accuracy"] if self.name == "accuracy" else -metrics["train/error"]
+
+    def content(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """The learner's state and its origin."""
+        return {"learner": state, "origin": _origin(self.components, self.tasks, self.episode, self.config)}
+
+    def restore(self, content: Mapping[str, Any]) -> None:
+        """See :func:`restore`."""
+        restore(self.components, content, self.tasks, self.episode, self.config)
