@@ -60,6 +60,13 @@ class AgentCheckError(CheckFailedError):
         super().__init__(f"{agent} breaks the contract of Agent in {len(problems)} way(s)", problems)
 
 
+class LearnerCheckError(CheckFailedError):
+    """A few-shot learner that breaks the contract."""
+
+    def __init__(self, learner: str, problems: Sequence[str]) -> None:
+        super().__init__(f"{learner} breaks the contract of Learner in {len(problems)} way(s)", problems)
+
+
 class NonFiniteError(MetarlError, FloatingPointError):
     """A NaN or infinity turned up in rewards, observations, a loss or a parameter."""
 

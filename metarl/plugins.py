@@ -1,20 +1,24 @@
-"""Objects by name: ``module:attribute``, in both directions, for agents and tasks that a user wrote."""
+"""Objects by name: ``module:attribute``, in both directions, for agents, learners and tasks that a user wrote."""
 
 from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import importlib
 import importlib.util
+import inspect
 import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from metarl.errors import ConfigError, MetarlError
+from metarl.errors import ConfigError, MetarlError, unknown_name
+
+Config = TypeVar("Config")
 
 _importing: list[str] = []
 """Modules that :func:`load_attribute` is importing right now, the innermost last."""
@@ -185,6 +189,63 @@ def _names(tree: ast.AST, context: type[ast.expr_context]) -> set[str]:
     if context is ast.Store:
         names |= {(node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)}
     return names
+
+
+def load_config(
+    name: str, known: Mapping[str, type[Config]], base: type[Config], kind: str, example: str
+) -> type[Config]:
+    """A class of settings: one of metarl's own, or a user's as ``module:attribute``.
+
+    Args:
+        name: as users write it.
+        known: metarl's own, by name.
+        base: class that the user's must be a concrete subclass of.
+        kind: what the settings are of, for messages, e.g. ``"agent"``.
+        example: a name of a user's own, for messages.
+
+    Raises:
+        ConfigError: for an unknown name, a module that cannot be imported, an attribute of another kind, or a class
+            whose fields cannot be read or lack defaults.
+    """
+    if ":" not in name:
+        if name not in known:
+            error = unknown_name(kind, name, known)
+            raise ConfigError(f"{error} {kind.capitalize()}s of your own: module:attribute, e.g. {example}.")
+        return known[name]
+
+    def accepts(value: Any) -> bool:
+        return isinstance(value, type) and issubclass(value, base) and not inspect.isabstract(value)
+
+    found: type[Config] = load_attribute(name, f"concrete subclass of {base.__name__}", accepts)
+    if "__annotations__" in vars(found) and "__dataclass_fields__" not in vars(found):
+        raise ConfigError(f"{name!r}: its fields need the decorator @dataclasses.dataclass(frozen=True) on the class.")
+    required = [
+        field.name
+        for field in dataclasses.fields(found)  # type: ignore[arg-type]
+        if field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if required:
+        raise ConfigError(f"{name!r}: every field needs a default, and these have none: {', '.join(required)}.")
+    return found
+
+
+def config_name(config: object, known: Mapping[str, type[Any]]) -> str:
+    """The name by which :func:`load_config` finds the class of ``config`` again, in this process or another one.
+
+    Raises:
+        ConfigError: if its class is neither metarl's own nor held by a module that can be imported.
+    """
+    kind = type(config)
+    for name, candidate in known.items():
+        if candidate is kind:
+            return name
+    module = sys.modules.get(kind.__module__)
+    own = attribute_name(kind.__module__, kind.__name__) if getattr(module, kind.__name__, None) is kind else None
+    if own is None:
+        raise ConfigError(
+            f"the class {kind.__qualname__} is not held by a module that can be imported from this folder"
+        )
+    return own
 
 
 def find_attribute(value: object) -> str | None:

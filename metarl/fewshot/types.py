@@ -38,11 +38,16 @@ class FewShotSpec:
         input_shape: shape of one input, e.g. ``(1, 28, 28)``.
         num_outputs: classes in a task, or numbers in a target of regression.
         kind: what is predicted; decides loss and score.
+        num_support: examples in a support set, for networks that are built for a length (SNAIL); None if unknown.
+        num_classes: classes of the training split, for learners that tell all of them apart; None if unknown, or if
+            classes have no identity beyond a task.
     """
 
     input_shape: tuple[int, ...]
     num_outputs: int
     kind: Kind
+    num_support: int | None = None
+    num_classes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,10 +79,13 @@ class TaskBatch:
     Attributes:
         support: examples to adapt to; in classification ``shots`` of each class.
         query: examples to predict; none of them is in ``support``.
+        classes: ``[task, way]``, int64: which class of its split, of ``0 .. FewShotSpec.num_classes - 1`` in training,
+            each of a task's classes is; None if classes have no identity beyond a task.
     """
 
     support: Examples
     query: Examples
+    classes: Tensor | None = None
 
     @property
     def num_tasks(self) -> int:
@@ -86,8 +94,10 @@ class TaskBatch:
 
     def to(self, device: torch.device) -> TaskBatch:
         """The same on ``device``."""
-        return TaskBatch(self.support.to(device), self.query.to(device))
+        classes = None if self.classes is None else self.classes.to(device)
+        return TaskBatch(self.support.to(device), self.query.to(device), classes)
 
     def __getitem__(self, tasks: slice) -> TaskBatch:
         """Some of the tasks."""
-        return TaskBatch(self.support[tasks], self.query[tasks])
+        classes = None if self.classes is None else self.classes[tasks]
+        return TaskBatch(self.support[tasks], self.query[tasks], classes)

@@ -42,6 +42,17 @@ class DenseBlock(nn.Module):
         content, gate = (past[:, : x.shape[1]] + self.present(x)).chunk(2, dim=-1)
         return torch.cat([x, content.tanh() * gate.sigmoid()], dim=-1), past[:, -self.dilation :].flatten(1)
 
+    def peek(self, x: Tensor, state: Tensor) -> Tensor:
+        """Block output for many alternatives of one next step, which do not see each other.
+
+        Args:
+            x: ``[sequence, alternative, size]``.
+            state: of the steps before.
+        """
+        past = state.view(len(x), self.dilation, -1)[:, :1]
+        content, gate = (past + self.present(x)).chunk(2, dim=-1)
+        return torch.cat([x, content.tanh() * gate.sigmoid()], dim=-1)
+
 
 class AttentionBlock(nn.Module):
     """``x -> [x, attention over the trial so far]`` with one head.
@@ -50,7 +61,7 @@ class AttentionBlock(nn.Module):
         size: channels of the input.
         key_size: size of queries and keys.
         value_size: channels that are added.
-        num_steps: longest trial.
+        num_steps: longest trial; a state of another length holds as many steps as fit.
     """
 
     def __init__(self, size: int, key_size: int, value_size: int, num_steps: int) -> None:
@@ -69,13 +80,32 @@ class AttentionBlock(nn.Module):
         """Block output ``[sequence, time, size + value_size]`` and the new state, after ``position`` earlier steps."""
         num_sequences, num_steps, _ = x.shape
         steps = position[:, None] + torch.arange(num_steps, device=x.device)
-        stored = state.view(num_sequences, self.num_steps, -1)
+        stored = state.view(num_sequences, -1, self.memory.out_features)
         stored = stored.scatter(1, steps[..., None].expand(-1, -1, stored.shape[-1]), self.memory(x))
-        keys, values = torch.split(stored, [self.key_size, stored.shape[-1] - self.key_size], dim=-1)
+        keys, values = self._split(stored)
         scores = self.query(x) @ keys.mT / math.sqrt(self.key_size)
-        future = torch.arange(self.num_steps, device=x.device) > steps[..., None]
+        future = torch.arange(stored.shape[1], device=x.device) > steps[..., None]
         read = scores.masked_fill(future, float("-inf")).softmax(-1) @ values
         return torch.cat([x, read], dim=-1), stored.flatten(1)
+
+    def peek(self, x: Tensor, state: Tensor) -> Tensor:
+        """Block output for many alternatives of one next step, which do not see each other.
+
+        Args:
+            x: ``[sequence, alternative, size]``.
+            state: keys and values of the steps before, of which there are as many as fill it.
+        """
+        keys, values = self._split(state.view(len(x), -1, self.memory.out_features))
+        own_key, own_value = self._split(self.memory(x))
+        query = self.query(x)
+        scores = torch.cat([query @ keys.mT, (query * own_key).sum(-1, keepdim=True)], dim=-1)
+        weights = (scores / math.sqrt(self.key_size)).softmax(-1)
+        read = weights[..., :-1] @ values + weights[..., -1:] * own_value
+        return torch.cat([x, read], dim=-1)
+
+    def _split(self, stored: Tensor) -> tuple[Tensor, ...]:
+        """Keys and values."""
+        return torch.split(stored, [self.key_size, stored.shape[-1] - self.key_size], dim=-1)
 
 
 class SNAILMemory(Memory):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from metarl.rollouts.trial import run_trial
 from metarl.runs.checkpoint import load, save
 from metarl.seeding import numpy_stream
 from metarl.tasks.distribution import TaskDistribution
+from metarl.testing.comparison import same_bits, snapshot
 from metarl.types import Action, Rollout, Spec, Task, Timestep
 from metarl.vector.array_env import Array, ArrayVectorEnv, TaskParams
 from metarl.vector.streams import RowStreams
@@ -118,8 +119,8 @@ class _Check:
     def _acting(self) -> None:
         """Shapes, dtypes, determinism and no side effects of ``act``; parameters follow from the seed."""
         agent, spec = self._agent(), self._distribution.spec
-        before = _snapshot(agent)
-        self._require(_same(before, _snapshot(self._agent())), "two agents built with one seed differ")
+        before = snapshot(agent)
+        self._require(same_bits(before, snapshot(self._agent())), "two agents built with one seed differ")
         slots = agent.rollouts_per_task + 1
         timestep = self._timesteps(1, _NUM_TASKS, slots)[0]
         state = agent.begin(_NUM_TASKS)
@@ -144,9 +145,9 @@ class _Check:
             "act samples other actions for a task where other tasks stand beside it: draw from self.noise, whose "
             "streams belong to the tasks",
         )
-        self._require(_same(before, _snapshot(agent)), "act changes state_dict(); only meta_update may")
+        self._require(same_bits(before, snapshot(agent)), "act changes state_dict(); only meta_update may")
         self._require(
-            _same(reference, self._behaviour(agent, state, slots)),
+            same_bits(reference, self._behaviour(agent, state, slots)),
             "act changes the state it is given; return a new one instead",
         )
 
@@ -195,7 +196,7 @@ class _Check:
         agent = self._agent()
         agent.seed(self._seed)
         slots = agent.rollouts_per_task
-        before = _snapshot(agent)
+        before = snapshot(agent)
         collector = Collector(self._distribution, slots, torch.device("cpu"))
         try:
             rollout, _ = collector.collect(agent, agent.begin(_NUM_TASKS), self._tasks)
@@ -205,19 +206,19 @@ class _Check:
         given, kept = self._behaviour(agent, state, slots), copy.deepcopy(rollout)
         adapted = agent.adapt(state, rollout)
         result = self._behaviour(agent, adapted, slots)
-        self._require(_same(before, _snapshot(agent)), "acting and adapt change state_dict(); only meta_update may")
+        self._require(same_bits(before, snapshot(agent)), "acting and adapt change state_dict(); only meta_update may")
         self._require(
-            _same(given, self._behaviour(agent, state, slots)),
+            same_bits(given, self._behaviour(agent, state, slots)),
             "adapt changes the state it is given; return a new one instead",
         )
-        self._require(_same(kept, rollout), "adapt changes the rollout it is given")
+        self._require(same_bits(kept, rollout), "adapt changes the rollout it is given")
 
         other = kept[torch.arange(_NUM_TASKS).flip(0)]
         agent.adapt(self._replay(agent, other), other)
         agent.seed(self._seed + 1)
         torch.rand(1)
         self._require(
-            _same(result, self._behaviour(agent, agent.adapt(state, copy.deepcopy(kept)), slots)),
+            same_bits(result, self._behaviour(agent, agent.adapt(state, copy.deepcopy(kept)), slots)),
             "adapt depends on more than its arguments: a second call with the same ones gave another result",
         )
         for order, problem in (
@@ -235,19 +236,19 @@ class _Check:
     def _evaluation(self) -> None:
         """An untrained agent can be evaluated, repeatably and without a trace."""
         agent = self._agent()
-        before = _snapshot(agent)
+        before = snapshot(agent)
         first = evaluate(agent, self._distribution, num_tasks=_NUM_TASKS, seed=self._seed).returns
         torch.rand(1)
         again = evaluate(agent, self._distribution, num_tasks=_NUM_TASKS, seed=self._seed).returns
-        self._require(_same(before, _snapshot(agent)), "an evaluation changes state_dict(); only meta_update may")
+        self._require(same_bits(before, snapshot(agent)), "an evaluation changes state_dict(); only meta_update may")
         self._require(np.array_equal(first, again), "two evaluations with one seed gave different scores")
 
     def _training(self) -> None:
         """Iterations are a function of parameters and seed, also when these come from a checkpoint."""
         agent = self._agent()
-        before = _snapshot(agent)
+        before = snapshot(agent)
         metrics = self._iterate(agent, self._seed)
-        after = _snapshot(agent)
+        after = snapshot(agent)
         for name, value in metrics.items():
             self._require(
                 isinstance(value, float) and math.isfinite(value),
@@ -255,14 +256,14 @@ class _Check:
             )
         tensors = agent.named_tensors()
         if tensors:
-            self._require(not _same(before, after), "meta_update changes nothing in state_dict()")
+            self._require(not same_bits(before, after), "meta_update changes nothing in state_dict()")
         for name, tensor in tensors.items():
             self._require(bool(torch.isfinite(tensor).all()), f"meta_update leaves a NaN or infinity in {name}")
 
         agent.load_state_dict(before)
         torch.rand(1)
         self._require(
-            _same(self._iterate(agent, self._seed), metrics) and _same(_snapshot(agent), after),
+            same_bits(self._iterate(agent, self._seed), metrics) and same_bits(snapshot(agent), after),
             "one training iteration, repeated from the same state_dict() with the same seed, gave another result: keep "
             "everything that lasts in components(), and draw from self.generator only",
         )
@@ -274,7 +275,7 @@ class _Check:
         self._iterate(agent, self._seed + 1)
         self._iterate(restored, self._seed + 1)
         self._require(
-            _same(_snapshot(agent), _snapshot(restored)),
+            same_bits(snapshot(agent), snapshot(restored)),
             "an agent restored from a checkpoint learns otherwise than the one that was saved: state_dict() and "
             "load_state_dict() must carry everything that lasts",
         )
@@ -312,25 +313,6 @@ class _Check:
             valid = torch.ones(shape, dtype=torch.bool)
             found.append(Timestep(obs.expand(*shape, -1).clone(), nothing, zeros, zeros, valid))
         return found
-
-
-def _snapshot(agent: Agent[Any]) -> dict[str, Any]:
-    return copy.deepcopy(agent.state_dict())
-
-
-def _same(left: Any, right: Any) -> bool:
-    """Bit for bit, through nested containers and dataclasses."""
-    if isinstance(left, Tensor):
-        return isinstance(right, Tensor) and left.dtype == right.dtype and torch.equal(left, right)
-    if isinstance(left, Mapping):
-        return (
-            isinstance(right, Mapping) and left.keys() == right.keys() and all(_same(left[k], right[k]) for k in left)
-        )
-    if isinstance(left, Sequence) and not isinstance(left, str):
-        return len(left) == len(right) and all(_same(a, b) for a, b in zip(left, right, strict=True))
-    if is_dataclass(left):
-        return all(_same(getattr(left, field.name), getattr(right, field.name)) for field in fields(left))
-    return bool(left == right)
 
 
 @dataclass(frozen=True)

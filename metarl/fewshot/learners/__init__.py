@@ -1,1 +1,53 @@
-"""Few-shot learners, one file each."""
+"""Few-shot learners, one file each, and the names by which the command line knows them."""
+
+from __future__ import annotations
+
+from metarl.fewshot.learner import LearnerConfig
+from metarl.fewshot.learners.matching import MatchingConfig
+from metarl.fewshot.learners.nearest_neighbour import NearestNeighbourConfig
+from metarl.fewshot.learners.pretrained import PretrainedConfig
+from metarl.fewshot.learners.protonet import ProtoNetConfig
+from metarl.fewshot.learners.random import RandomConfig
+from metarl.fewshot.learners.snail import SNAILConfig
+from metarl.plugins import config_name, load_config
+
+LEARNERS: dict[str, type[LearnerConfig]] = {
+    "protonet": ProtoNetConfig,
+    "matching": MatchingConfig,
+    "snail": SNAILConfig,
+    "nearest-neighbour": NearestNeighbourConfig,
+    "pretrained": PretrainedConfig,
+    "random": RandomConfig,
+}
+"""Config classes by the names that the command line knows."""
+
+
+def load_learner(name: str) -> type[LearnerConfig]:
+    """The config class of a learner: one in :data:`LEARNERS`, or a user's own as ``module:attribute``.
+
+    Raises:
+        ConfigError: see :func:`metarl.plugins.load_config`.
+    """
+    return load_config(name, LEARNERS, LearnerConfig, "learner", "my_learners:MyConfig")  # type: ignore[type-abstract]
+
+
+def learner_name(config: LearnerConfig) -> str:
+    """The name by which :func:`load_learner` finds the class of ``config`` again, in this process or another one.
+
+    Raises:
+        ConfigError: if its class is neither metarl's own nor held by a module that can be imported.
+    """
+    return config_name(config, LEARNERS)
+
+
+__all__ = [
+    "LEARNERS",
+    "MatchingConfig",
+    "NearestNeighbourConfig",
+    "PretrainedConfig",
+    "ProtoNetConfig",
+    "RandomConfig",
+    "SNAILConfig",
+    "learner_name",
+    "load_learner",
+]

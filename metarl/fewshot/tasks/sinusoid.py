@@ -25,7 +25,7 @@ class Sinusoid(RegressionTasks):
 
     def spec(self, episode: EpisodeConfig) -> FewShotSpec:
         """One number in, one out."""
-        return FewShotSpec((1,), 1, "regression")
+        return FewShotSpec((1,), 1, "regression", num_support=episode.shots)
 
     def sample(self, split: Split, num_tasks: int, episode: EpisodeConfig, rng: np.random.Generator) -> TaskBatch:
         """See :meth:`FewShotTasks.sample`."""
@@ -46,7 +46,7 @@ class SinusoidAndLine(RegressionTasks):
 
     def spec(self, episode: EpisodeConfig) -> FewShotSpec:
         """One number in, one out."""
-        return FewShotSpec((1,), 1, "regression")
+        return FewShotSpec((1,), 1, "regression", num_support=episode.shots)
 
     def sample(self, split: Split, num_tasks: int, episode: EpisodeConfig, rng: np.random.Generator) -> TaskBatch:
         """See :meth:`FewShotTasks.sample`."""

@@ -1,0 +1,93 @@
+"""Features of the examples of many tasks, all in one forward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from metarl.errors import ConfigError
+from metarl.fewshot.backbone import build_backbone
+from metarl.fewshot.learner import LearnerConfig
+from metarl.fewshot.types import FewShotSpec, TaskBatch
+from metarl.networks.task_norm import TaskNorm
+
+FeatureNorm = Literal["running", "transductive", "none"]
+"""Normalisation where parameters do not adapt, so that there are no steps to tell apart (see TaskNorm)."""
+
+
+@dataclass(frozen=True)
+class FeatureConfig(LearnerConfig):
+    """Settings that learners share whose network gives features, with the same parameters for all tasks."""
+
+    norm: FeatureNorm = "running"
+    """Statistics that conv4 normalises by; see metarl.networks.task_norm."""
+
+
+def build_features(config: LearnerConfig, spec: FewShotSpec, device: torch.device, seed: int) -> tuple[nn.Module, int]:
+    """The network that ``config`` names, without a head, in evaluation mode, and the size of its features.
+
+    Raises:
+        ConfigError: for a backbone that cannot be made, does not take the inputs, or gives no row for each of them.
+    """
+    body = build_backbone(config, spec, device, seed, features=True).eval()
+    probe = torch.zeros(2, *spec.input_shape, device=device)
+    try:
+        with torch.no_grad():
+            features = body(probe)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ConfigError(
+            f"the backbone {config.backbone} fails on inputs {tuple(probe.shape)}, [example, ...]: {error}"
+        ) from error
+    if not isinstance(features, Tensor) or features.dim() < 2 or len(features) != len(probe):
+        found = f"the shape {tuple(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
+        raise ConfigError(
+            f"the backbone {config.backbone} must give features [example, ...] for inputs [example, ...]: for "
+            f"{len(probe)} inputs it gave {found}."
+        )
+    return body, features[0].numel()
+
+
+def embed(body: nn.Module, x: Tensor) -> Tensor:
+    """Features ``[task, example, feature]`` of inputs ``[task, example, ...]``.
+
+    Transductive normalisation takes the statistics of each task's examples; every other the running ones, or in
+    training those of everything that is embedded at once.
+    """
+    if _is_transductive(body):
+        features: Tensor = torch.func.vmap(body, randomness="different")(x)
+    else:
+        features = body(x.flatten(0, 1))
+    return features.reshape(*x.shape[:2], -1)
+
+
+def embed_batch(body: nn.Module, batch: TaskBatch) -> tuple[Tensor, Tensor]:
+    """Features of all support and of all query examples, for training.
+
+    Both are embedded together, and so normalised together, as in Snell's code; transductive normalisation takes
+    support and query apart, since at test they come one after the other.
+    """
+    if _is_transductive(body):
+        return embed(body, batch.support.x), embed(body, batch.query.x)
+    both = embed(body, torch.cat([batch.support.x, batch.query.x], dim=1))
+    num_support = batch.support.x.shape[1]
+    return both[:, :num_support], both[:, num_support:]
+
+
+def _is_transductive(body: nn.Module) -> bool:
+    return any(isinstance(part, TaskNorm) and part.norm == "transductive" for part in body.modules())
+
+
+def require_classification(name: str, spec: FewShotSpec) -> None:
+    """Refuse regression.
+
+    Raises:
+        ConfigError: naming learners that take it.
+    """
+    if spec.kind != "classification":
+        raise ConfigError(
+            f"{name} classifies, and these tasks are {spec.kind}. Learners that take them: maml, reptile, snail, "
+            "pretrained."
+        )
