@@ -17,14 +17,17 @@ from metarl.runs.logger import read_metrics
 from metarl.statistics import Interval
 
 
-def adaptation_figure(rows: Mapping[str, Sequence[Interval]], path: Path, title: str, xlabel: str) -> None:
-    """Return over shots, one line per agent with its interval; an agent with one shot is drawn as a level.
+def adaptation_figure(
+    rows: Mapping[str, Sequence[Interval]], path: Path, title: str, xlabel: str, score: str = "return"
+) -> None:
+    """Scores over shots, one line per agent with its interval; an agent with one shot is drawn as a level.
 
     Args:
         rows: one interval per shot, by label.
         path: the PNG.
         title: above the axes.
         xlabel: what a shot is, e.g. ``"gradient steps"``.
+        score: what is scored.
 
     Raises:
         ConfigError: if the figure cannot be written.
@@ -43,7 +46,7 @@ def adaptation_figure(rows: Mapping[str, Sequence[Interval]], path: Path, title:
             shots = list(range(len(mean)))
             axes.plot(shots, mean, color=color, marker="o", label=label)
             axes.fill_between(shots, low, high, color=color, alpha=0.2, linewidth=0)
-    axes.set(title=title, xlabel=xlabel, ylabel="return (mean, 95 % interval over tasks)")
+    axes.set(title=title, xlabel=xlabel, ylabel=f"{score} (mean, 95 % interval over tasks)")
     axes.set_xticks(range(most))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")

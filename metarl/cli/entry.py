@@ -17,6 +17,7 @@ from rich.table import Table
 
 from metarl.agents import AGENTS
 from metarl.cli.evaluate import evaluate
+from metarl.cli.fewshot import fewshot
 from metarl.cli.train import train
 from metarl.errors import ConfigError, MetarlError, folded, unknown_name
 from metarl.experiments.presets import PRESETS
@@ -35,6 +36,7 @@ _USAGE = """usage: metarl COMMAND ...
   render RUN             video of the agent before and after adaptation to one task
   list [WHAT]            agents and tasks; or presets, or those of one agent
   check MODULE:NAME      look for faults in a task distribution of your own
+  fewshot COMMAND        few-shot learning: train, evaluate, compare, predict, list
 
 metarl COMMAND --help tells more, metarl --version which one this is. AGENT and TASKS are names of `metarl list`, or
 module:attribute for your own.
@@ -52,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "render": _render,
         "list": _list,
         "check": _check,
+        "fewshot": fewshot,
     }
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):

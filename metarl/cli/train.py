@@ -13,12 +13,12 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from metarl import trainer
 from metarl.agent import AgentConfig
 from metarl.agents import AGENTS
 from metarl.agents.registry import load_agent
+from metarl.cli.progress import with_progress
 from metarl.cli.report import EVALUATION_SEED, evaluation_rows, show_adaptation, warn_of_invalid
 from metarl.config import TrainConfig
 from metarl.errors import ConfigError
@@ -209,27 +209,19 @@ def _train_and_report(this: Experiment, checkpoint: Path | None, wants_reference
 
 
 def _with_progress(experiment: Experiment, label: str, checkpoint: Path | None, console: Console) -> bool:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[returns]}"),
+    invalid = 0
+
+    def describe(progress: trainer.Progress) -> str:
+        nonlocal invalid
+        invalid += int(progress.metrics["train/invalid_episodes"])
+        # In the order of the trainer, which is that of the shots.
+        shots = [value for name, value in progress.metrics.items() if name.startswith("train/return_")]
+        return f"return {shots[0]:.1f}" + (f" -> {shots[-1]:.1f} adapted" if len(shots) > 1 else "")
+
+    num_iterations = experiment.train_config.num_iterations
+    done = with_progress(
+        lambda listener: experiment.train(listener, checkpoint), num_iterations, label, describe, console
     )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(label, total=experiment.train_config.num_iterations, returns="")
-        invalid = 0
-
-        def listen(progress: trainer.Progress) -> None:
-            nonlocal invalid
-            invalid += int(progress.metrics["train/invalid_episodes"])
-            # In the order of the trainer, which is that of the shots.
-            shots = [value for name, value in progress.metrics.items() if name.startswith("train/return_")]
-            text = f"return {shots[0]:.1f}" + (f" -> {shots[-1]:.1f} adapted" if len(shots) > 1 else "")
-            bar.update(task, completed=progress.iteration, returns=text)
-
-        done = experiment.train(listen, checkpoint)
     warn_of_invalid(invalid, label, console)
     return done
 

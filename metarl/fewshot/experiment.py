@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from metarl.fewshot.presets import PRESETS, preset_of
 from metarl.fewshot.tasks.base import FewShotTasks
 from metarl.fewshot.tasks.registry import load_tasks
 from metarl.fewshot.trainer import restore, train
-from metarl.fewshot.types import EpisodeConfig
+from metarl.fewshot.types import EpisodeConfig, Kind
 from metarl.plugins import require_trust
 from metarl.runs.config_file import read_config_file
 from metarl.runs.folder import RunFolder
@@ -46,10 +46,21 @@ class Setup:
     train_config: TrainConfig
     learner_config: LearnerConfig
 
-    @cached_property
+    @property
     def tasks(self) -> FewShotTasks:
-        """The family."""
-        return load_tasks(self.task_name, self.data)
+        """The family; data is read once."""
+        return _tasks(self.task_name, self.data)
+
+    @property
+    def kind(self) -> Kind:
+        """What is predicted."""
+        return self.tasks.spec(self.episode).kind
+
+    @property
+    def size(self) -> str:
+        """How large its tasks are, in words."""
+        episode = self.episode
+        return f"{episode.ways}-way {episode.shots}-shot" if self.kind == "classification" else f"{episode.shots}-shot"
 
     def build(self) -> Learner[Any]:
         """A fresh learner, with the parameters that its seed gives it."""
@@ -85,6 +96,9 @@ class Setup:
     def on(self, device: Literal["auto", "cpu", "cuda"]) -> Setup:
         """The same with its networks on ``device``."""
         return dataclasses.replace(self, train_config=dataclasses.replace(self.train_config, device=device))
+
+
+_tasks = functools.lru_cache(maxsize=4)(load_tasks)
 
 
 @dataclass(frozen=True)
@@ -137,8 +151,8 @@ def resolve(
     data = given.data or parts.data
     kind = load_learner(name)
     sizes = {size: getattr(given, size) for size in ("ways", "shots", "queries") if getattr(given, size) is not None}
-    tasks = load_tasks(task_name, data)
-    episode = from_dict(EpisodeConfig, {**dataclasses.asdict(tasks.default_episode), **parts.episode, **sizes})
+    default = _tasks(task_name, data).default_episode
+    episode = from_dict(EpisodeConfig, {**dataclasses.asdict(default), **parts.episode, **sizes})
     if given.preset is not None and given.preset not in PRESETS:
         raise unknown_name("preset", given.preset, PRESETS)
     chosen = preset_of(name, task_name, episode) if given.preset is None else PRESETS[given.preset]
@@ -146,9 +160,7 @@ def resolve(
     for train_fields, fields in ((parts.train, parts.settings), (train or {}, settings or {})):
         train_config = from_dict(TrainConfig, train_fields, train_config)
         learner_config = from_dict(kind, fields, learner_config)
-    setup = Setup(name, task_name, data, episode, train_config, learner_config)
-    setup.__dict__["tasks"] = tasks  # Read once.
-    return setup
+    return Setup(name, task_name, data, episode, train_config, learner_config)
 
 
 @dataclass(frozen=True)

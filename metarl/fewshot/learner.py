@@ -33,7 +33,11 @@ class Learner(Components, Generic[State]):
         num_eval_adaptations: calls of ``adapt`` in an evaluation, unless it says otherwise.
         generator: source of every sample that learning draws (initial parameters, minibatches, dropout), on the CPU.
         config: settings that it was built from.
+        draws_by_index: whether something is drawn for each task of a batch (initial parameters, minibatches), so that
+            what becomes of a task depends on its place in the batch, though not on the tasks beside it.
     """
+
+    draws_by_index = False
 
     config: LearnerConfig
 

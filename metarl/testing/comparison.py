@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl.networks.components import Components
+from metarl.runs.components import Components
 
 
 def snapshot(trained: Components) -> dict[str, Any]:

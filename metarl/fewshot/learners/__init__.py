@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from metarl.fewshot.learner import LearnerConfig
+from metarl.fewshot.learners.learned_optimiser import LearnedOptimiserConfig
+from metarl.fewshot.learners.maml import ANILConfig, FOMAMLConfig, MAMLConfig, MetaLSTMConfig, MetaSGDConfig
 from metarl.fewshot.learners.matching import MatchingConfig
 from metarl.fewshot.learners.nearest_neighbour import NearestNeighbourConfig
 from metarl.fewshot.learners.pretrained import PretrainedConfig
 from metarl.fewshot.learners.protonet import ProtoNetConfig
 from metarl.fewshot.learners.random import RandomConfig
+from metarl.fewshot.learners.reptile import ReptileConfig
 from metarl.fewshot.learners.snail import SNAILConfig
 from metarl.plugins import config_name, load_config
 
 LEARNERS: dict[str, type[LearnerConfig]] = {
+    "maml": MAMLConfig,
+    "fomaml": FOMAMLConfig,
+    "anil": ANILConfig,
+    "meta-sgd": MetaSGDConfig,
+    "meta-lstm": MetaLSTMConfig,
+    "reptile": ReptileConfig,
+    "learned-optimiser": LearnedOptimiserConfig,
     "protonet": ProtoNetConfig,
     "matching": MatchingConfig,
     "snail": SNAILConfig,
@@ -42,11 +52,18 @@ def learner_name(config: LearnerConfig) -> str:
 
 __all__ = [
     "LEARNERS",
+    "ANILConfig",
+    "FOMAMLConfig",
+    "LearnedOptimiserConfig",
+    "MAMLConfig",
     "MatchingConfig",
+    "MetaLSTMConfig",
+    "MetaSGDConfig",
     "NearestNeighbourConfig",
     "PretrainedConfig",
     "ProtoNetConfig",
     "RandomConfig",
+    "ReptileConfig",
     "SNAILConfig",
     "learner_name",
     "load_learner",

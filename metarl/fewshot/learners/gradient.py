@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,9 +16,9 @@ from metarl.fewshot.learner import Learner, LearnerConfig
 from metarl.fewshot.objective import task_losses
 from metarl.fewshot.types import Examples, FewShotSpec, TaskBatch
 from metarl.networks.module_call import expect_buffers, mean_buffers
-from metarl.networks.params import trainable
+from metarl.networks.params import Params, trainable
 from metarl.networks.task_norm import set_step
-from metarl.seeding import GAMMA, UInt64, hashed
+from metarl.seeding import GAMMA, UInt64, hashed, row_keys
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class GradientLearner(Learner[FastWeights]):
         spec: shapes of the tasks.
         device: where the network runs.
         config: settings of the inner loop.
-        module: any network; its trainable parameters adapt.
+        module: any network; its trainable parameters adapt. It is in evaluation mode but for the time of an update.
         rule: how they move.
         adapted: names of those that do, the others being shared by all tasks; default: all.
     """
@@ -82,30 +81,34 @@ class GradientLearner(Learner[FastWeights]):
             spec, device, num_adaptations=config.num_inner_steps, num_eval_adaptations=config.num_eval_steps
         )
         self.config = config
-        self.module = module.to(device)
+        self.module = module.to(device).eval()
         self.rule = rule.to(device) if isinstance(rule, UpdateRule) else rule
         params = trainable(self.module)
         require_parameters(adapted, params)
         self.adapted = [name for name in params if adapted is None or name in adapted]
+        self.draws_by_index = config.inner_batch_size > 0
         self._inner_batch_size = config.inner_batch_size
         self._task_chunk = config.task_chunk
         expect_buffers(module)
 
     def begin(self, num_tasks: int) -> FastWeights:
-        """All tasks at the meta-learned parameters."""
+        """All tasks at the parameters that they start from."""
+        seed = int(torch.randint(2**62, (), generator=self.generator))
+        seeds = row_keys(seed, np.arange(num_tasks, dtype=np.uint64))
+        return FastWeights(AdaptedModel(self.module, self.start(seeds)), seeds)
+
+    def start(self, seeds: UInt64) -> Params:
+        """The meta-learned parameters, for each of the tasks whose seeds these are."""
         named = dict(self.module.named_parameters())
-        params = {name: named[name].expand(num_tasks, *named[name].shape) for name in self.adapted}
-        return FastWeights(AdaptedModel(self.module, params), self.draw_seeds(num_tasks))
+        return {name: named[name].expand(len(seeds), *named[name].shape) for name in self.adapted}
 
     def adapt(self, state: FastWeights, support: Examples) -> FastWeights:
         """One step of the rule."""
-        self.module.eval()
-        with torch.no_grad(), self.randomness():
+        with torch.no_grad():
             return self.step(state, support, second_order=False)
 
     def predict(self, state: FastWeights, x: Tensor) -> Tensor:
         """See :meth:`Learner.predict`."""
-        self.module.eval()
         with torch.no_grad():
             return self.outputs(state.model, x)
 
@@ -167,19 +170,6 @@ class GradientLearner(Learner[FastWeights]):
             means = mean_buffers(self.module, params, (batch.query if last else batch.support).x)
             for name, buffer in self.module.named_buffers():
                 buffer.copy_(means[name])
-
-    @contextlib.contextmanager
-    def randomness(self) -> Iterator[None]:
-        """Have what draws from torch's global generators (dropout) draw from the learner's own stream."""
-        seed = int(torch.randint(2**62, (), generator=self.generator))
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(seed)
-            yield
-
-    def draw_seeds(self, num_tasks: int) -> UInt64:
-        """A seed for each task."""
-        return torch.randint(2**62, (num_tasks,), generator=self.generator).numpy().astype(np.uint64)
 
 
 def steps_done(optimizer: torch.optim.Optimizer) -> int:

@@ -20,6 +20,7 @@ from metarl.config.settings import Count, Natural, Positive
 from metarl.errors import ConfigError
 from metarl.fewshot.backbone import build_backbone
 from metarl.fewshot.learners.gradient import GradientLearner, GradientLearnerConfig, steps_done
+from metarl.fewshot.learners.outer_step import training_mode
 from metarl.fewshot.objective import score_name, task_losses, task_scores
 from metarl.fewshot.types import FewShotSpec, TaskBatch
 from metarl.networks.params import Params, trainable
@@ -166,7 +167,6 @@ class MAML(GradientLearner):
 
     def meta_update(self, batch: TaskBatch) -> dict[str, float]:
         """One step of Adam on the mean loss of the query sets after adaptation."""
-        self.module.train()
         weights = self._step_weights()
         self.optimizer.zero_grad()
         totals = torch.zeros(2, device=self.device)
@@ -174,7 +174,7 @@ class MAML(GradientLearner):
         for state, tasks in self.chunks(batch):
             outer = torch.zeros(tasks.num_tasks, device=self.device)
             path = [state.model]
-            with self.randomness():
+            with training_mode(self.module, self.generator):
                 for weight in weights:
                     state = self.step(state, tasks.support, second_order=not self.config.first_order)
                     path.append(state.model)

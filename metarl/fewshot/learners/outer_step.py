@@ -50,7 +50,7 @@ class OuterStep:
         Raises:
             NonFiniteError: for a loss that is not finite.
         """
-        with _training(self.module, generator):
+        with training_mode(self.module, generator):
             outputs, y = predict()
         loss = task_losses(outputs, y, kind).mean()
         if not torch.isfinite(loss):
@@ -72,7 +72,7 @@ class OuterStep:
 
 
 @contextlib.contextmanager
-def _training(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
+def training_mode(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
     """Training mode, in which torch's global generators are a function of ``generator`` and put back afterwards."""
     devices = {value.device for value in module.parameters() if value.device.type == "cuda"}
     with torch.random.fork_rng(devices=list(devices)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,3 +58,11 @@ def load_tasks(name: str, data: Path | str | None = None) -> FewShotTasks:
     tasks = load_attribute(name, "FewShotTasks", lambda value: isinstance(value, FewShotTasks))
     assert isinstance(tasks, FewShotTasks)
     return tasks
+
+
+def descriptions() -> dict[str, str]:
+    """What each family is, in a line, by name."""
+    return {
+        name: (inspect.getdoc(load) or "").split("\n")[0]
+        for name, load in (*FEWSHOT_TASKS.items(), *((name, load) for name, (load, _) in FEWSHOT_FOLDERS.items()))
+    }

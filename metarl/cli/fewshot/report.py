@@ -1,0 +1,111 @@
+"""Scores of few-shot learners, as a table, as JSON and as a figure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from metarl.errors import ConfigError
+from metarl.fewshot.evaluation import Evaluation, evaluate
+from metarl.fewshot.experiment import Setup
+from metarl.fewshot.learner import Learner
+from metarl.fewshot.objective import score_name
+from metarl.fewshot.types import EpisodeConfig, Split
+from metarl.plotting import adaptation_figure
+from metarl.runs.files import write_atomically
+from metarl.statistics import Interval
+
+EVALUATION_SEED = 2_000_003
+"""Far from the seeds that anybody trains with; test tasks are drawn from it and nothing is ever tuned on it."""
+
+
+def evaluate_with_progress(
+    setup: Setup,
+    learner: Learner[Any],
+    *,
+    num_tasks: int,
+    seed: int,
+    episode: EpisodeConfig | None = None,
+    split: Split = "test",
+    num_adaptations: int | None = None,
+) -> Evaluation:
+    """Score a learner with a bar; see :func:`metarl.fewshot.evaluation.evaluate`."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, transient=True) as bar:
+        task = bar.add_task(f"{split} tasks", total=num_tasks)
+        return evaluate(
+            learner,
+            setup.tasks,
+            episode or setup.episode,
+            num_tasks=num_tasks,
+            seed=seed,
+            split=split,
+            num_adaptations=num_adaptations,
+            listener=lambda done: bar.update(task, completed=done),
+        )
+
+
+def shown(interval: Interval, kind: str) -> str:
+    """Mean and half-width, in per cent for accuracies."""
+    mean, low, high = interval
+    if kind == "classification":
+        return f"{100 * mean:.1f} ± {50 * (high - low):.1f}"
+    return f"{mean:.3g} ± {(high - low) / 2:.2g}"
+
+
+def steps_to_show(count: int) -> list[int]:
+    """Adaptations that a table has columns for, of ``count``: before the first, few between, the last."""
+    return [step for step in range(count) if step in (0, 1, 3, 5, 10, 20, 50, count - 1)]
+
+
+def show_scores(
+    setup: Setup, rows: Mapping[str, Evaluation], path: Path, details: Mapping[str, Any], console: Console
+) -> None:
+    """Print scores as a table, write them as ``PATH.json`` with a figure ``PATH.png``, and say where.
+
+    Raises:
+        ConfigError: if they cannot be written.
+    """
+    kind = next(iter(rows.values())).kind
+    name = "Accuracy (%)" if kind == "classification" else "Mean squared error"
+    most = max(row.scores.shape[1] for row in rows.values())
+    num_tasks = len(next(iter(rows.values())).scores)
+    table = Table(
+        title=f"{name} on {num_tasks} {details.get('split', 'test')} tasks of {escape(setup.task_name)}, {setup.size}",
+        caption="mean and 95 % interval over tasks",
+    )
+    table.add_column("after adaptations:")
+    columns = steps_to_show(most)
+    for step in columns:
+        table.add_column(str(step), justify="right", no_wrap=True)
+    for label, row in rows.items():
+        count = row.scores.shape[1]
+        table.add_row(escape(label), *(shown(row.interval(step), kind) if step < count else "" for step in columns))
+    console.print(table)
+    intervals = {label: [row.interval(step) for step in range(row.scores.shape[1])] for label, row in rows.items()}
+    content = {
+        "tasks": setup.task_name,
+        "episode": setup.to_json()["episode"],
+        "score": score_name(kind),
+        **details,
+        "rows": [
+            {"label": label, "intervals": intervals[label], "scores": row.scores.tolist()}
+            for label, row in rows.items()
+        ],
+    }
+    scores = path.with_suffix(".json")
+    try:
+        write_atomically(scores, (json.dumps(content, allow_nan=False) + "\n").encode())
+    except OSError as error:
+        raise ConfigError(f"cannot write the scores {scores}: {error.strerror or error}.") from error
+    figure = path.with_suffix(".png")
+    title = f"{next(iter(rows))} on {setup.task_name}, {setup.size}"
+    adaptation_figure(intervals, figure, title, "adaptations", score_name(kind))
+    console.print(f"Figure: {escape(str(figure))}", soft_wrap=True)
