@@ -56,7 +56,8 @@ def build_backbone(
         elif name == "mlp":
             module = MLPBackbone(spec.input_shape, config.hidden_sizes, num_outputs)
         elif name == "linear":
-            module = MLPBackbone(spec.input_shape, (), num_outputs)
+            # Without a constant, so that on the tasks `quadratic` its loss is their function of its weights.
+            module = MLPBackbone(spec.input_shape, (), num_outputs, head_bias=False)
         elif ":" in name:
             module = load_attribute(name, "function that makes a module", callable)(spec.input_shape, num_outputs)
             if not isinstance(module, nn.Module):

@@ -82,6 +82,7 @@ class MLPBackbone(nn.Module):
         input_shape: of one input.
         hidden_sizes: widths; none makes the features the inputs.
         num_outputs: outputs of a linear head; None for the features alone.
+        head_bias: whether the head adds a constant.
         norm: see :class:`TaskNorm`; or none.
         num_steps: inner steps that normalisation per step tells apart.
 
@@ -95,6 +96,7 @@ class MLPBackbone(nn.Module):
         hidden_sizes: Sequence[int],
         num_outputs: int | None = None,
         *,
+        head_bias: bool = True,
         norm: Norm = "none",
         num_steps: int = 1,
     ) -> None:
@@ -109,7 +111,7 @@ class MLPBackbone(nn.Module):
             size = width
         self.body = nn.Sequential(*layers)
         self.num_features = size
-        self.head = None if num_outputs is None else nn.Linear(size, num_outputs)
+        self.head = None if num_outputs is None else nn.Linear(size, num_outputs, bias=head_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features or outputs ``[example, ...]`` of inputs ``[example, ...]``."""

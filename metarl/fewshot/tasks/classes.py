@@ -67,14 +67,14 @@ class ClassTasks(FewShotTasks):
             in the published benchmarks of Omniglot (Vinyals et al., 2016, section 4.1.1; Snell et al., 2017, section
             3.1: "1200 characters plus rotations for training (4,800 classes in total) and the remaining classes,
             including rotations, for test"). A task may hold a class at two rotations.
+        same_classes: whether splits have the same classes and differ in their examples, as for learned optimisers.
+        default_episode: the usual size of tasks.
         image_format: how a file becomes an input of these tasks; None where there are no files.
 
     Raises:
-        ConfigError: for classes in two splits, a single class in all, shapes that differ, NaN, or rotations of what
-            is no square image.
+        ConfigError: for classes that two splits share, a single class in all, shapes that differ, NaN, or rotations of
+            what is no square image.
     """
-
-    default_episode = EpisodeConfig(5, 1, 15)
 
     def __init__(
         self,
@@ -82,14 +82,17 @@ class ClassTasks(FewShotTasks):
         splits: Mapping[Split, Classes],
         *,
         rotations: bool = False,
+        same_classes: bool = False,
+        default_episode: EpisodeConfig | None = None,
         image_format: ImageFormat | None = None,
     ) -> None:
         self.id = id
+        self.default_episode = default_episode or EpisodeConfig(5, 1, 15)
         self.rotations = rotations
         self.image_format = image_format
         self._splits = {split: classes for split, classes in splits.items() if classes.names}
         self._starts = {split: np.cumsum(held.counts) - held.counts for split, held in self._splits.items()}
-        _check_splits(id, self._splits)
+        _check_splits(id, self._splits, same_classes)
         self.input_shape: tuple[int, ...] = next(iter(self._splits.values())).examples.shape[1:]
         if rotations and (len(self.input_shape) != 3 or self.input_shape[1] != self.input_shape[2]):
             raise ConfigError(
@@ -172,13 +175,16 @@ def _draw(sizes: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDA
     return rng.permuted(drawn, axis=-1)
 
 
-def _check_splits(id: str, splits: Mapping[Split, Classes]) -> None:
-    num_classes = sum(len(held.names) for held in splits.values())
+def _check_splits(id: str, splits: Mapping[Split, Classes], same_classes: bool) -> None:
+    num_classes = len({name for held in splits.values() for name in held.names})
     if num_classes < 2:
-        raise ConfigError(f"{id} has {num_classes} classes, and telling classes apart needs at least 2. Add some.")
+        raise ConfigError(
+            f"{id} has {num_classes} class{'' if num_classes else 'es'}, and telling classes apart needs at least 2. "
+            "Add some."
+        )
     for (one, first), (other, second) in itertools.combinations(splits.items(), 2):
         shared = sorted(set(first.names) & set(second.names))
-        if shared:
+        if shared and not same_classes:
             raise ConfigError(
                 f"{id}: the splits {one} and {other} share {len(shared)} classes, {', '.join(shared[:3])}"
                 f"{' ...' if len(shared) > 3 else ''}; expected test classes that training never sees. Move each class "
@@ -190,14 +196,12 @@ def _check_splits(id: str, splits: Mapping[Split, Classes]) -> None:
                 f"{other}; expected one shape. Resize them."
             )
     for split, held in splits.items():
-        is_bad = (
-            ~np.isfinite(held.examples.reshape(len(held.examples), -1)).all(1)
-            if held.examples.dtype.kind == "f"
-            else np.zeros(0, bool)
-        )
-        if is_bad.any():
-            worst = int(np.searchsorted(np.cumsum(held.counts), int(is_bad.argmax()), side="right"))
+        if held.examples.dtype == np.uint8:
+            continue
+        (bad,) = np.nonzero(~np.isfinite(held.examples).reshape(len(held.examples), -1).all(1))
+        if len(bad):
+            named = held.names[np.searchsorted(np.cumsum(held.counts), bad[0], side="right")]
             raise ConfigError(
-                f"{id}: {is_bad.sum()} examples of the {split} split hold NaN or an infinity, the first in the class "
-                f"{held.names[worst]!r}; expected finite numbers. Remove or repair them."
+                f"{id}: {len(bad)} examples of the {split} split hold NaN or an infinity, the first in the class "
+                f"{named!r}; expected finite numbers. Remove or repair them."
             )

@@ -7,23 +7,30 @@ from collections.abc import Callable
 from pathlib import Path
 
 from metarl.errors import ConfigError, unknown_name
+from metarl.fewshot.tasks import miniimagenet, omniglot, own
 from metarl.fewshot.tasks.base import FewShotTasks
-from metarl.fewshot.tasks.omniglot import WHERE as WHERE_OMNIGLOT
-from metarl.fewshot.tasks.omniglot import omniglot
+from metarl.fewshot.tasks.digits import digits
+from metarl.fewshot.tasks.glyphs import glyphs
+from metarl.fewshot.tasks.quadratic import Quadratic
 from metarl.fewshot.tasks.sinusoid import Sinusoid, SinusoidAndLine
 from metarl.plugins import load_attribute
 
 FEWSHOT_TASKS: dict[str, Callable[[], FewShotTasks]] = {
+    "glyphs": glyphs,
     "sinusoid": Sinusoid,
     "sinusoid-and-line": SinusoidAndLine,
+    "quadratic": Quadratic,
+    "digits": digits,
 }
 """Our own families that need no data from outside, by name; nothing is made before it is called."""
 
 FEWSHOT_FOLDERS: dict[str, tuple[Callable[[Path], FewShotTasks], str]] = {
-    "omniglot": (omniglot, WHERE_OMNIGLOT),
-    "omniglot-1200": (lambda folder: omniglot(folder, split="1200"), WHERE_OMNIGLOT),
-    "omniglot-random": (lambda folder: omniglot(folder, split="random"), WHERE_OMNIGLOT),
-    "omniglot-background": (lambda folder: omniglot(folder, split="background"), WHERE_OMNIGLOT),
+    "omniglot": (omniglot.omniglot, omniglot.WHERE),
+    "omniglot-1200": (lambda folder: omniglot.omniglot(folder, split="1200"), omniglot.WHERE),
+    "omniglot-random": (lambda folder: omniglot.omniglot(folder, split="random"), omniglot.WHERE),
+    "omniglot-background": (lambda folder: omniglot.omniglot(folder, split="background"), omniglot.WHERE),
+    "miniimagenet": (miniimagenet.miniimagenet, miniimagenet.WHERE),
+    "folder": (own.image_folder, own.WHERE),
 }
 """Families that are read from a folder: how, and what to put there."""
 

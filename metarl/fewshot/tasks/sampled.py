@@ -1,0 +1,128 @@
+"""Few-shot tasks that a function draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias, get_args
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from metarl.errors import ConfigError, unknown_name
+from metarl.fewshot.tasks.base import FewShotTasks
+from metarl.fewshot.types import EpisodeConfig, Examples, FewShotSpec, Kind, Split, TaskBatch
+
+TaskSampler: TypeAlias = Callable[
+    [np.random.Generator, EpisodeConfig, Split], tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]
+]
+"""Draws a task: inputs and targets of its support set, then inputs and targets of its query set."""
+
+
+def sampled_tasks(
+    sample: TaskSampler,
+    input_shape: tuple[int, ...],
+    kind: Kind = "classification",
+    *,
+    num_outputs: int | None = None,
+    id: str = "sampled",
+    default_episode: EpisodeConfig | None = None,
+) -> SampledTasks:
+    """Tasks that a function draws, one at a time.
+
+    Args:
+        sample: of ``(rng, episode, split)``; gives support inputs, support targets, query inputs, query targets.
+            Classification: targets are class indices from 0 to ``ways - 1``. Regression: ``[example, output]``.
+        input_shape: shape of one input.
+        kind: classification or regression.
+        num_outputs: numbers in a target of regression, 1 unless given.
+        id: the family's name.
+        default_episode: the usual size of its tasks.
+
+    Raises:
+        ConfigError: for an unknown kind, or a number of outputs for classification, which has one for each class.
+    """
+    if kind not in get_args(Kind):
+        raise unknown_name("kind of tasks", kind, get_args(Kind))
+    if kind == "classification" and num_outputs is not None:
+        raise ConfigError(f"classification has an output for each of its ways; leave out num_outputs={num_outputs}.")
+    default = EpisodeConfig() if kind == "classification" else EpisodeConfig(1, 10, 10)
+    return SampledTasks(sample, input_shape, kind, num_outputs or 1, id, default_episode or default)
+
+
+class SampledTasks(FewShotTasks):
+    """See :func:`sampled_tasks`."""
+
+    def __init__(
+        self,
+        sample: TaskSampler,
+        input_shape: tuple[int, ...],
+        kind: Kind,
+        num_outputs: int,
+        id: str,
+        default_episode: EpisodeConfig,
+    ) -> None:
+        self.id = id
+        self.default_episode = default_episode
+        self._sample = sample
+        self._input_shape = tuple(input_shape)
+        self._kind: Kind = kind
+        self._num_outputs = num_outputs
+
+    def spec(self, episode: EpisodeConfig) -> FewShotSpec:
+        """As the family was described."""
+        num_outputs = episode.ways if self._kind == "classification" else self._num_outputs
+        return FewShotSpec(self._input_shape, num_outputs, self._kind)
+
+    def check(self, split: Split, episode: EpisodeConfig) -> None:
+        """Refuse ways that the kind of task cannot have; what else cannot be, the function itself must know."""
+        if (self._kind == "regression") != (episode.ways == 1):
+            expected = "1, since regression has no classes" if self._kind == "regression" else "2 or more"
+            raise ConfigError(f"{self.id} needs ways of {expected}, got {episode.ways}.")
+
+    def sample(self, split: Split, num_tasks: int, episode: EpisodeConfig, rng: np.random.Generator) -> TaskBatch:
+        """See :meth:`FewShotTasks.sample`.
+
+        Raises:
+            ConfigError: for arrays of other shapes than described, unknown classes, or numbers that are not finite.
+        """
+        self.check(split, episode)
+        drawn = [self._sample(rng, episode, split) for _ in range(num_tasks)]
+        for task in drawn:
+            if not isinstance(task, tuple) or len(task) != 4:
+                raise ConfigError(
+                    f"{self.id}: the function must return four arrays, inputs and targets of the support set and of "
+                    f"the query set, got {type(task).__name__}."
+                )
+        support = self._examples(
+            "support", [(task[0], task[1]) for task in drawn], episode.ways * episode.shots, episode
+        )
+        query = self._examples("query", [(task[2], task[3]) for task in drawn], episode.ways * episode.queries, episode)
+        return TaskBatch(support, query)
+
+    def _examples(
+        self, name: str, tasks: list[tuple[ArrayLike, ArrayLike]], count: int, episode: EpisodeConfig
+    ) -> Examples:
+        is_classes = self._kind == "classification"
+        shapes = ((count, *self._input_shape), (count,) if is_classes else (count, self._num_outputs))
+        inputs, targets = [], []
+        for x, y in tasks:
+            x, y = np.asarray(x, np.float32), np.asarray(y)
+            if (x.shape, y.shape) != shapes:
+                raise ConfigError(
+                    f"{self.id}: the {name} set must have inputs and targets of the shapes {shapes[0]} and "
+                    f"{shapes[1]} for {episode}, got {x.shape} and {y.shape}."
+                )
+            if is_classes and (y.dtype.kind not in "iu" or y.min() < 0 or y.max() >= episode.ways):
+                raise ConfigError(
+                    f"{self.id}: targets of the {name} set must be whole numbers from 0 to {episode.ways - 1}, got "
+                    f"{y.dtype} from {y.min()} to {y.max()}."
+                )
+            if not (np.isfinite(x).all() and np.isfinite(y).all()):
+                raise ConfigError(f"{self.id}: the {name} set holds NaN or an infinity; expected finite numbers.")
+            # In classification support examples come in the order of classes.
+            order = np.argsort(y, kind="stable") if is_classes else slice(None)
+            inputs.append(x[order])
+            targets.append(y[order])
+        y_type = np.int64 if is_classes else np.float32
+        return Examples(torch.from_numpy(np.stack(inputs)), torch.from_numpy(np.stack(targets).astype(y_type)))
