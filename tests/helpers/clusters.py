@@ -24,12 +24,16 @@ class Clusters(FewShotTasks):
         num_signal: dimensions in which classes differ.
         num_noise: dimensions in which they do not.
         noise: standard deviation there; 1 is the one of class points.
+        shape: of one input, e.g. of an image; default: a vector.
     """
 
     id = "clusters"
     default_episode = EpisodeConfig(ways=4, shots=2, queries=3)
 
-    def __init__(self, num_signal: int = 6, num_noise: int = 6, noise: float = 3.0) -> None:
+    def __init__(
+        self, num_signal: int = 6, num_noise: int = 6, noise: float = 3.0, shape: tuple[int, ...] | None = None
+    ) -> None:
+        self.shape = shape or (num_signal + num_noise,)
         self.num_signal = num_signal
         self.num_noise = num_noise
         self.noise = noise
@@ -39,7 +43,7 @@ class Clusters(FewShotTasks):
 
     def spec(self, episode: EpisodeConfig) -> FewShotSpec:
         return FewShotSpec(
-            (self.num_signal + self.num_noise,),
+            self.shape,
             episode.ways,
             "classification",
             num_support=episode.ways * episode.shots,
@@ -60,9 +64,8 @@ class Clusters(FewShotTasks):
         y = np.broadcast_to(np.arange(episode.ways)[None, :, None], x.shape[:3])
 
         def examples(chosen: slice) -> Examples:
-            return Examples(
-                torch.from_numpy(x[:, :, chosen]).float().flatten(1, 2), torch.tensor(y[:, :, chosen]).flatten(1)
-            )
+            inputs = torch.from_numpy(x[:, :, chosen]).float().flatten(1, 2)
+            return Examples(inputs.unflatten(2, self.shape), torch.tensor(y[:, :, chosen]).flatten(1))
 
         support, query = examples(slice(episode.shots)), examples(slice(episode.shots, per_class))
         return TaskBatch(support, query, torch.from_numpy(classes))

@@ -12,7 +12,9 @@ from metarl.errors import ConfigError
 from metarl.fewshot.backbone import build_backbone
 from metarl.fewshot.learner import LearnerConfig
 from metarl.fewshot.types import FewShotSpec, TaskBatch
+from metarl.networks.backbones import Conv4, MLPBackbone
 from metarl.networks.task_norm import TaskNorm
+from metarl.seeding import torch_stream
 
 FeatureNorm = Literal["running", "transductive", "none"]
 """Normalisation where parameters do not adapt, so that there are no steps to tell apart (see TaskNorm)."""
@@ -26,13 +28,27 @@ class FeatureConfig(LearnerConfig):
     """Statistics that conv4 normalises by; see metarl.networks.task_norm."""
 
 
-def build_features(config: LearnerConfig, spec: FewShotSpec, device: torch.device, seed: int) -> tuple[nn.Module, int]:
+def build_features(
+    config: LearnerConfig, spec: FewShotSpec, device: torch.device, seed: int, *, signed: bool = False
+) -> tuple[nn.Module, int]:
     """The network that ``config`` names, without a head, in evaluation mode, and the size of its features.
+
+    Args:
+        config: settings of the network.
+        spec: shapes of the tasks.
+        device: where it runs.
+        seed: seed for its parameters.
+        signed: for features that are compared with each other: put a linear layer upon a network of ours that does not
+            normalise. Features behind a ReLU are never negative, so that only sparse ones can be dissimilar, and cosine
+            attention makes them sparser until most inputs have no active feature at all.
 
     Raises:
         ConfigError: for a backbone that cannot be made, does not take the inputs, or gives no row for each of them.
     """
     body = build_backbone(config, spec, device, seed, features=True).eval()
+    if signed and isinstance(body, Conv4 | MLPBackbone) and not any(isinstance(m, TaskNorm) for m in body.modules()):
+        with torch_stream(seed, "embedding"):
+            body = nn.Sequential(body, nn.Linear(body.num_features, body.num_features).to(device)).eval()
     probe = torch.zeros(2, *spec.input_shape, device=device)
     try:
         with torch.no_grad():

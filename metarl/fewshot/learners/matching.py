@@ -112,7 +112,7 @@ class MatchingNet(Learner[Matched]):
         require_classification("matching", spec)
         super().__init__(spec, device, num_adaptations=1)
         self.config = config
-        self.body, self._num_features = build_features(config, spec, device, seed)
+        self.body, self._num_features = build_features(config, spec, device, seed, signed=True)
         self.context: ContextEmbedding | None = None
         parts = nn.ModuleDict({"body": self.body})
         if config.full_context:

@@ -73,7 +73,7 @@ class ProtoNet(Learner[Prototypes]):
         require_classification("protonet", spec)
         super().__init__(spec, device, num_adaptations=1)
         self.config = config
-        self.body, self._num_features = build_features(config, spec, device, seed)
+        self.body, self._num_features = build_features(config, spec, device, seed, signed=True)
         self._outer = OuterStep(self.body, config.meta_lr, config.lr_halve_every)
         self._sizes = {"ways": config.train_ways, "queries": config.train_queries}
 
