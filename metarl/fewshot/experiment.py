@@ -77,9 +77,8 @@ class Setup:
         learner = self.build()
         for split in ("validation", "test"):
             self.tasks.check(split, self.episode)
-        training = learner.training_episode(self.episode)
-        self.tasks.check("train", training)
-        batch = self.tasks.sample("train", 2, training, np.random.default_rng(0)).to(learner.device)
+        self.tasks.check("train", learner.training_episode(self.episode))
+        batch = self.tasks.sample("test", 2, self.episode, np.random.default_rng(0)).to(learner.device)
         learner.predict(learner.adapt(learner.begin(2), batch.support), batch.query.x)
 
     def to_json(self) -> dict[str, Any]:

@@ -24,25 +24,73 @@ class Preset:
     learner: Mapping[str, Any] = field(default_factory=dict)
 
 
-_GRADIENT = ("maml", "fomaml", "anil", "meta-sgd", "meta-lstm")
 _SHORT = {"eval_every": 500, "eval_tasks": 100, "checkpoint_every": 100}
 """Few-shot iterations take milliseconds: evaluations and checkpoints are further apart than in control."""
 
-_IMAGES = {"downsample": "stride"}
-"""MAML's network: strides instead of maxima, a mean over positions (arXiv 1703.03400, section 5.2)."""
-
 DEFAULT = Preset("for CPU minutes", {"num_iterations": 2000, "meta_batch_size": 16, **_SHORT})
+
+_SINUSOID = Preset(
+    "MAML (arXiv 1703.03400) 5.1: 40-40 relu, inner step 0.01, 1 step in training, 25 tasks, 70,000 iterations",
+    {"num_iterations": 70_000, "meta_batch_size": 25, **_SHORT, "eval_every": 5000},
+    {"num_inner_steps": 1, "num_eval_steps": 10, "inner_lr": 0.01},
+)
+
+
+def _maml_omniglot(inner_lr: float, num_inner_steps: int, num_eval_steps: int, meta_batch_size: int) -> Preset:
+    """MAML's network: strides instead of maxima, a mean over positions (section 5.2)."""
+    return Preset(
+        "MAML (arXiv 1703.03400) A.1: strided convolutions, 60,000 iterations; queries: one for each shot, as in its "
+        "code",
+        {"num_iterations": 60_000, "meta_batch_size": meta_batch_size, **_SHORT},
+        {
+            "downsample": "stride",
+            "inner_lr": inner_lr,
+            "num_inner_steps": num_inner_steps,
+            "num_eval_steps": num_eval_steps,
+            "train_queries": 1,
+        },
+    )
+
+
+_CHARACTERS = ("omniglot", "omniglot-1200", "omniglot-random", "omniglot-background", "glyphs")
 
 PRESETS: dict[str, Preset] = {
     **{
-        f"{learner}:{tasks}": Preset(
-            "MAML (arXiv 1703.03400) 5.1: 40-40 relu, inner step 0.01, 1 step in training, 25 tasks, 70,000 iterations",
-            {"num_iterations": 70_000, "meta_batch_size": 25, **_SHORT, "eval_every": 5000},
-            {"num_inner_steps": 1, "num_eval_steps": 10, "inner_lr": 0.01},
-        )
-        for learner in _GRADIENT
+        f"{learner}:{tasks}": _SINUSOID
+        for learner in ("maml", "fomaml", "anil", "meta-sgd", "meta-lstm")
         for tasks in ("sinusoid", "sinusoid-and-line")
     },
+    **{
+        f"{learner}:{tasks}": _maml_omniglot(0.4, 1, 3, 32)
+        for learner in ("maml", "fomaml", "anil", "meta-sgd")
+        for tasks in _CHARACTERS
+    },
+    **{
+        f"{learner}:{tasks}:20-way": _maml_omniglot(0.1, 5, 5, 16)
+        for learner in ("maml", "fomaml", "anil", "meta-sgd")
+        for tasks in _CHARACTERS
+    },
+    **{
+        f"reptile:{tasks}": Preset(
+            "openai/supervised-reptile's command for Omniglot 5-way 1-shot; 100,000 iterations",
+            {"num_iterations": 100_000, "meta_batch_size": 5, **_SHORT},
+            {"downsample": "stride", "num_inner_steps": 5, "num_eval_steps": 50, "anneal_iterations": 100_000},
+        )
+        for tasks in _CHARACTERS
+    },
+    **{
+        f"protonet:{tasks}": Preset(
+            "Prototypical Networks (arXiv 1703.05175) 3.1: 60-way training tasks with 5 queries of each class",
+            {"num_iterations": 10_000, "meta_batch_size": 1, **_SHORT},
+            {"train_ways": 60, "train_queries": 5},
+        )
+        for tasks in _CHARACTERS
+    },
+    "learned-optimiser:quadratic": Preset(
+        "Andrychowicz et al. (arXiv 1606.04474) and its code: 128 functions, 100 steps, unrolled over 20",
+        {"num_iterations": 2000, "meta_batch_size": 128, **_SHORT},
+        {"backbone": "linear"},
+    ),
 }
 
 

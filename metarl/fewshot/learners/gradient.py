@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,11 +16,14 @@ from metarl.adaptation.update_rules import require_parameters
 from metarl.config.settings import Count, Natural, Positive
 from metarl.fewshot.learner import Learner, LearnerConfig
 from metarl.fewshot.objective import task_losses
-from metarl.fewshot.types import Examples, FewShotSpec, TaskBatch
+from metarl.fewshot.types import EpisodeConfig, Examples, FewShotSpec, TaskBatch
 from metarl.networks.module_call import expect_buffers, mean_buffers
 from metarl.networks.params import Params, trainable
 from metarl.networks.task_norm import set_step
 from metarl.seeding import GAMMA, UInt64, hashed, row_keys
+
+_LARGE_INPUT = 400
+"""Numbers in an input from which on a CPU is faster with a few tasks at a time: images, of 20 x 20 pixels and more."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,20 @@ class FastWeights:
     def __getitem__(self, tasks: slice) -> FastWeights:
         """Those of some of the tasks."""
         model = self.model
-        part = AdaptedModel(model.module, {name: p[tasks] for name, p in model.params.items()}, model.num_steps)
-        return FastWeights(part, self.seeds[tasks])
+        params = {name: value[tasks] for name, value in model.params.items()}
+        state = None if model.state is None else {name: value[tasks] for name, value in model.state.items()}
+        return FastWeights(AdaptedModel(model.module, params, model.num_steps, state), self.seeds[tasks])
+
+    @staticmethod
+    def join(parts: Sequence[FastWeights]) -> FastWeights:
+        """One state for the tasks of several, that have taken the same number of steps."""
+        models = [part.model for part in parts]
+        first = models[0]
+        params = {name: torch.cat([model.params[name] for model in models]) for name in first.params}
+        states = [model.state for model in models if model.state is not None]
+        state = {name: torch.cat([own[name] for own in states]) for name in states[0]} if states else None
+        joined = AdaptedModel(first.module, params, first.num_steps, state)
+        return FastWeights(joined, np.concatenate([part.seeds for part in parts]))
 
 
 @dataclass(frozen=True)
@@ -50,10 +67,13 @@ class GradientLearnerConfig(LearnerConfig):
     """Steps of adaptation in training."""
     num_eval_steps: Count = 10
     """Steps of adaptation in evaluation."""
+    train_queries: Natural = 0
+    """Queries of each class of a training task; 0: as many as in test."""
     inner_batch_size: Natural = 0
     """Examples of the support in each step, drawn anew; 0 takes all of them."""
-    task_chunk: Count = 32
-    """Tasks at a time, whose graphs are in memory together; but for dropout's draws, what is learned is the same."""
+    task_chunk: Natural = 0
+    """Tasks at a time, whose graphs are in memory together; what is learned is the same, but for dropout's draws. 0: all
+    on a GPU or with small inputs; 4 otherwise, where a CPU's cache holds no more."""
 
 
 class GradientLearner(Learner[FastWeights]):
@@ -80,7 +100,7 @@ class GradientLearner(Learner[FastWeights]):
         super().__init__(
             spec, device, num_adaptations=config.num_inner_steps, num_eval_adaptations=config.num_eval_steps
         )
-        self.config = config
+        self.config: GradientLearnerConfig = config
         self.module = module.to(device).eval()
         self.rule = rule.to(device) if isinstance(rule, UpdateRule) else rule
         params = trainable(self.module)
@@ -88,7 +108,8 @@ class GradientLearner(Learner[FastWeights]):
         self.adapted = [name for name in params if adapted is None or name in adapted]
         self.draws_by_index = config.inner_batch_size > 0
         self._inner_batch_size = config.inner_batch_size
-        self._task_chunk = config.task_chunk
+        small = device.type != "cpu" or math.prod(spec.input_shape) < _LARGE_INPUT
+        self._task_chunk = config.task_chunk or (2**30 if small else 4)
         expect_buffers(module)
 
     def begin(self, num_tasks: int) -> FastWeights:
@@ -102,15 +123,20 @@ class GradientLearner(Learner[FastWeights]):
         named = dict(self.module.named_parameters())
         return {name: named[name].expand(len(seeds), *named[name].shape) for name in self.adapted}
 
+    def training_episode(self, episode: EpisodeConfig) -> EpisodeConfig:
+        """The same with ``train_queries``."""
+        return dataclasses.replace(episode, queries=self.config.train_queries or episode.queries)
+
     def adapt(self, state: FastWeights, support: Examples) -> FastWeights:
         """One step of the rule."""
         with torch.no_grad():
-            return self.step(state, support, second_order=False)
+            parts = [self.step(state[tasks], support[tasks], second_order=False) for tasks in self._slices(state)]
+        return FastWeights.join(parts)
 
     def predict(self, state: FastWeights, x: Tensor) -> Tensor:
         """See :meth:`Learner.predict`."""
         with torch.no_grad():
-            return self.outputs(state.model, x)
+            return torch.cat([self.outputs(state[tasks].model, x[tasks]) for tasks in self._slices(state)])
 
     def step(self, state: FastWeights, support: Examples, *, second_order: bool) -> FastWeights:
         """One step of the rule, with its graph."""
@@ -149,9 +175,12 @@ class GradientLearner(Learner[FastWeights]):
     def chunks(self, batch: TaskBatch) -> Iterator[tuple[FastWeights, TaskBatch]]:
         """States to begin with and tasks, in pieces of ``task_chunk`` tasks."""
         start = self.begin(batch.num_tasks)
-        for first in range(0, batch.num_tasks, self._task_chunk):
-            tasks = slice(first, first + self._task_chunk)
+        for tasks in self._slices(start):
             yield start[tasks], batch[tasks]
+
+    def _slices(self, state: FastWeights) -> Iterator[slice]:
+        for first in range(0, len(state.seeds), self._task_chunk):
+            yield slice(first, first + self._task_chunk)
 
     def refresh_buffers(self, paths: Sequence[Sequence[AdaptedModel]], batch: TaskBatch) -> None:
         """Let running statistics, if there are any, follow those of the support and query sets, averaged over tasks.

@@ -47,8 +47,6 @@ class LearnedOptimiserConfig(GradientLearnerConfig):
     """Steps that gradients are carried back through; every so many steps the optimiser is updated."""
     initial_std: Positive = 0.01
     """Standard deviation of the normal numbers that all parameters of a task begin with."""
-    task_chunk: Count = 128
-    """Tasks at a time."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

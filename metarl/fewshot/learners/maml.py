@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from metarl.adaptation import LearnedRates, RaviLSTM, StepSizes, UpdateRule
-from metarl.config.settings import Count, Natural, Positive
+from metarl.config.settings import Natural, Positive
 from metarl.errors import ConfigError
 from metarl.fewshot.backbone import build_backbone
 from metarl.fewshot.learners.gradient import GradientLearner, GradientLearnerConfig, steps_done
@@ -127,7 +127,7 @@ class MetaLSTMConfig(MAMLConfig):
     """Inner gradients are constants, as in the paper."""
     learned_rates: Literal["none"] = "none"
     """The gates are the step sizes."""
-    task_chunk: Count = 1
+    task_chunk: Natural = 1
     """Tasks at a time; the LSTM's graph holds 20 numbers for every parameter, step and task."""
 
     def make_rule(self, params: Params) -> UpdateRule | float:
