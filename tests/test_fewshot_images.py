@@ -97,6 +97,14 @@ def test_damaged_files_are_named_and_counted_and_skipped_only_if_asked(tmp_path:
         read_images(files[:1], ImageFormat(), damaged="skip")
 
 
+def test_a_link_to_nothing_is_a_damaged_file(tmp_path: Path) -> None:
+    _write(tmp_path / "data" / "good.png", _noise(4, 4))
+    (tmp_path / "data" / "link.png").symlink_to(tmp_path / "nowhere.png")
+    files = sorted((tmp_path / "data").iterdir())
+    with pytest.raises(ConfigError, match=r"1 of the 2 images of mine cannot be read: .*link\.png \(.*No such file"):
+        cached_images(files, tmp_path / "data", ImageFormat(), what="mine")
+
+
 def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "deep.png")
     with pytest.raises(ConfigError, match=r"deep\.png \(its pixels have the mode I;16, expected 8 bits"):

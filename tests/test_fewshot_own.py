@@ -225,6 +225,7 @@ def test_a_function_that_draws_regression_makes_a_family() -> None:
         (None, "must return four arrays, inputs and targets of the support set and of the query set, got NoneType"),
         ((np.zeros((2, 2)), [0, 1], np.zeros((2, 1)), [0, 1]), "shapes (2, 1) and (2,) for EpisodeConfig(ways=2, "),
         ((np.zeros((2, 1)), [0, 1], np.zeros((2, 1)), [0, 2]), "whole numbers from 0 to 1, got int64 from 0 to 2"),
+        ((np.zeros((2, 1)), [0, 1], np.zeros((2, 1)), [1, 1]), "the query set must hold 1 examples of each class for"),
         ((np.zeros((2, 1)), [0.0, 1.0], np.zeros((2, 1)), [0, 1]), "the support set must be whole numbers from 0 to 1"),
         ((np.zeros((2, 1)), [0, 1], np.full((2, 1), np.nan), [0, 1]), "the query set holds NaN or an infinity"),
     ],

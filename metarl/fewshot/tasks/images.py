@@ -116,7 +116,7 @@ def cached_images(
     """
     digest = hashlib.sha256(f"{_VERSION} {asdict(image_format)} {damaged}".encode())
     for file in files:
-        state = file.stat()
+        state = file.stat() if file.exists() else file.lstat()  # A link to nothing is told with the damaged files.
         digest.update(f"\0{file.relative_to(folder)}\0{state.st_size}\0{state.st_mtime_ns}".encode("utf-8", "replace"))
     name = f"{digest.hexdigest()[:20]}.npz"
     places = [folder / _FOLDER / name, _user_caches() / name]
@@ -162,7 +162,7 @@ def _for_each(
         try:
             with Image.open(file) as image:
                 use(position, image)
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, _DamagedError) as error:
+        except Exception as error:  # Pillow's parsers raise errors of nearly any type on damaged files.
             problems[file] = str(error).replace(repr(str(file)), "it") or type(error).__name__
 
 
