@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -87,7 +87,7 @@ class SampledTasks(FewShotTasks):
             ConfigError: for arrays of other shapes than described, unknown classes, or numbers that are not finite.
         """
         self.check(split, episode)
-        drawn = [self._sample(rng, episode, split) for _ in range(num_tasks)]
+        drawn: list[Any] = [self._sample(rng, episode, split) for _ in range(num_tasks)]
         for task in drawn:
             if not isinstance(task, tuple) or len(task) != 4:
                 got = f"{len(task)} values" if isinstance(task, tuple) else type(task).__name__
