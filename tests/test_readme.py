@@ -5,10 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from metarl.errors import ConfigError
+from metarl.fewshot.tasks import FewShotTasks
+from metarl.fewshot.tasks.registry import FEWSHOT_FOLDERS, FEWSHOT_TASKS
+from metarl.fewshot.types import EpisodeConfig
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import load_distribution
 from metarl.testing import check_tasks
@@ -24,10 +29,12 @@ COMMANDS = [
 
 
 def _python(page: str) -> dict[str, object]:
-    """Run the page's only block of Python; returns its names."""
-    (block,) = re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
+    """Run the page's blocks of Python, one after the other; returns their names."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
+    assert blocks
     names: dict[str, object] = {"__name__": "__main__"}
-    exec(compile(block, page, "exec", dont_inherit=True), names)
+    for block in blocks:
+        exec(compile(block, page, "exec", dont_inherit=True), names)
     return names
 
 
@@ -52,6 +59,32 @@ def test_the_adapted_model_of_the_docs_learns() -> None:
     assert isinstance(losses, list) and isinstance(rate, torch.Tensor)
     assert sum(losses[-30:]) < 0.4 * sum(losses[:30])
     assert abs(rate.item() - 0.05) > 1e-3
+
+
+def test_the_few_shot_tasks_of_the_docs_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in range(10):
+        (tmp_path / "photos" / f"class{number}").mkdir(parents=True)
+        for side in (30, 40):
+            pixels = np.full((side, side, 3), number, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / f"class{number}" / f"{side}.png")
+    np.save("images.npy", np.zeros((27, 28, 28), np.uint8))
+    np.save("labels.npy", np.arange(27) % 9)
+    names = _python("fewshot-data.md")
+    classes = EpisodeConfig(ways=2, shots=1, queries=1)
+    for name, episode, shape in (
+        ("photos", classes, (3, 2, 3, 32, 32)),
+        ("arrays", classes, (3, 2, 1, 28, 28)),
+        ("parabolas", EpisodeConfig(1, 10, 10), (3, 10, 1)),
+    ):
+        tasks = names[name]
+        assert isinstance(tasks, FewShotTasks)
+        assert tasks.sample("test", 3, episode, np.random.default_rng(0)).support.x.shape == shape
+
+
+def test_the_docs_list_every_family_of_few_shot_tasks() -> None:
+    listed = re.findall(r"^\| `([\w-]+)` \|", PAGES["fewshot-data.md"], re.MULTILINE)
+    assert sorted(listed) == sorted([*FEWSHOT_TASKS, *FEWSHOT_FOLDERS])
 
 
 def test_every_task_name_in_a_readme_command_is_known() -> None:

@@ -108,6 +108,14 @@ class ClassTasks(FewShotTasks):
         """
         return len(self._held(split).names) * (4 if self.rotations else 1)
 
+    def class_names(self, split: Split) -> tuple[str, ...]:
+        """Names of a split's classes, without rotated ones.
+
+        Raises:
+            ConfigError: if there is no such split.
+        """
+        return self._held(split).names
+
     def spec(self, episode: EpisodeConfig) -> FewShotSpec:
         """Inputs of one shape, an output for each class of a task."""
         return FewShotSpec(self.input_shape, episode.ways, "classification")
@@ -125,9 +133,9 @@ class ClassTasks(FewShotTasks):
         smallest = int(held.counts.argmin())
         if episode.shots + episode.queries > held.counts[smallest]:
             raise ConfigError(
-                f"{episode.shots} shots and {episode.queries} queries are more than the {held.counts[smallest]} "
-                f"examples of the class {held.names[smallest]!r} in the {split} split of {self.id}. Take shots and "
-                f"queries that make {held.counts[smallest]} together or fewer, or leave that class out."
+                f"{episode.shots} shots and {episode.queries} queries need {episode.shots + episode.queries} examples "
+                f"of each class, but the class {held.names[smallest]!r} in the {split} split of {self.id} has "
+                f"{held.counts[smallest]}. Lower shots or queries, or leave that class out."
             )
 
     def sample(self, split: Split, num_tasks: int, episode: EpisodeConfig, rng: np.random.Generator) -> TaskBatch:
@@ -151,7 +159,9 @@ class ClassTasks(FewShotTasks):
 
     def _held(self, split: Split) -> Classes:
         if split not in self._splits:
-            raise ConfigError(f"{self.id} has no classes in a {split} split; there are some in {list(self._splits)}.")
+            raise ConfigError(
+                f"{self.id} has no classes in a {split} split; there are some in {', '.join(self._splits)}."
+            )
         return self._splits[split]
 
 
@@ -186,8 +196,8 @@ def _check_splits(id: str, splits: Mapping[Split, Classes], same_classes: bool) 
         shared = sorted(set(first.names) & set(second.names))
         if shared and not same_classes:
             raise ConfigError(
-                f"{id}: the splits {one} and {other} share {len(shared)} classes, {', '.join(shared[:3])}"
-                f"{' ...' if len(shared) > 3 else ''}; expected test classes that training never sees. Move each class "
+                f"{id}: the splits {one} and {other} share {len(shared)} of their classes: {', '.join(shared[:3])}"
+                f"{' ...' if len(shared) > 3 else ''}. Expected test classes that training never sees: move each class "
                 "to one split, or rename it if only the names agree."
             )
         if first.examples.shape[1:] != second.examples.shape[1:]:

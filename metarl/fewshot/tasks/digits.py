@@ -27,7 +27,7 @@ def digits() -> ClassTasks:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise missing_extra("scikit-learn", "digits", "the tasks digits") from error
+        raise missing_extra("scikit-learn", "digits", "the task family digits") from error
     images, labels = load_digits(return_X_y=True)
     images = (images / 16).astype(np.float32)
     splits: dict[Split, Classes] = {}

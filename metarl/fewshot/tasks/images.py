@@ -116,7 +116,7 @@ def cached_images(
     """
     digest = hashlib.sha256(f"{_VERSION} {asdict(image_format)} {damaged}".encode())
     for file in files:
-        state = file.stat()
+        state = file.stat() if file.exists() else file.lstat()  # A link to nothing is told with the damaged files.
         digest.update(f"\0{file.relative_to(folder)}\0{state.st_size}\0{state.st_mtime_ns}".encode("utf-8", "replace"))
     name = f"{digest.hexdigest()[:20]}.npz"
     places = [folder / _FOLDER / name, _user_caches() / name]
@@ -162,7 +162,7 @@ def _for_each(
         try:
             with Image.open(file) as image:
                 use(position, image)
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, _DamagedError) as error:
+        except Exception as error:  # Pillow's parsers raise errors of nearly any type on damaged files.
             problems[file] = str(error).replace(repr(str(file)), "it") or type(error).__name__
 
 
@@ -185,11 +185,11 @@ def _only_size(sizes: dict[Path, tuple[int, int]], what: str) -> tuple[int, int]
     """The size that all images share; any, where no image can be read."""
     counts = collections.Counter(sizes.values()).most_common()
     if len(counts) > 1:
-        listed = ", ".join(f"{number} of {height} x {width}" for (height, width), number in counts[:3])
-        odd = next(file for file, size in sizes.items() if size == counts[-1][0])
+        (height, width), number = counts[0]
+        file, size = next((file, size) for file, size in sizes.items() if size != (height, width))
         raise ConfigError(
-            f"the images of {what} have {len(counts)} sizes ({listed}{' ...' if len(counts) > 3 else ''}; {odd} is one "
-            "of the last kind), expected one. Give a size that all are resized to, e.g. size=(84, 84)."
+            f"the images of {what} have {len(counts)} sizes: {number} are of {height} x {width}, but {file} is of "
+            f"{size[0]} x {size[1]}. Expected one size: give one that all are resized to, e.g. size=(84, 84)."
         )
     return counts[0][0] if counts else (1, 1)
 

@@ -68,13 +68,15 @@ def image_folder(
     parts: dict[str, Split] = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
     found = {path.name: path for path in list_folders(folder)}
     splits: dict[Split, dict[str, list[Path]]] = {}
-    if {"train", "test"} <= found.keys() <= parts.keys() and all(list_folders(found[name]) for name in found):
+    is_divided = {"train", "test"} <= found.keys() <= parts.keys() and not {"validation", "val"} <= found.keys()
+    if is_divided and all(list_folders(found[name]) for name in found):
         if fractions is not None:
             raise ConfigError(
                 f"{folder} is divided already, into {', '.join(found)}; leave out fractions, got {fractions}."
             )
-        for name, place in found.items():
-            splits[parts[name]] = {path.name: list_images(path) for path in list_folders(place)}
+        for name, split in parts.items():
+            if name in found:
+                splits[split] = {path.name: list_images(path) for path in list_folders(found[name])}
     else:
         divided = divide(list(found), fractions or _THIRDS, seed)
         splits = {split: {name: list_images(found[name]) for name in names} for split, names in divided.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias, get_args
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -87,23 +87,22 @@ class SampledTasks(FewShotTasks):
             ConfigError: for arrays of other shapes than described, unknown classes, or numbers that are not finite.
         """
         self.check(split, episode)
-        drawn = [self._sample(rng, episode, split) for _ in range(num_tasks)]
+        drawn: list[Any] = [self._sample(rng, episode, split) for _ in range(num_tasks)]
         for task in drawn:
             if not isinstance(task, tuple) or len(task) != 4:
+                got = f"{len(task)} values" if isinstance(task, tuple) else type(task).__name__
                 raise ConfigError(
                     f"{self.id}: the function must return four arrays, inputs and targets of the support set and of "
-                    f"the query set, got {type(task).__name__}."
+                    f"the query set, got {got}."
                 )
-        support = self._examples(
-            "support", [(task[0], task[1]) for task in drawn], episode.ways * episode.shots, episode
-        )
-        query = self._examples("query", [(task[2], task[3]) for task in drawn], episode.ways * episode.queries, episode)
+        support = self._examples("support", [(task[0], task[1]) for task in drawn], episode.shots, episode)
+        query = self._examples("query", [(task[2], task[3]) for task in drawn], episode.queries, episode)
         return TaskBatch(support, query)
 
     def _examples(
-        self, name: str, tasks: list[tuple[ArrayLike, ArrayLike]], count: int, episode: EpisodeConfig
+        self, name: str, tasks: list[tuple[ArrayLike, ArrayLike]], of_class: int, episode: EpisodeConfig
     ) -> Examples:
-        is_classes = self._kind == "classification"
+        is_classes, count = self._kind == "classification", episode.ways * of_class
         shapes = ((count, *self._input_shape), (count,) if is_classes else (count, self._num_outputs))
         inputs, targets = [], []
         for x, y in tasks:
@@ -117,6 +116,11 @@ class SampledTasks(FewShotTasks):
                 raise ConfigError(
                     f"{self.id}: targets of the {name} set must be whole numbers from 0 to {episode.ways - 1}, got "
                     f"{y.dtype} from {y.min()} to {y.max()}."
+                )
+            if is_classes and (np.bincount(y, minlength=episode.ways) != of_class).any():
+                raise ConfigError(
+                    f"{self.id}: the {name} set must hold {of_class} examples of each class for {episode}, got "
+                    f"{np.bincount(y, minlength=episode.ways).tolist()}."
                 )
             if not (np.isfinite(x).all() and np.isfinite(y).all()):
                 raise ConfigError(f"{self.id}: the {name} set holds NaN or an infinity; expected finite numbers.")
