@@ -118,7 +118,13 @@ class ClassTasks(FewShotTasks):
 
     def spec(self, episode: EpisodeConfig) -> FewShotSpec:
         """Inputs of one shape, an output for each class of a task."""
-        return FewShotSpec(self.input_shape, episode.ways, "classification")
+        return FewShotSpec(
+            self.input_shape,
+            episode.ways,
+            "classification",
+            num_support=episode.ways * episode.shots,
+            num_classes=self.num_classes("train") if "train" in self._splits else None,
+        )
 
     def check(self, split: Split, episode: EpisodeConfig) -> None:
         """See :meth:`FewShotTasks.check`."""
@@ -142,8 +148,8 @@ class ClassTasks(FewShotTasks):
         """See :meth:`FewShotTasks.sample`; inputs that were uint8 lie in [0, 1]."""
         self.check(split, episode)
         held = self._splits[split]
-        classes = _draw(np.full(num_tasks, self.num_classes(split)), episode.ways, rng)
-        classes, turns = np.divmod(classes, 4) if self.rotations else (classes, np.zeros_like(classes))
+        drawn = _draw(np.full(num_tasks, self.num_classes(split)), episode.ways, rng)
+        classes, turns = np.divmod(drawn, 4) if self.rotations else (drawn, np.zeros_like(drawn))
         chosen = _draw(held.counts[classes], episode.shots + episode.queries, rng)
         x = held.examples[self._starts[split][classes][..., None] + chosen]
         for quarters in range(1, 4) if self.rotations else ():
@@ -155,6 +161,7 @@ class ClassTasks(FewShotTasks):
         return TaskBatch(
             _examples(inputs[:, :, : episode.shots], episode.ways),
             _examples(inputs[:, :, episode.shots :], episode.ways),
+            torch.from_numpy(drawn),
         )
 
     def _held(self, split: Split) -> Classes:

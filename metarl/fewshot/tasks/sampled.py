@@ -72,7 +72,8 @@ class SampledTasks(FewShotTasks):
     def spec(self, episode: EpisodeConfig) -> FewShotSpec:
         """As the family was described."""
         num_outputs = episode.ways if self._kind == "classification" else self._num_outputs
-        return FewShotSpec(self._input_shape, num_outputs, self._kind)
+        num_support = episode.ways * episode.shots
+        return FewShotSpec(self._input_shape, num_outputs, self._kind, num_support=num_support)
 
     def check(self, split: Split, episode: EpisodeConfig) -> None:
         """Refuse ways that the kind of task cannot have; what else cannot be, the function itself must know."""
