@@ -72,8 +72,8 @@ class GradientLearnerConfig(LearnerConfig):
     inner_batch_size: Natural = 0
     """Examples of the support in each step, drawn anew; 0 takes all of them."""
     task_chunk: Natural = 0
-    """Tasks at a time, whose graphs are in memory together; what is learned is the same, but for dropout's draws. 0: all
-    on a GPU or with small inputs; 4 otherwise, where a CPU's cache holds no more."""
+    """Tasks at a time, whose graphs are in memory together; but for dropout's draws, what is learned is the same. 0: all
+    of them on a GPU or with small inputs, else 4, as a CPU's cache holds no more."""
 
 
 class GradientLearner(Learner[FastWeights]):
