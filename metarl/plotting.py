@@ -53,6 +53,29 @@ def adaptation_figure(
     save_figure(figure, path)
 
 
+def bar_figure(rows: Mapping[str, Interval], path: Path, title: str, xlabel: str) -> None:
+    """One score with its interval for each label, the first on top.
+
+    Args:
+        rows: intervals by label.
+        path: the PNG.
+        title: above the axes.
+        xlabel: what the score is.
+
+    Raises:
+        ConfigError: if the figure cannot be written.
+    """
+    figure = Figure(figsize=(6.4, 1.2 + 0.32 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for place, (mean, low, high) in enumerate(rows.values()):
+        axes.barh(place, mean, xerr=[[max(mean - low, 0.0)], [max(high - mean, 0.0)]], color="tab:blue", alpha=0.7)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.invert_yaxis()
+    axes.set(title=title, xlabel=xlabel)
+    axes.grid(axis="x", alpha=0.3)
+    save_figure(figure, path)
+
+
 def learning_figure(runs: Mapping[str, Path], path: Path) -> None:
     """Training return before and after adaptation, and held-out return after it, over environment steps.
 

@@ -283,13 +283,34 @@ class Experiment:
         """The same experiment, its networks on ``device``."""
         return Experiment(self.setup.on(device), self.run)
 
-    def load(self, checkpoint: Path | None = None) -> tuple[Learner[Any], int]:
-        """The trained learner of a checkpoint (default: the newest), and the iterations behind it."""
+    def load(self, checkpoint: Path | None = None, *, ways: int | None = None) -> tuple[Learner[Any], int]:
+        """The trained learner of a checkpoint, and the iterations behind it.
+
+        Args:
+            checkpoint: default: the newest.
+            ways: classes in the tasks that it is wanted for, if not as many as it was trained for.
+
+        Raises:
+            CheckpointError: for a checkpoint that is damaged, or of another run.
+            ConfigError: for another number of classes than a learner with an output for each of them has.
+        """
         setup, store = self.setup, self.run.checkpoints
         learner = setup.build()
         iteration, content = store.load(checkpoint) if checkpoint else store.load_latest()
         restore(learner, content, setup.tasks, setup.episode, setup.train_config)
-        return learner, iteration
+        if ways in (None, setup.episode.ways):
+            return learner, iteration
+        other = dataclasses.replace(learner.spec, num_outputs=ways)
+        resized = setup.learner_config.build(other, learner.device, setup.train_config.seed)
+        try:
+            resized.load_state_dict(learner.state_dict())
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"{setup.name} has an output for each of the {setup.episode.ways} classes that it was trained for, and "
+                f"cannot tell {ways} apart. Train it with --ways {ways}, or take a learner that compares examples, "
+                "such as protonet."
+            ) from error
+        return resized, iteration
 
     def train(self, listener: Callable[[Progress], None] = lambda _: None, checkpoint: Path | None = None) -> bool:
         """Train, or go on training; returns whether all iterations were done."""

@@ -15,7 +15,7 @@ from metarl.cli.fewshot.predict import predict
 from metarl.cli.fewshot.train import train
 from metarl.errors import unknown_name
 from metarl.fewshot.learners import LEARNERS
-from metarl.fewshot.tasks.registry import descriptions
+from metarl.fewshot.tasks.registry import DESCRIPTIONS
 
 _USAGE = """usage: metarl fewshot COMMAND ...
 
@@ -54,7 +54,7 @@ def _list(words: list[str], console: Console) -> int:
     tyro.cli(options, args=words, prog="metarl fewshot list")
     for title, header, rows in (
         ("learners", "choose it when", [(name, kind.when) for name, kind in LEARNERS.items()]),
-        ("tasks", "description", list(descriptions().items())),
+        ("tasks", "description", list(DESCRIPTIONS.items())),
     ):
         table = Table(title.removesuffix("s"), header, title=title)
         for name, text in rows:

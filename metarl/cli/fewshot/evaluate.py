@@ -25,6 +25,8 @@ class EvaluateOptions:
     """Run folder."""
     num_tasks: int = 1000
     """Tasks."""
+    ways: int | None = None
+    """Classes in a task; default: as in training. Others only with learners that compare examples."""
     shots: int | None = None
     """Labelled examples of each class; default: as in training."""
     queries: int | None = None
@@ -66,10 +68,13 @@ def evaluate(words: list[str], console: Console) -> int:
     if options.device is not None:
         this = this.on(options.device)
     setup = this.setup
-    sizes = {name: getattr(options, name) for name in ("shots", "queries") if getattr(options, name) is not None}
+    sizes = {
+        name: getattr(options, name) for name in ("ways", "shots", "queries") if getattr(options, name) is not None
+    }
     episode = from_dict(EpisodeConfig, sizes, setup.episode)
     setup.tasks.check(options.split, episode)
-    learner, iteration = this.load(this.run.checkpoints.best_path if options.best else options.checkpoint)
+    checkpoint = this.run.checkpoints.best_path if options.best else options.checkpoint
+    learner, iteration = this.load(checkpoint, ways=episode.ways)
     found = evaluate_with_progress(
         setup,
         learner,

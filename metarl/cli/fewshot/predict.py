@@ -1,7 +1,102 @@
-"""``metarl fewshot predict``: all learners on the same tasks, in one table and one figure."""
+"""``metarl fewshot predict``: name the class of one's own images, from a folder with a few of each class."""
 
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from metarl.errors import ConfigError
+from metarl.fewshot.experiment import Experiment
+from metarl.fewshot.tasks.classes import ClassTasks
+from metarl.fewshot.tasks.images import ImageFormat, list_folders, list_images, read_images
+from metarl.fewshot.types import Examples
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Name the class of each IMAGE, with the learner of RUN and the labelled images in SUPPORT."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder."""
+    support: tyro.conf.Positional[Path]
+    """Folder with one folder of images for each class, named as the class."""
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Images whose class is asked for."""
+    num_adaptations: int | None = None
+    """Steps of adaptation; default: what the learner asks for."""
+    data: str | None = None
+    """Where the data that the run was trained on lies now, if not where the run found it."""
+    checkpoint: Path | None = None
+    """A checkpoint file; default: the newest."""
+    device: Literal["auto", "cpu", "cuda"] | None = None
+    """Where networks run; default: as in training."""
+    trust_tasks: bool = False
+    """Import the modules that the run's config.json names, which runs their code."""
 
 
 def predict(words: list[str], console: Console) -> int:
-    raise NotImplementedError
+    """Run the command with these words after its name; returns the exit status."""
+    options = tyro.cli(PredictOptions, args=words, prog="metarl fewshot predict")
+    if not options.images:
+        raise ConfigError("predict needs at least one image: metarl fewshot predict RUN SUPPORT IMAGE...")
+    if options.num_adaptations is not None and options.num_adaptations < 0:
+        raise ConfigError(f"--num-adaptations must be 0 or more, got {options.num_adaptations}.")
+    this = Experiment.open(options.run, data=options.data, trust=options.trust_tasks)
+    if options.device is not None:
+        this = this.on(options.device)
+    tasks = this.setup.tasks
+    if not isinstance(tasks, ClassTasks) or tasks.image_format is None:
+        raise ConfigError(f"{tasks.id} are no tasks of image files, so that no file can be predicted by this run.")
+    classes, files, labels = _support(options.support)
+    if missing := [path for path in options.images if not path.is_file()]:
+        raise ConfigError(f"there is no image {', '.join(map(str, missing))}.")
+    learner, _ = this.load(options.checkpoint, ways=len(classes))
+    support = _inputs(files, tasks.image_format, f"the support set {options.support}").to(learner.device)
+    query = _inputs(list(options.images), tasks.image_format, "the images to predict").to(learner.device)
+    learner.seed(0)
+    state = learner.begin(1)
+    for _ in range(learner.num_eval_adaptations if options.num_adaptations is None else options.num_adaptations):
+        state = learner.adapt(state, Examples(support, torch.tensor([labels], device=learner.device)))
+    # One by one: images that are asked for together need not come from as many classes in equal parts.
+    logits = torch.cat([learner.predict(state, query[:, [index]]) for index in range(query.shape[1])], dim=1)
+    shares = logits[0].softmax(-1).cpu()
+    table = Table(caption=f"from {len(files)} labelled images of {len(classes)} classes")
+    for header in ("image", "class", "probability", "next"):
+        table.add_column(header, overflow="fold")
+    for path, row in zip(options.images, shares, strict=True):
+        first, second = row.topk(2).indices.tolist()
+        others = f"{classes[second]} ({float(row[second]):.2f})"
+        table.add_row(*map(escape, (str(path), classes[first], f"{float(row[first]):.2f}", others)))
+    console.print(table)
+    return 0
+
+
+def _support(folder: Path) -> tuple[list[str], list[Path], list[int]]:
+    """Class names, and files with the class index of each."""
+    if not folder.is_dir():
+        raise ConfigError(f"there is no folder {folder}; it must hold one folder of images for each class.")
+    folders = list_folders(folder)
+    if len(folders) < 2:
+        raise ConfigError(f"{folder} must hold one folder of images for each class, at least two, got {len(folders)}.")
+    files: list[Path] = []
+    labels: list[int] = []
+    for index, own in enumerate(folders):
+        found = list_images(own)
+        if not found:
+            raise ConfigError(f"the folder {own} of the class {own.name!r} holds no image; give it at least one.")
+        files += found
+        labels += [index] * len(found)
+    return [own.name for own in folders], files, labels
+
+
+def _inputs(files: list[Path], image_format: ImageFormat, what: str) -> torch.Tensor:
+    """Inputs ``[1, image, channel, height, width]`` as the family makes them."""
+    images, _ = read_images(files, image_format, what=what)
+    return torch.from_numpy(images).float().div(255)[None]

@@ -15,6 +15,7 @@ from metarl.adaptation import AdaptedModel, UpdateRule, adapt
 from metarl.adaptation.update_rules import require_parameters
 from metarl.config.settings import Count, Natural, Positive
 from metarl.fewshot.learner import Learner, LearnerConfig
+from metarl.fewshot.learners.outer_step import training_mode
 from metarl.fewshot.objective import task_losses
 from metarl.fewshot.types import EpisodeConfig, Examples, FewShotSpec, TaskBatch
 from metarl.networks.module_call import expect_buffers, mean_buffers
@@ -72,8 +73,8 @@ class GradientLearnerConfig(LearnerConfig):
     inner_batch_size: Natural = 0
     """Examples of the support in each step, drawn anew; 0 takes all of them."""
     task_chunk: Natural = 0
-    """Tasks at a time, whose graphs are in memory together; but for dropout's draws, what is learned is the same. 0: all
-    of them on a GPU or with small inputs, else 4, as a CPU's cache holds no more."""
+    """Tasks at a time, whose graphs are in memory together; but for dropout's draws, what is learned is the same. 0:
+    all of them on a GPU or with small inputs, else 4, as a CPU's cache holds no more."""
 
 
 class GradientLearner(Learner[FastWeights]):
@@ -196,7 +197,8 @@ class GradientLearner(Learner[FastWeights]):
             set_step(self.module, models[0].num_steps)
             params = {name: torch.cat([model.params[name].detach() for model in models]) for name in self.adapted}
             last = models[0].num_steps == paths[0][-1].num_steps
-            means = mean_buffers(self.module, params, (batch.query if last else batch.support).x)
+            with training_mode(self.module, self.generator):
+                means = mean_buffers(self.module, params, (batch.query if last else batch.support).x)
             for name, buffer in self.module.named_buffers():
                 buffer.copy_(means[name])
 

@@ -167,7 +167,7 @@ class MAML(GradientLearner):
 
     def meta_update(self, batch: TaskBatch) -> dict[str, float]:
         """One step of Adam on the mean loss of the query sets after adaptation."""
-        weights = self._step_weights()
+        weights = self.step_weights()
         self.optimizer.zero_grad()
         totals = torch.zeros(2, device=self.device)
         paths = []
@@ -187,12 +187,12 @@ class MAML(GradientLearner):
             totals += torch.stack([losses.detach().sum(), scores.sum()])
             paths.append(path)
         norm = nn.utils.clip_grad_norm_(self._learned(), self.config.max_grad_norm)
-        self.optimizer.step()
         self.refresh_buffers(paths, batch)
+        self.optimizer.step()
         loss, score, gradient_norm = (float(value) for value in (*(totals / batch.num_tasks), norm))
         return {"loss": loss, score_name(self.spec.kind): score, "gradient_norm": gradient_norm}
 
-    def _step_weights(self) -> list[float]:
+    def step_weights(self) -> list[float]:
         """Weights of the query losses after each step: even at first, in the end all on the last."""
         num_steps, span = self.config.num_inner_steps, self.config.multi_step_iterations
         even = max(0.0, 1.0 - steps_done(self.optimizer) / span) / num_steps if span else 0.0

@@ -98,13 +98,13 @@ class Reptile(GradientLearner):
             losses, scores = (score(outputs, y, self.spec.kind) for score in (task_losses, task_scores))
             totals += torch.stack([losses.sum(), scores.sum()])
             paths.append(path)
+        self.refresh_buffers(paths, TaskBatch(batch.support, batch.support))  # Training sees no query.
         share = self._share()
         with torch.no_grad():
             for name, parameter in self.module.named_parameters():
                 if name in moves:
                     parameter += share * moves[name]
         self.counter.count += 1
-        self.refresh_buffers(paths, TaskBatch(batch.support, batch.support))  # Training sees no query.
         loss, score = (float(value) for value in totals / batch.num_tasks)
         step_norm = float(torch.stack([move.square().sum() for move in moves.values()]).sum().sqrt())
         return {"loss": loss, score_name(self.spec.kind): score, "step_norm": step_norm}

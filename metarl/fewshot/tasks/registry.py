@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +34,22 @@ FEWSHOT_FOLDERS: dict[str, tuple[Callable[[Path], FewShotTasks], str]] = {
 """Families that are read from a folder: how, and what to put there."""
 
 
+DESCRIPTIONS = {
+    "glyphs": "characters of a font, with new alphabets to test on; needs no data",
+    "sinusoid": "sinusoids of random amplitude and phase, to be regressed",
+    "sinusoid-and-line": "the same, half of them lines, with noise",
+    "quadratic": "quadratic functions of ten numbers, for learned optimisers (--backbone linear)",
+    "digits": "scikit-learn's digits, for learned optimisers",
+    "omniglot": "handwritten characters, by the lists of Vinyals et al.; --data FOLDER",
+    "omniglot-1200": "the same without a validation split",
+    "omniglot-random": "the same, divided without regard to alphabets",
+    "omniglot-background": "the same, as Lake et al. divided it",
+    "miniimagenet": "photographs of 84 x 84; --data FOLDER",
+    "folder": "your own images, a folder for each class; --data FOLDER",
+}
+"""What each family is."""
+
+
 def load_tasks(name: str, data: Path | str | None = None) -> FewShotTasks:
     """A family of few-shot tasks.
 
@@ -65,11 +80,3 @@ def load_tasks(name: str, data: Path | str | None = None) -> FewShotTasks:
     tasks = load_attribute(name, "FewShotTasks", lambda value: isinstance(value, FewShotTasks))
     assert isinstance(tasks, FewShotTasks)
     return tasks
-
-
-def descriptions() -> dict[str, str]:
-    """What each family is, in a line, by name."""
-    return {
-        name: (inspect.getdoc(load) or "").split("\n")[0]
-        for name, load in (*FEWSHOT_TASKS.items(), *((name, load) for name, (load, _) in FEWSHOT_FOLDERS.items()))
-    }
