@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from helpers.clusters import Clusters
@@ -15,6 +16,7 @@ from metarl.errors import ConfigError
 from metarl.fewshot.learners.nearest_neighbour import NearestNeighbourConfig
 from metarl.fewshot.learners.pretrained import PretrainedConfig
 from metarl.fewshot.learners.random import RandomConfig
+from metarl.fewshot.tasks.classes import Classes, ClassTasks
 from metarl.fewshot.tasks.sinusoid import Sinusoid
 from metarl.fewshot.types import EpisodeConfig, TaskBatch
 from metarl.seeding import numpy_stream
@@ -101,6 +103,24 @@ def test_pretraining_needs_to_know_the_classes(config: PretrainedConfig | Neares
     batch = Clusters().sample("train", 2, EPISODE, numpy_stream(0))
     with pytest.raises(ConfigError, match=r"do not say which theirs are \(TaskBatch\.classes\)"):
         config.build(spec, CPU, 0).meta_update(replace(batch, classes=None))
+
+
+def test_tasks_made_of_classes_say_which_of_the_training_classes_theirs_are() -> None:
+    # The image of class c is one number, c; turning it changes nothing but the class.
+    examples = np.arange(4.0).repeat(3).reshape(12, 1, 1, 1) * np.ones((1, 1, 2, 2))
+    classes = Classes(examples, np.full(4, 3), ("a", "b", "c", "d"))
+    tasks = ClassTasks("numbers", {"train": classes}, rotations=True)
+    episode = EpisodeConfig(ways=5, shots=2, queries=1)
+    spec, batch = tasks.spec(episode), tasks.sample("train", 6, episode, numpy_stream(0))
+    assert (spec.num_classes, spec.num_support) == (16, 10)
+    assert batch.classes is not None
+    assert batch.classes.shape == (6, 5)
+    assert int(batch.classes.max()) < 16
+    for part in (batch.support, batch.query):
+        assert torch.equal(batch.classes.gather(1, part.y) // 4, part.x[:, :, 0, 0, 0].long())
+    assert batch[1:3].classes is not None
+    learner = built(PretrainedConfig(backbone="linear"), tasks, episode)
+    assert learner.meta_update(batch)["loss"] > 0
 
 
 @pytest.mark.parametrize("family", ["clusters", "sinusoid"])

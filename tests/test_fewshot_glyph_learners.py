@@ -1,0 +1,69 @@
+"""Learners on characters of new alphabets: better than chance, than themselves unadapted, and than untrained."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+from helpers.fewshot_runs import built, scores, train
+
+from metarl.fewshot.learner import LearnerConfig
+from metarl.fewshot.learners.matching import MatchingConfig
+from metarl.fewshot.learners.nearest_neighbour import NearestNeighbourConfig
+from metarl.fewshot.learners.pretrained import PretrainedConfig
+from metarl.fewshot.learners.protonet import ProtoNetConfig
+from metarl.fewshot.learners.snail import SNAILConfig
+from metarl.fewshot.tasks.base import FewShotTasks
+from metarl.fewshot.tasks.registry import load_tasks
+from metarl.fewshot.types import EpisodeConfig
+
+EPISODE = EpisodeConfig(ways=3, shots=1, queries=5)
+glyphs = functools.cache(functools.partial(load_tasks, "glyphs"))
+
+
+def _tasks() -> FewShotTasks:
+    return glyphs()
+
+
+@pytest.mark.parametrize(
+    ("config", "num_iterations"),
+    [
+        (ProtoNetConfig(num_filters=8), 20),
+        (MatchingConfig(num_filters=8), 20),
+        (MatchingConfig(num_filters=8, full_context=True, num_reads=2), 60),
+        (NearestNeighbourConfig(num_filters=8), 20),
+        (PretrainedConfig(num_filters=8, inner_lr=0.5, fine_tune="head"), 100),
+    ],
+    ids=["protonet", "matching", "matching-full-context", "nearest-neighbour", "pretrained"],
+)
+def test_a_little_training_beats_chance_on_new_alphabets(config: LearnerConfig, num_iterations: int) -> None:
+    learner = built(config, _tasks(), EPISODE)
+    train(learner, _tasks(), EPISODE, num_iterations, meta_batch_size=4)
+    before, after = scores(learner, _tasks(), EPISODE, num_tasks=50)
+    assert before == pytest.approx(1 / 3)
+    assert after > 0.45
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("config", "num_iterations", "least"),
+    [
+        (ProtoNetConfig(num_filters=16), 200, 0.85),
+        (MatchingConfig(num_filters=16), 200, 0.75),
+        (
+            SNAILConfig(num_filters=16, feature_size=32, key_sizes=(32, 32), value_sizes=(32, 32), tc_filters=32),
+            600,
+            0.6,
+        ),
+    ],
+    ids=["protonet", "matching", "snail"],
+)
+def test_training_beats_the_untrained_network_on_new_alphabets(
+    config: LearnerConfig, num_iterations: int, least: float
+) -> None:
+    learner = built(config, _tasks(), EPISODE)
+    untrained = scores(learner, _tasks(), EPISODE, num_tasks=100)[1]
+    train(learner, _tasks(), EPISODE, num_iterations, meta_batch_size=8)
+    trained = scores(learner, _tasks(), EPISODE, num_tasks=100)[1]
+    assert trained > untrained + 0.1
+    assert trained > least
