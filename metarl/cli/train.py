@@ -14,7 +14,6 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from metarl import trainer
 from metarl.agent import AgentConfig
 from metarl.agents import AGENTS
 from metarl.agents.registry import load_agent
@@ -24,6 +23,7 @@ from metarl.config import TrainConfig
 from metarl.errors import ConfigError
 from metarl.experiments import Experiment, Setup, resolve
 from metarl.experiments.experiment import pretrained_reference, reference_config
+from metarl.runs.outer_loop import Progress
 
 MAIN_JOB = ("maml-trpo", "cartpole-goal")
 """What ``metarl train`` does without arguments."""
@@ -211,7 +211,7 @@ def _train_and_report(this: Experiment, checkpoint: Path | None, wants_reference
 def _with_progress(experiment: Experiment, label: str, checkpoint: Path | None, console: Console) -> bool:
     invalid = 0
 
-    def describe(progress: trainer.Progress) -> str:
+    def describe(progress: Progress) -> str:
         nonlocal invalid
         invalid += int(progress.metrics["train/invalid_episodes"])
         # In the order of the trainer, which is that of the shots.

@@ -15,7 +15,8 @@ from metarl.errors import ConfigError
 from metarl.experiments.setup import Setup
 from metarl.plugins import require_trust
 from metarl.runs.folder import RunFolder
-from metarl.trainer import Progress, restore, train
+from metarl.runs.outer_loop import Progress
+from metarl.trainer import restore, train
 
 Listener = Callable[[Progress], None]
 

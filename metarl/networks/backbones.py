@@ -69,13 +69,13 @@ class Conv4(nn.Module):
         self.num_features = num_filters if self.mean_over_positions else num_filters * (height // 16) * (width // 16)
         self.head = None if num_outputs is None else nn.Linear(self.num_features, num_outputs)
         # A quarter to a third faster on CPUs; the numbers are the same ones in another order.
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, x: Tensor) -> Tensor:
         """Features or outputs ``[example, ...]`` of images ``[example, channel, height, width]``."""
         maps = self.body(x)
-        features = maps.mean((2, 3)) if self.mean_over_positions else maps.flatten(1)
-        return features if self.head is None else self.head(features)
+        features: Tensor = maps.mean((2, 3)) if self.mean_over_positions else maps.flatten(1)
+        return features if self.head is None else _linear(self.head, features)
 
 
 class MLPBackbone(nn.Module):
@@ -118,5 +118,10 @@ class MLPBackbone(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features or outputs ``[example, ...]`` of inputs ``[example, ...]``."""
-        features = self.body(x.flatten(1))
-        return features if self.head is None else self.head(features)
+        features: Tensor = self.body(x.flatten(1))
+        return features if self.head is None else _linear(self.head, features)
+
+
+def _linear(layer: nn.Linear, features: Tensor) -> Tensor:
+    out: Tensor = layer(features)
+    return out

@@ -43,6 +43,8 @@ class TaskNorm(nn.Module):
             raise ValueError("TaskNorm normalises; leave it out instead.")
         self.norm = norm
         self.step = 0
+        self.running_mean: Tensor
+        self.running_var: Tensor
         shape = (num_steps + 1, num_channels) if norm == "per-step" else (num_channels,)
         self.weight = nn.Parameter(torch.ones(shape))
         self.bias = nn.Parameter(torch.zeros(shape))

@@ -97,7 +97,7 @@ class LearnedOptimiser(GradientLearner):
         """Small random parameters for each task."""
         named = dict(self.module.named_parameters())
         sizes = [named[name].numel() for name in self.adapted]
-        numbers = _normal(seeds, sum(sizes)).split(sizes, dim=1)
+        numbers = torch.split(_normal(seeds, sum(sizes)), sizes, dim=1)
         return {
             name: (self.config.initial_std * drawn).view(-1, *named[name].shape).to(named[name])
             for name, drawn in zip(self.adapted, numbers, strict=True)
@@ -157,4 +157,5 @@ def _normal(seeds: UInt64, size: int) -> Tensor:
     with np.errstate(over="ignore"):
         bits = hashed(hashed(seeds + np.uint64(1))[:, None] + np.arange(size, dtype=np.uint64) * np.uint64(GAMMA))
     # The middles of 2**52 intervals: neither 0 nor 1.
-    return torch.special.ndtri(torch.from_numpy(((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52))
+    drawn: Tensor = torch.special.ndtri(torch.from_numpy(((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52))
+    return drawn

@@ -182,7 +182,7 @@ class MAML(GradientLearner):
                         outputs = self.outputs(state.model, tasks.query.x)
                         losses = task_losses(outputs, tasks.query.y, self.spec.kind)
                         outer = outer + weight * losses
-            (outer.sum() / batch.num_tasks).backward()
+            (outer.sum() / batch.num_tasks).backward()  # type: ignore[no-untyped-call]
             scores = task_scores(outputs.detach(), tasks.query.y, self.spec.kind)
             totals += torch.stack([losses.detach().sum(), scores.sum()])
             paths.append(path)

@@ -103,7 +103,7 @@ class Reptile(GradientLearner):
         with torch.no_grad():
             for name, parameter in self.module.named_parameters():
                 if name in moves:
-                    parameter += share * moves[name]
+                    parameter.add_(moves[name], alpha=share)
         self.counter.count += 1
         loss, score = (float(value) for value in totals / batch.num_tasks)
         step_norm = float(torch.stack([move.square().sum() for move in moves.values()]).sum().sqrt())
