@@ -19,7 +19,7 @@ from metarl.fewshot.presets import PRESETS, preset_of
 from metarl.fewshot.tasks.base import FewShotTasks
 from metarl.fewshot.tasks.registry import load_tasks
 from metarl.fewshot.trainer import restore, train
-from metarl.fewshot.types import EpisodeConfig, Kind
+from metarl.fewshot.types import EpisodeConfig, FewShotSpec, Kind
 from metarl.plugins import require_trust
 from metarl.runs.config_file import read_config_file
 from metarl.runs.folder import RunFolder
@@ -283,34 +283,34 @@ class Experiment:
         """The same experiment, its networks on ``device``."""
         return Experiment(self.setup.on(device), self.run)
 
-    def load(self, checkpoint: Path | None = None, *, ways: int | None = None) -> tuple[Learner[Any], int]:
+    def load(self, checkpoint: Path | None = None, *, spec: FewShotSpec | None = None) -> tuple[Learner[Any], int]:
         """The trained learner of a checkpoint, and the iterations behind it.
 
         Args:
             checkpoint: default: the newest.
-            ways: classes in the tasks that it is wanted for, if not as many as it was trained for.
+            spec: shapes of the tasks that it is wanted for, if not those that it was trained for.
 
         Raises:
             CheckpointError: for a checkpoint that is damaged, or of another run.
-            ConfigError: for another number of classes than a learner with an output for each of them has.
+            ConfigError: for shapes that its network does not fit.
         """
         setup, store = self.setup, self.run.checkpoints
         learner = setup.build()
         iteration, content = store.load(checkpoint) if checkpoint else store.load_latest()
         restore(learner, content, setup.tasks, setup.episode, setup.train_config)
-        if ways in (None, setup.episode.ways):
+        if spec in (None, learner.spec):
             return learner, iteration
-        other = dataclasses.replace(learner.spec, num_outputs=ways)
-        resized = setup.learner_config.build(other, learner.device, setup.train_config.seed)
+        assert spec is not None
+        other = setup.learner_config.build(spec, learner.device, setup.train_config.seed)
         try:
-            resized.load_state_dict(learner.state_dict())
+            other.load_state_dict(learner.state_dict())
         except (RuntimeError, ValueError) as error:
             raise ConfigError(
-                f"{setup.name} has an output for each of the {setup.episode.ways} classes that it was trained for, and "
-                f"cannot tell {ways} apart. Train it with --ways {ways}, or take a learner that compares examples, "
-                "such as protonet."
+                f"{setup.name} was trained for {learner.spec.num_outputs} classes and {learner.spec.num_support} "
+                f"labelled examples, and its network does not fit {spec.num_outputs} and {spec.num_support}. Train it "
+                "with other --ways and --shots, or take a learner that compares examples, such as protonet."
             ) from error
-        return resized, iteration
+        return other, iteration
 
     def train(self, listener: Callable[[Progress], None] = lambda _: None, checkpoint: Path | None = None) -> bool:
         """Train, or go on training; returns whether all iterations were done."""

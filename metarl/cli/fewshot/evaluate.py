@@ -74,7 +74,7 @@ def evaluate(words: list[str], console: Console) -> int:
     episode = from_dict(EpisodeConfig, sizes, setup.episode)
     setup.tasks.check(options.split, episode)
     checkpoint = this.run.checkpoints.best_path if options.best else options.checkpoint
-    learner, iteration = this.load(checkpoint, ways=episode.ways)
+    learner, iteration = this.load(checkpoint, spec=setup.tasks.spec(episode))
     found = evaluate_with_progress(
         setup,
         learner,

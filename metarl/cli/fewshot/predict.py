@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -57,7 +58,9 @@ def predict(words: list[str], console: Console) -> int:
     classes, files, labels = _support(options.support)
     if missing := [path for path in options.images if not path.is_file()]:
         raise ConfigError(f"there is no image {', '.join(map(str, missing))}.")
-    learner, _ = this.load(options.checkpoint, ways=len(classes))
+    usual = tasks.spec(this.setup.episode)
+    spec = dataclasses.replace(usual, num_outputs=len(classes), num_support=len(files))
+    learner, _ = this.load(options.checkpoint, spec=spec)
     support = _inputs(files, tasks.image_format, f"the support set {options.support}").to(learner.device)
     query = _inputs(list(options.images), tasks.image_format, "the images to predict").to(learner.device)
     learner.seed(0)

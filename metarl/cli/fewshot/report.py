@@ -79,9 +79,9 @@ def show_scores(
     num_tasks = len(next(iter(rows.values())).scores)
     table = Table(
         title=f"{name} on {num_tasks} {details.get('split', 'test')} tasks of {escape(setup.task_name)}, {setup.size}",
-        caption="mean and 95 % interval over tasks",
+        caption="mean and 95 % interval over tasks, by steps of adaptation",
     )
-    table.add_column("after adaptations:")
+    table.add_column("steps:")
     columns = steps_to_show(most)
     for step in columns:
         table.add_column(str(step), justify="right", no_wrap=True)

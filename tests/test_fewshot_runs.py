@@ -1,0 +1,323 @@
+"""Few-shot experiments: from names to a run folder, exact resume, and the commands."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from metarl.cli import main
+from metarl.config import TrainConfig
+from metarl.errors import CheckpointError, ConfigError
+from metarl.fewshot.evaluation import evaluate
+from metarl.fewshot.experiment import Experiment, Given, Setup, resolve
+from metarl.fewshot.learners.maml import MAMLConfig
+from metarl.fewshot.presets import PRESETS
+from metarl.fewshot.tasks.registry import DESCRIPTIONS, FEWSHOT_FOLDERS, FEWSHOT_TASKS
+from metarl.fewshot.types import EpisodeConfig
+
+TRAIN: dict[str, Any] = {"num_iterations": 4, "meta_batch_size": 3, "eval_every": 2, "eval_tasks": 4, "device": "cpu"}
+SMALL: dict[str, Any] = {"hidden_sizes": (8,), "num_eval_steps": 2}
+
+
+def _setup(learner: str = "maml", **train: Any) -> Setup:
+    settings = SMALL if learner in ("maml", "fomaml", "reptile") else {}
+    return resolve(Given(learner, "sinusoid"), train={**TRAIN, **train}, settings=settings)
+
+
+def _bits(experiment: Experiment) -> dict[str, Any]:
+    learner, iteration = experiment.load()
+    return {name: value.numpy().tobytes() for name, value in learner.named_tensors().items()} | {"at": iteration}
+
+
+@pytest.mark.parametrize("learner", ["maml", "reptile", "snail", "pretrained"])
+def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(learner: str, tmp_path: Path) -> None:
+    whole = Experiment.start(_setup(learner), tmp_path, "whole")
+    assert whole.train()
+    parts = Experiment.start(_setup(learner, num_iterations=2), tmp_path, "parts")
+    assert parts.train()
+    again = Experiment.open(parts.run.path)
+    longer = dataclasses.replace(again.setup.train_config, num_iterations=4)
+    again = again.reconfigured(longer, again.setup.learner_config)
+    assert again.train()
+    assert _bits(again) == _bits(whole)
+    logs = [
+        [
+            {name: value for name, value in json.loads(line).items() if not name.startswith(("seconds", "wall"))}
+            for line in (run.run.path / "metrics.jsonl").read_text().splitlines()
+        ]
+        for run in (whole, again)
+    ]
+    assert len(logs[0]) == 4
+    assert logs[0] == logs[1]
+    assert "validation/error_0" in logs[0][1]
+
+
+def test_other_seeds_tasks_and_settings_are_other_runs(tmp_path: Path) -> None:
+    this = Experiment.start(_setup(), tmp_path)
+    this.train()
+    newest = this.run.checkpoints.path(4)
+    for changed in (
+        _setup(seed=2),
+        _setup("fomaml"),
+        dataclasses.replace(this.setup, task_name="sinusoid-and-line"),
+        dataclasses.replace(this.setup, episode=EpisodeConfig(1, 5, 10)),
+        dataclasses.replace(this.setup, learner_config=dataclasses.replace(this.setup.learner_config, inner_lr=0.5)),
+    ):
+        other = Experiment(changed, this.run)
+        with pytest.raises(CheckpointError, match=r"is of another run: .* there and .* here"):
+            other.load(newest)
+    with pytest.raises(ConfigError, match=r"meta_batch_size is 3 in .*, got 9"):
+        this.reconfigured(dataclasses.replace(this.setup.train_config, meta_batch_size=9), this.setup.learner_config)
+
+
+def test_an_evaluation_is_a_function_of_its_seed_and_changes_nothing(tmp_path: Path) -> None:
+    setup = _setup()
+    learner = setup.build()
+    before = {name: value.clone() for name, value in learner.named_tensors().items()}
+    first, second, third = (
+        evaluate(learner, setup.tasks, setup.episode, num_tasks=30, seed=seed).scores for seed in (1, 1, 2)
+    )
+    assert first.shape == (30, 3)
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, third)
+    # Tasks come in batches: the first 25 of more tasks are those of fewer.
+    np.testing.assert_array_equal(
+        first[:25], evaluate(learner, setup.tasks, setup.episode, num_tasks=25, seed=1).scores
+    )
+    assert all(torch.equal(before[name], value) for name, value in learner.named_tensors().items())
+    for message, change in (
+        ("must be 1, got 5", {"episode": EpisodeConfig(5, 1, 1)}),
+        ("needs two of them at least, got num_tasks = 1", {"num_tasks": 1}),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            evaluate(learner, setup.tasks, **{"episode": setup.episode, "num_tasks": 4, "seed": 0, **change})
+
+
+def test_what_comes_later_wins_in_settings(tmp_path: Path) -> None:
+    assert resolve(Given("maml", "sinusoid")).train_config.num_iterations == 70_000
+    assert resolve(Given("maml", "sinusoid")).episode == EpisodeConfig(1, 10, 10)
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "learner: maml\ntasks: sinusoid\nepisode: {shots: 5}\ntrain: {num_iterations: 7}\nmaml: {inner_lr: 1e-3}\n"
+    )
+    setup = resolve(Given(file=file, queries=3), train={"seed": 5}, settings={"num_inner_steps": 2})
+    assert setup.episode == EpisodeConfig(1, 5, 3)
+    assert (setup.train_config.num_iterations, setup.train_config.seed) == (7, 5)
+    assert isinstance(setup.learner_config, MAMLConfig)
+    assert (setup.learner_config.inner_lr, setup.learner_config.num_inner_steps) == (1e-3, 2)
+    for text, message in (
+        ("learner: maml\ntasks: sinusoid\nspeed: 3", "unknown key in .* 'speed'"),
+        ("learner: maml\ntasks: sinusoid\nmaml: {inner_rate: 3}", "unknown field of MAMLConfig 'inner_rate'.*inner_lr"),
+        ("learner: maml\ntasks: sinusoid\nepisode: {ways: none}", "EpisodeConfig.ways must be of the type int"),
+        ("learner: maml", "tasks missing"),
+        ("tasks: 3", "tasks in .* must be a name, got 3"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            resolve(Given(file=file))
+
+
+def test_names_that_are_none_are_told_with_the_nearest() -> None:
+    for given, message in (
+        (Given("mamll", "sinusoid"), "unknown learner 'mamll'. Did you mean 'maml'"),
+        (Given("maml", "sinusoids"), "Did you mean 'sinusoid'"),
+        (Given("maml", "sinusoid", preset="maml:sin"), "unknown preset 'maml:sin'"),
+        (Given("maml", "sinusoid", data="here"), "read no data, got the folder here"),
+        (Given("maml", "omniglot"), "images_background"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            resolve(given)
+
+
+def test_presets_fit_their_learners_and_every_family_has_a_description() -> None:
+    assert set(DESCRIPTIONS) == {*FEWSHOT_TASKS, *FEWSHOT_FOLDERS}
+    from metarl.config import from_dict
+    from metarl.fewshot.learners import LEARNERS
+
+    for name, preset in PRESETS.items():
+        learner, tasks = name.split(":")[:2]
+        assert tasks in DESCRIPTIONS
+        from_dict(TrainConfig, preset.train)
+        from_dict(LEARNERS[learner], preset.learner)
+
+
+def test_a_run_cannot_bring_the_code_that_it_is_opened_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    this = Experiment.start(_setup(), tmp_path)
+    this.train()
+    monkeypatch.chdir(tmp_path)
+    config = this.run.read_config()
+    (tmp_path / "payload_of_a_run.py").write_text("raise SystemExit('executed')")
+    for key in ("tasks", "learner", "backbone"):
+        changed = json.loads(json.dumps(config))
+        if key == "backbone":
+            changed["maml"]["backbone"] = "payload_of_a_run:net"
+        else:
+            changed[key] = "payload_of_a_run:thing"
+            changed["payload_of_a_run:thing"] = changed["maml"]
+        this.run.write_config(changed)
+        with pytest.raises(ConfigError, match="runs its code"):
+            Experiment.open(this.run.path)
+    for key in ("learner", "tasks", "train"):
+        this.run.write_config({name: value for name, value in config.items() if name != key})
+        with pytest.raises(ConfigError, match=key):
+            Experiment.open(this.run.path)
+
+
+# Commands ------------------------------------------------------------------------------------------------------------
+
+
+def _train_words(*names: str) -> list[str]:
+    flags = [
+        "--num-iterations",
+        "3",
+        "--meta-batch-size",
+        "2",
+        "--eval-every",
+        "3",
+        "--eval-tasks",
+        "4",
+        "--test-tasks",
+        "6",
+        "--device",
+        "cpu",
+    ]
+    return ["fewshot", "train", *names, *flags]
+
+
+@pytest.fixture(scope="module")
+def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of nine classes of drawings: bars at nine angles, 12 of each."""
+    folder = tmp_path_factory.mktemp("drawings")
+    rng = np.random.default_rng(0)
+    for angle in range(9):
+        own = folder / f"angle{angle}"
+        own.mkdir()
+        for number in range(12):
+            pixels = rng.integers(0, 40, (16, 16)).astype(np.uint8)
+            for step in np.linspace(-7, 7, 60):
+                direction = np.pi * angle / 9
+                row, column = 7.5 + step * np.sin(direction), 7.5 + step * np.cos(direction)
+                pixels[int(np.clip(round(row), 0, 15)), int(np.clip(round(column), 0, 15))] = 255
+            Image.fromarray(pixels).save(own / f"{number:02}.png")
+    return folder
+
+
+def test_train_evaluate_resume_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*_train_words("maml", "sinusoid"), "--runs", str(tmp_path), "--hidden-sizes", "8"]
+    assert main(words) == 0
+    printed = capsys.readouterr().out
+    run = tmp_path / "maml-sinusoid-1way-10shot-seed1"
+    assert "Mean squared error on 6 test tasks" in printed
+    scores = json.loads((run / "adaptation.json").read_text())
+    assert [row["label"] for row in scores["rows"]] == ["maml", "maml, untrained"]
+    assert np.shape(scores["rows"][0]["scores"]) == (6, 11)
+    assert (run / "adaptation.png").is_file()
+    assert main(["fewshot", "train", "--resume", str(run), "--num-iterations", "5", "--test-tasks", "4"]) == 0
+    assert main(["fewshot", "evaluate", str(run), "--num-tasks", "4", "--shots", "5", "--num-adaptations", "1"]) == 0
+    (found,) = run.glob("evaluation-test-1way-5shot-iteration5-seed*.json")
+    assert np.shape(json.loads(found.read_text())["rows"][0]["scores"]) == (4, 2)
+    assert main(["plot", str(run)]) == 0
+    assert (run / "learning.png").is_file()
+    capsys.readouterr()
+    for bad, message in (
+        (["fewshot", "train", "--resume", str(run), "maml"], "unrecognized|leave out"),
+        (["fewshot", "train", "--resume", str(run), "--shots", "3"], "--shots 3 is for new runs"),
+        (["fewshot", "train", "--resume", str(run), "--inner-lr", "3"], "inner_lr is 0.01"),
+        (["fewshot", "train", "--resume", str(run), "--num-iterations", "2"], "has done 5 iterations already"),
+        (["fewshot", "train", "maml"], "LEARNER and TASKS, got only 'maml'"),
+        (["fewshot", "train", "protonet", "sinusoid"], "protonet classifies"),
+        (["fewshot", "train", "maml", "sinusoid", "--ways", "5"], "ways must be 1, got 5"),
+        (["fewshot", "trian"], "Did you mean 'train'"),
+        (["fewshot", "evaluate", str(run), "--num-tasks", "1"], "--num-tasks must be 2 or more, got 1"),
+        (["fewshot", "evaluate", str(tmp_path)], "is not a run folder"),
+        (["evaluate", str(run)], "few-shot|metarl fewshot evaluate"),
+    ):
+        assert main(bad) == 2, bad
+        error = " ".join(capsys.readouterr().err.split())
+        assert any(part in error for part in message.split("|")), (bad, error)
+
+
+def test_print_config_gives_a_file_that_trains_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = _train_words("maml", "sinusoid")
+    assert main([*words, "--inner-lr", "0.02", "--shots", "5", "--print-config"]) == 0
+    file = tmp_path / "mine.json"
+    file.write_text(capsys.readouterr().out)
+    assert main(["fewshot", "train", "--config", str(file), "--print-config"]) == 0
+    assert capsys.readouterr().out == file.read_text()
+
+
+def test_a_users_images_are_told_apart(drawings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = tmp_path / "runs"
+    flags = f"--data {drawings} --ways 2 --shots 1 --queries 4 --num-filters 8 --runs {runs}".split()
+    assert main([*_train_words("protonet", "folder"), *flags, "--num-iterations", "40", "--train-ways", "0"]) == 0
+    (run,) = runs.iterdir()
+    support = tmp_path / "support"
+    for name in ("angle0", "angle4", "angle7"):  # Three classes, though it was trained for two; unequal shots.
+        shutil.copytree(drawings / name, support / name)
+        for extra in sorted((support / name).iterdir())[2 if name == "angle0" else 3 :]:
+            extra.unlink()
+    images = [str(drawings / name / "11.png") for name in ("angle4", "angle0", "angle7")]
+    capsys.readouterr()
+    assert main(["fewshot", "predict", str(run), str(support), *images]) == 0
+    printed = capsys.readouterr().out
+    assert "8 labelled images of 3 classes" in " ".join(printed.split())
+    assert main(["fewshot", "evaluate", str(run), "--ways", "3", "--split", "train", "--num-tasks", "4"]) == 0
+    for bad, message in (
+        ([str(support)], "at least one image"),
+        ([str(tmp_path / "none"), images[0]], "there is no folder"),
+        ([str(support / "angle0"), images[0]], "at least two, got 0"),
+        ([str(support), str(tmp_path / "none.png")], "there is no image"),
+    ):
+        assert main(["fewshot", "predict", str(run), *bad]) == 2
+        assert message in " ".join(capsys.readouterr().err.split())
+    (support / "empty").mkdir()
+    assert main(["fewshot", "predict", str(run), str(support), images[0]]) == 2
+    assert "'empty' holds no image" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_learner_with_an_output_for_each_class_says_so(
+    drawings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = f"--data {drawings} --ways 2 --queries 2 --num-filters 4 --downsample stride --runs {tmp_path}".split()
+    assert main([*_train_words("maml", "folder"), *flags]) == 0
+    (run,) = tmp_path.iterdir()
+    assert main(["fewshot", "predict", str(run), str(drawings), str(drawings / "angle0" / "00.png")]) == 2
+    assert "was trained for 2 classes and 2 labelled examples" in " ".join(capsys.readouterr().err.split())
+
+
+def test_compare_shows_all_in_one_table_and_goes_on_where_it_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["fewshot", "compare", "sinusoid", "--learners", "maml", "random", "--seeds", "1", "2"]
+    flags = ["--num-iterations", "2", "--test-tasks", "5", "--runs", str(tmp_path)]
+    assert main([*words, *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "not adapted" in printed
+    folder = tmp_path / "compare-sinusoid-1way-10shot"
+    content = json.loads((folder / "comparison.json").read_text())
+    assert set(content["learners"]) == {"maml", "random"}
+    assert len(content["learners"]["maml"]["by_seed"]) == 2
+    assert (folder / "comparison.png").is_file()
+    before = (folder / "maml-seed1" / "metrics.jsonl").read_bytes()
+    assert main([*words, *flags]) == 0
+    assert (folder / "maml-seed1" / "metrics.jsonl").read_bytes() == before
+    assert json.loads((folder / "comparison.json").read_text()) == content
+    assert main(["fewshot", "compare", "sinusoid", "--learners", "protonet", *flags]) == 2
+    assert main(["fewshot", "compare", "sinusoid", "--learners", "mamls", *flags]) == 2
+    assert "unknown learner 'mamls'" in capsys.readouterr().err
+
+
+def test_list_names_all_learners_and_tasks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fewshot", "list"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("maml", "learned-optimiser", "glyphs", "miniimagenet"))
+    assert main(["fewshot"]) == 2
+    assert main(["fewshot", "--help"]) == 0
