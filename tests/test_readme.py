@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from metarl.errors import ConfigError
+from metarl.fewshot.learners import LEARNERS
 from metarl.fewshot.tasks import FewShotTasks
 from metarl.fewshot.tasks.registry import FEWSHOT_FOLDERS, FEWSHOT_TASKS
 from metarl.fewshot.types import EpisodeConfig
@@ -80,6 +81,24 @@ def test_the_few_shot_tasks_of_the_docs_are_drawn(tmp_path: Path, monkeypatch: p
         tasks = names[name]
         assert isinstance(tasks, FewShotTasks)
         assert tasks.sample("test", 3, episode, np.random.default_rng(0)).support.x.shape == shape
+
+
+def test_the_network_of_the_docs_learns_sinusoids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    scores = _python("fewshot.md")["scores"]
+    assert scores.interval(5)[0] < 0.6 * scores.interval(0)[0]  # type: ignore[attr-defined]
+    assert (tmp_path / "runs/sinusoids/metrics.jsonl").exists()
+
+
+def test_the_docs_list_every_learner_and_their_commands_name_known_ones() -> None:
+    rows = re.findall(r"^\| (`.+?) \|", PAGES["fewshot.md"], re.MULTILINE)
+    listed = [name for row in rows for name in re.findall(r"`([\w-]+)`", row)]
+    assert sorted(listed) == sorted(LEARNERS)
+    trained = [words for words in COMMANDS if words[:3] == ["metarl", "fewshot", "train"]]
+    assert trained
+    for words in trained:
+        assert words[3] in LEARNERS and words[4] in {*FEWSHOT_TASKS, *FEWSHOT_FOLDERS}
 
 
 def test_the_docs_list_every_family_of_few_shot_tasks() -> None:
