@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from metarl.adaptation import AndrychowiczLSTM, RaviLSTM, StepSizes, UpdateRule, inner_loop
 from metarl.agent import Agent, AgentConfig
-from metarl.agents.common.meta_gradient import Batch, MetaGradient
+from metarl.agents.common.meta_gradient import Batch, InnerObjective, MetaGradient
 from metarl.config.settings import Count, Counts, Natural, Positive, UnitInterval, above
 from metarl.networks.mlp import Activation, MLPPolicy
 from metarl.networks.params import Params, stack
@@ -62,6 +62,9 @@ class GradientConfig(AgentConfig):
     inner_rule: InnerRule = "sgd"
     """How an inner step uses the gradient: gradient descent, or an LSTM learned along with the policy, that of Ravi and
     Larochelle (gates on parameters and gradient) or of Andrychowicz et al. (its output is the step)."""
+    inner_objective: InnerObjective = "ratio"
+    """Loss of an inner step: the likelihood ratio's, or REINFORCE's log-likelihood, as in MAML's code. Where the policy
+    acted their gradients are equal and their Hessians are not."""
     extra_step_factor: Positive = 0.5
     """Factor on inner steps beyond num_inner_steps, which training never saw (MAML's code: 0.5)."""
     rollouts_per_task: Count = 20
@@ -70,6 +73,8 @@ class GradientConfig(AgentConfig):
     """Discount of rewards."""
     gae_lambda: UnitInterval = 1.0
     """Lambda of generalised advantage estimation."""
+    bootstrap_at_horizon: bool = True
+    """Value the state in which time ran out by the baseline, instead of nothing."""
     first_order: bool = False
     """Leave the Hessians of the inner loop out of all derivatives (first-order MAML); steadier with a learned rule,
     whose inputs are steep where gradients are small."""
@@ -169,8 +174,10 @@ class GradientAgent(Agent[FastWeights]):
             self.policy,
             self.rule,
             first_order=config.first_order,
+            inner_objective=config.inner_objective,
             discount=config.discount,
             gae_lambda=config.gae_lambda,
+            bootstrap_at_horizon=config.bootstrap_at_horizon,
             task_chunk=config.task_chunk,
         )
         self.update = config.make_update(self.meta_gradient)
