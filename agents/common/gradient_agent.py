@@ -2,7 +2,17 @@
 
 An algorithm is a config that says what its update rule is (how the inner loop moves) and its :class:`OuterUpdate` (how
 the meta-parameters move, given a :class:`metarl.agents.common.meta_gradient.MetaGradient`).
-"""
+
+Where all of them differ from the code behind the papers (MAML's ``cbfinn/maml_rl`` on rllab, ``jonasrothfuss/ProMP``):
+
+* The inner loss is the likelihood ratio's, as in ProMP's code; in MAML's it is the log-likelihood. Where the policy
+  acted both have one gradient; the Hessian of the ratio keeps the credit of pre-update actions, without which the
+  second-order meta-gradient is biased. ``inner_objective`` chooses.
+* The standard deviation is ``softplus(raw) + 0.001``; theirs is ``exp(raw)``, of at least 1e-6. A gradient step on
+  ``raw`` is then a step on the logarithm times ``(sigmoid(raw) / std)^2``: 0.4 of theirs at a standard deviation of 1.
+  An inner step that is too long makes the noise grow in proportion to it, not exponentially.
+* The baseline is fitted to the rollout whose advantages it gives, as in ProMP's code; rllab's predicts before it fits.
+@@HORIZON@@"""
 
 from __future__ import annotations
 
