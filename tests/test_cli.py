@@ -102,6 +102,12 @@ def test_train_evaluate_and_plot_leave_what_they_promise(
     assert len(read_metrics(path / "metrics.jsonl")) == 4
 
 
+def test_the_hint_for_more_held_out_tasks_offers_more_than_there_were(capsys: pytest.CaptureFixture[str]) -> None:
+    for asked, offered in (("3", "100"), ("150", "300")):
+        assert _metarl(["train", "random", "bandit", *_SMALL_TRAIN, "--eval-tasks", asked, "--seed", asked]) == 0
+        assert re.search(rf"--num-tasks {offered} +more held-out tasks", capsys.readouterr().out)
+
+
 def test_an_evaluation_is_the_same_each_time_and_takes_what_it_is_told(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,7 +12,8 @@ Where all of them differ from the code behind the papers (MAML's ``cbfinn/maml_r
   ``raw`` is then a step on the logarithm times ``(sigmoid(raw) / std)^2``: 0.4 of theirs at a standard deviation of 1.
   An inner step that is too long makes the noise grow in proportion to it, not exponentially.
 * The baseline is fitted to the rollout whose advantages it gives, as in ProMP's code; rllab's predicts before it fits.
-@@HORIZON@@"""
+@@HORIZON@@
+"""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from metarl.rollouts.collector import Collector, episode_seeds
 from metarl.rollouts.trial import run_trial
 from metarl.runs.files import safe_name
 from metarl.seeding import numpy_stream
+from metarl.statistics import number_text
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import load_distribution, registered
 from metarl.types import Rollout, Task
@@ -166,7 +167,7 @@ def _try_rendering(distribution: TaskDistribution, task: Task) -> int:
 
 
 def _outcome(episode: Rollout) -> str:
-    told = [f"return {float(episode.returns):.1f} in {int(episode.lengths)} steps"]
+    told = [f"return {number_text(float(episode.returns))} in {int(episode.lengths)} steps"]
     if episode.invalid:
         told.append("simulation diverged")
     elif episode.success_reported:

@@ -153,7 +153,7 @@ def _meta_world(tasks: str, num_tasks: int, meta_batch_size: int) -> dict[str, P
     chosen: dict[str, tuple[str, dict[str, Any]]] = {
         # A task of Meta-World is made of more than numbers, so that no oracle can be told it.
         **{agent: (_META_WORLD_KIN, maml) for agent in (*_MAML_FAMILY, "e-maml") if not AGENTS[agent].told_task},
-        **{agent: (_META_WORLD_PROMP, maml) for agent in ("promp", "maml-ppo")},
+        **dict.fromkeys(("promp", "maml-ppo"), (_META_WORLD_PROMP, maml)),
         "maml-trpo": (f"{_META_WORLD}; its inner step of 0.1 is divided by the meta-batch, ours is not", maml),
         "rl2": (
             f"{_META_WORLD}; its pieces of 250 steps do not overlap here",

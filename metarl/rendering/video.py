@@ -16,6 +16,7 @@ import numpy as np
 from metarl.errors import ConfigError, missing_extra
 from metarl.rendering.replay import Frame, Moment
 from metarl.runs.files import replacing
+from metarl.statistics import number_text
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont, ImageFont
@@ -118,7 +119,7 @@ def _panel(title: str, moment: Moment) -> Frame:
     image.paste(Image.fromarray(moment.frame), (0, _CAPTION_HEIGHT))
     draw = ImageDraw.Draw(image)
     draw.text((10, 8), title, _TEXT, _font())
-    draw.text((10, 34), f"step {moment.step}   return {moment.total:.1f}", _TEXT, _font())
+    draw.text((10, 34), f"step {moment.step}   return {number_text(moment.total)}", _TEXT, _font())
     right = image.width - 10
     if moment.invalid:
         draw.text((right, 34), "simulation diverged", _BAD, _font(), anchor="ra")
