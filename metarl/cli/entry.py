@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -17,11 +16,10 @@ from rich.table import Table
 
 from metarl.agents import AGENTS
 from metarl.cli.evaluate import evaluate
+from metarl.cli.plot import plot
 from metarl.cli.train import train
-from metarl.errors import ConfigError, MetarlError, folded, unknown_name
+from metarl.errors import MetarlError, folded, unknown_name
 from metarl.experiments.presets import PRESETS
-from metarl.plotting import learning_figure
-from metarl.runs.folder import RunFolder
 from metarl.tasks.registry import load_distribution, registered
 from metarl.testing import check_tasks
 
@@ -48,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands: dict[str, Callable[[list[str], Console], int]] = {
         "train": train,
         "evaluate": evaluate,
-        "plot": _plot,
+        "plot": plot,
         "render": _render,
         "list": _list,
         "check": _check,
@@ -71,27 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted at once; what the last checkpoint holds is safe.")
         return 130
-
-
-@dataclass(frozen=True)
-class PlotOptions:
-    """Learning curves of one or more runs in one figure."""
-
-    runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Run folders, or folders of runs."""
-    output: Path | None = None
-    """The PNG; default: learning.png in the first folder."""
-
-
-def _plot(words: list[str], console: Console) -> int:
-    options = tyro.cli(PlotOptions, args=words, prog="metarl plot")
-    if not options.runs:
-        raise ConfigError("plot needs at least one run folder: metarl plot RUN...")
-    runs = [run for path in options.runs for run in RunFolder.find(path)]
-    output = options.output or options.runs[0] / "learning.png"
-    learning_figure({run.path.name: run.metrics for run in runs}, output)
-    console.print(f"Figure: {escape(str(output))}", soft_wrap=True)
-    return 0
 
 
 def _render(words: list[str], console: Console) -> int:
