@@ -32,7 +32,7 @@ from metarl.networks.policy import Policy
 class MetaLSTMConfig(TrustRegionConfig):
     """A learned update rule with a TRPO outer loop."""
 
-    when: ClassVar[str] = "gradient descent adapts too little in the steps there are: learn the step"
+    when: ClassVar[str] = "gradient descent adapts too little in few steps: learn the step"
 
     inner_rule: Literal["ravi-lstm", "andrychowicz-lstm"] = "ravi-lstm"
     """The LSTM of Ravi and Larochelle (gates on parameters and gradient), or of Andrychowicz et al. (its output is the

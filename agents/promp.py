@@ -31,7 +31,7 @@ from metarl.networks.policy import Policy
 class ProMPConfig(ClippedConfig):
     """Proximal meta-policy search."""
 
-    when: ClassVar[str] = "as maml-ppo, held near the policies that collected the pre-update data"
+    when: ClassVar[str] = "as maml-ppo, held near the policies that acted before adaptation"
 
     kl_coef: NonNegative = 5e-4
     """Weight of the KL between the policies that collected the pre-update data and the new ones."""
