@@ -168,20 +168,20 @@ def interval_texts(interval: Interval) -> tuple[str, str, str]:
 
     Numbers that would need more than six decimals, and those of ten million or more, are written as ``1.23e-09``.
     """
-    _, low, high = interval
+    mean, low, high = interval
     largest, half = max(map(abs, interval)), (high - low) / 2
     if largest == 0:
         return "0.0", "0.0", "0.0"
     magnitude = _magnitude(largest)
     decimals = 1 - _magnitude(half) if half > 0 else 2 - magnitude
-    if magnitude < -4 or magnitude >= 7:
-        digits = min(max(2, decimals + magnitude), 6)
-        mean, low, high = (f"{value:.{digits}e}" for value in interval)
-    else:
-        decimals = min(max(0 if half > 0 else 1, decimals), 6)
+    exponent = magnitude < -4 or magnitude >= 7
+    digits = min(max(2, decimals + magnitude) if exponent else max(0 if half > 0 else 1, decimals), 6)
+
+    def text(value: float) -> str:
         # Adding zero takes the sign from a negative number that is rounded to zero.
-        mean, low, high = (f"{round(value, decimals) + 0.0:.{decimals}f}" for value in interval)
-    return mean, low, high
+        return f"{value:.{digits}e}" if exponent else f"{round(value, digits) + 0.0:.{digits}f}"
+
+    return text(mean), text(low), text(high)
 
 
 def _magnitude(value: float) -> int:
