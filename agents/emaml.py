@@ -10,7 +10,7 @@ return is scaled, and over what the log-probabilities are averaged. Three implem
   policy acted its gradient is that of the log-likelihood.
 * In the comparison of Rothfuss et al., 2019 (``jonasrothfuss/ProMP``), the rewards of single steps are standardised
   over all steps of all tasks, their mean in a task is its credit, and it weighs the mean log-likelihood of the actions
-  of the first rollout alone. Credits are smaller there by the ratio of the spread of mean rewards to that of rewards.
+  of the first rollout alone. Credits are smaller there, as the means of tasks spread less than single rewards do.
 * In the authors' code (``geyang/e-maml``) the mean of a task's advantages weighs the mean negative log-likelihood of
   all pre-update actions, times a coefficient ``e_maml_lambda``; the outer loop is PPO.
 """

@@ -52,7 +52,7 @@ def write_returns_page(scores: Scores, folder: Path, title: str, introduction: s
             by_seed = ", ".join(number_text(value) for value in returns[:, :, -1].mean(1))
             steps = np.mean([score["env_steps"] for score in chosen]) / 1e6
             cells = " | ".join(texts + [""] * (most - len(texts)))
-            table.append(f"| {tasks} | {agent} | {cells} | {by_seed} | {steps:.2f} M |")
+            table.append(f"| {tasks} | {agent} | {cells} | {by_seed} | {number_text(steps)} M |")
             mean, low, high = (np.array(column) for column in zip(*shots, strict=True))
             axes.errorbar(range(len(mean)), mean, yerr=[mean - low, high - mean], marker="o", capsize=3, label=agent)
         axes.set(title=tasks, xlabel="shot", xticks=range(most))

@@ -62,7 +62,7 @@ def test_the_same_command_scores_what_was_trained_and_writes_the_page(
         " --agent.num-epochs 1 ",
         " --goals 2\n",
         "NOT the official protocol: 2 of 50 goals",
-        "| rl2 tiny | 0.00 M | ",
+        "| rl2 tiny | 4.00e-05 M | ",
         "| scripted expert |",
         "| random policy |",
         "mujoco",
