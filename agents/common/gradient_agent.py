@@ -17,8 +17,11 @@ Where all of them differ from the code behind the papers (MAML's ``cbfinn/maml_r
   0 on the mean, and of single episodes as much as advantages vary. On ``navigation-2d`` three seeds tell no difference,
   so the default is what it was: after 1, 2 and 3 steps of maml-trpo's preset at 60 iterations, on 40 held-out tasks,
   seeds 1, 2 and 3 return -11.8 -5.2 -5.5, -10.9 -5.0 -5.5 and -11.4 -5.3 -4.9 bootstrapped, and -11.6 -5.6 -5.3,
-  -12.2 -5.2 -5.2 and -10.9 -6.1 -5.5 with 0.
-  (``metarl train maml-trpo navigation-2d --num-iterations 60 --seed 1``, ``--no-bootstrap-at-horizon``).
+  -12.2 -5.2 -5.2 and -10.9 -6.1 -5.5 with 0
+  (``metarl train maml-trpo navigation-2d --num-iterations 60 --seed 1``, ``--no-bootstrap-at-horizon``). On
+  ``ml1/reach-v3`` one seed at a small budget learns a little sooner bootstrapped: after 10 iterations of 5 tasks and 4
+  rollouts (``--meta-batch-size 5 --rollouts-per-task 4 --seed 1``) 20 held-out goals give 4665 after one step, and 4605
+  with 0.
 """
 
 from __future__ import annotations
