@@ -20,7 +20,7 @@ from metarl.networks.policy import Policy
 class ANILConfig(TrustRegionConfig):
     """Almost no inner loop: the last layer alone adapts."""
 
-    when: ClassVar[str] = "features can be shared by all tasks and only the last layer must adapt"
+    when: ClassVar[str] = "tasks can share their features, and only the last layer must adapt"
 
     def make_rule(self, policy: Policy) -> UpdateRule:
         """The one that ``inner_rule`` names, on the last layer."""

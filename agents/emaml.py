@@ -1,8 +1,18 @@
 """E-MAML: pre-update actions are credited with what adaptation makes of them.
 
 Stadie et al., 2018 (arXiv 1803.01118, eq. 7): the gradient of the return after adaptation has a second term, which
-weighs the log-probabilities of the pre-update actions by the return after the update. As in the implementation of
-Rothfuss et al., 2019, that return is standardised over the tasks of the batch.
+weighs the log-probabilities of the pre-update actions by the return after the update. The paper leaves open how that
+return is scaled, and over what the log-probabilities are averaged. Three implementations, three answers:
+
+* Here a task's mean return after adaptation is standardised over the tasks of the batch, and credits the actions of
+  every pre-update rollout by their likelihood ratios, ``-credit mean_t[pi(a_t) / pi_b(a_t)]``. Of a return, an episode
+  that ends early has its share, and the ratio makes the term a surrogate that TRPO's line search can follow; where the
+  policy acted its gradient is that of the log-likelihood.
+* In the comparison of Rothfuss et al., 2019 (``jonasrothfuss/ProMP``), the rewards of single steps are standardised
+  over all steps of all tasks, their mean in a task is its credit, and it weighs the mean log-likelihood of the actions
+  of the first rollout alone. Credits are smaller there, as the means of tasks spread less than single rewards do.
+* In the authors' code (``geyang/e-maml``) the mean of a task's advantages weighs the mean negative log-likelihood of
+  all pre-update actions, times a coefficient ``e_maml_lambda``; the outer loop is PPO.
 """
 
 from __future__ import annotations

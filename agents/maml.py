@@ -2,6 +2,13 @@
 
 Finn, Abbeel, Levine, 2017 (arXiv 1703.03400), Algorithm 3 and section 5.3; TRPO is Schulman et al., 2015
 (arXiv 1502.05477).
+
+What differs from the authors' code in every gradient-based agent stands in
+:mod:`metarl.agents.common.gradient_agent`. From the MAML-TRPO of Meta-World+ (``rainx0r/metaworld-algorithms``) it
+differs in its inner step besides: there the inner loss is a mean over tasks and steps, so that each task's step is its
+own gradient times ``inner_lr`` divided by the meta-batch (0.1 acts as 0.005 on ML10), and advantages are divided by
+their variance, not by their standard deviation. Here a task's step depends on the task alone: adaptation is the same in
+a meta-batch of 20 as at test time, and whatever the scale of the rewards.
 """
 
 from __future__ import annotations

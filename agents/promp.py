@@ -3,6 +3,9 @@
 Rothfuss et al., 2019 (arXiv 1810.06784, eq. 12 and 13): the inner objective is the likelihood ratio, whose Hessian
 keeps the credit that pre-update actions deserve (low variance curvature); the outer one is PPO's clipped surrogate
 after adaptation, with a penalty on the KL of the policies that collected the pre-update data.
+
+With ``inner_objective = log_likelihood`` the pre-update credit is left out, which is what the paper compares with. What
+differs from the authors' code in every gradient-based agent stands in :mod:`metarl.agents.common.gradient_agent`.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from metarl.networks.policy import Policy
 class ProMPConfig(ClippedConfig):
     """Proximal meta-policy search."""
 
-    when: ClassVar[str] = "as maml-ppo, held near the policies that collected the pre-update data"
+    when: ClassVar[str] = "as maml-ppo, held near the policies that acted before adaptation"
 
     kl_coef: NonNegative = 5e-4
     """Weight of the KL between the policies that collected the pre-update data and the new ones."""

@@ -81,25 +81,33 @@ class RandomAgent(Agent[None]):
         return {}
 
 
-_UNUSED: dict[str, None] = {"num_inner_steps": None, "first_order": None, "fisher_metric": None}
-"""Settings of the inner loop that training without one never used, whatever older config files say."""
-
-
 @dataclass(frozen=True)
-class PretrainedConfig(TrustRegionConfig):
-    """One TRPO policy over all tasks, without adaptation in training; fine-tuned by policy gradient at test time."""
+class _WithoutInnerSteps:
+    """What training without inner steps fixes of MAML-TRPO's settings; TRPO over all tasks is what is left of it."""
 
-    when: ClassVar[str] = "reference: one policy over all tasks, fine-tuned at test time"
-    retired: ClassVar[Mapping[str, tuple[Any, ...] | None]] = {**GradientConfig.retired, **_UNUSED}
+    retired: ClassVar[Mapping[str, tuple[Any, ...] | None]] = {
+        **GradientConfig.retired,
+        # Never used without an inner loop, whatever older config files say.
+        **dict.fromkeys(("num_inner_steps", "first_order", "fisher_metric", "inner_objective")),
+    }
 
     num_inner_steps: Literal[0] = 0
-    """MAML-TRPO without inner steps is TRPO over all tasks."""
+    """It does not adapt in training."""
     inner_rule: Literal["sgd"] = "sgd"
     """Gradient descent alone: without inner steps in training there is nothing to learn a rule from."""
+    inner_objective: Literal["ratio"] = "ratio"
+    """Where the policy acted all inner losses have one gradient, and no other is taken at test time."""
     first_order: Literal[False] = False
     """Without inner steps there are no Hessians to leave out."""
     fisher_metric: Literal["full"] = "full"
     """Nor are there for the metric."""
+
+
+@dataclass(frozen=True)
+class PretrainedConfig(_WithoutInnerSteps, TrustRegionConfig):
+    """One TRPO policy over all tasks, without adaptation in training; fine-tuned by policy gradient at test time."""
+
+    when: ClassVar[str] = "reference: one policy over all tasks, fine-tuned at test time"
 
     def make_rule(self, policy: Policy) -> UpdateRule:
         """Gradient descent, at test time."""
@@ -111,7 +119,7 @@ class PretrainedConfig(TrustRegionConfig):
 
 
 @dataclass(frozen=True)
-class OracleConfig(TrustRegionConfig):
+class OracleConfig(_WithoutInnerSteps, TrustRegionConfig):
     """One TRPO policy over all tasks that sees its task: an upper reference without any need to adapt.
 
     The command line appends the task's numbers to its observations (:func:`metarl.tasks.oracle.reveal_task`).
@@ -119,16 +127,6 @@ class OracleConfig(TrustRegionConfig):
 
     when: ClassVar[str] = "reference: one policy over all tasks that is told the task"
     told_task: ClassVar[bool] = True
-    retired: ClassVar[Mapping[str, tuple[Any, ...] | None]] = {**GradientConfig.retired, **_UNUSED}
-
-    num_inner_steps: Literal[0] = 0
-    """It is told what others learn by adapting."""
-    inner_rule: Literal["sgd"] = "sgd"
-    """As in :class:`PretrainedConfig`."""
-    first_order: Literal[False] = False
-    """As in :class:`PretrainedConfig`."""
-    fisher_metric: Literal["full"] = "full"
-    """As in :class:`PretrainedConfig`."""
 
     def make_rule(self, policy: Policy) -> UpdateRule:
         """Gradient descent, at test time."""

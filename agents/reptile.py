@@ -36,6 +36,8 @@ class ReptileConfig(GradientConfig):
     """Gradient descent alone: a learned rule needs the derivatives that Reptile does without."""
     num_inner_steps: Count = 2
     """Gradient steps before the last rollout; Reptile needs more than one step in all to differ from joint training."""
+    inner_objective: Literal["ratio"] = "ratio"
+    """Where the policy acted all inner losses have one gradient, and Reptile takes no other."""
     first_order: Literal[True] = True
     """Reptile takes no derivative of adaptation."""
     meta_lr: Annotated[PositiveShare, tyro.conf.arg(aliases=["--meta-step-size"])] = 0.5

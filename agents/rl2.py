@@ -32,7 +32,7 @@ Precision = Literal["float32", "bfloat16"]
 class RL2Config(RecurrentPPOConfig):
     """RL² with PPO."""
 
-    when: ClassVar[str] = "tasks must be explored within an episode, and training data is plentiful"
+    when: ClassVar[str] = "tasks must be explored within an episode, and data is plentiful"
 
     memory: Literal["gru", "lstm"] = "gru"
     """What remembers the trial; SNAIL's convolutions and attention are the agent ``snail``."""
@@ -59,7 +59,7 @@ class RL2Config(RecurrentPPOConfig):
 class SNAILConfig(RecurrentPPOConfig):
     """SNAIL (Mishra et al., 2018, arXiv 1707.03141): RL² whose memory is convolutions and attention, trained by PPO."""
 
-    when: ClassVar[str] = "as rl2, where what matters was seen long ago; trials of up to some hundred steps"
+    when: ClassVar[str] = "as rl2, where what matters was seen long ago; up to some 100 steps"
     retired: ClassVar[Mapping[str, tuple[Any, ...] | None]] = {
         "encoder_sizes": ([],),
         "bptt_steps": (0,),

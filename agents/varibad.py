@@ -46,7 +46,7 @@ from metarl.types import Rollout, Spec, Timestep, Trial
 class VariBADConfig(RecurrentPPOConfig):
     """VariBAD with PPO."""
 
-    when: ClassVar[str] = "as rl2, where rewards or dynamics tell the task: it learns to predict them"
+    when: ClassVar[str] = "as rl2, where rewards or dynamics tell the task: it predicts them"
     renamed: ClassVar[Mapping[str, str]] = {
         **RecurrentPPOConfig.renamed,
         "vae_learning_rate": "vae_lr",

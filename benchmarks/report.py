@@ -15,7 +15,7 @@ from metarl.agents.registry import load_agent
 from metarl.benchmarks.cells import Cell
 from metarl.plotting import save_figure
 from metarl.runs.files import write_atomically
-from metarl.statistics import crossed_interval
+from metarl.statistics import crossed_interval, interval_texts, number_text
 
 Scores = Mapping[Cell, Mapping[str, Any]]
 
@@ -48,11 +48,11 @@ def write_returns_page(scores: Scores, folder: Path, title: str, introduction: s
             chosen = [score for cell, score in scores.items() if (cell.tasks, cell.agent) == (tasks, agent)]
             returns = np.array([score["returns"] for score in chosen])
             shots = [crossed_interval([returns[:, :, shot]]) for shot in range(returns.shape[2])]
-            texts = [f"{mean:.1f} [{low:.1f}, {high:.1f}]" for mean, low, high in shots]
-            by_seed = ", ".join(f"{value:.1f}" for value in returns[:, :, -1].mean(1))
+            texts = [f"{mean} [{low}, {high}]" for mean, low, high in map(interval_texts, shots)]
+            by_seed = ", ".join(number_text(value) for value in returns[:, :, -1].mean(1))
             steps = np.mean([score["env_steps"] for score in chosen]) / 1e6
             cells = " | ".join(texts + [""] * (most - len(texts)))
-            table.append(f"| {tasks} | {agent} | {cells} | {by_seed} | {steps:.2f} M |")
+            table.append(f"| {tasks} | {agent} | {cells} | {by_seed} | {number_text(steps)} M |")
             mean, low, high = (np.array(column) for column in zip(*shots, strict=True))
             axes.errorbar(range(len(mean)), mean, yerr=[mean - low, high - mean], marker="o", capsize=3, label=agent)
         axes.set(title=tasks, xlabel="shot", xticks=range(most))

@@ -1,4 +1,4 @@
-"""Means of scores with their 95 % confidence intervals: over tasks or goals, and over training seeds.
+"""Means of scores with their 95 % confidence intervals, over tasks or goals and over seeds, and how both are written.
 
 Training seeds are scored on the same held-out tasks. A score of seed ``s`` on task ``t`` is then
 ``mean + a_s + b_t + e_st``, with seeds and tasks as crossed random effects: both are sources of error, and the error
@@ -8,6 +8,7 @@ that error over the seeds, where it does not average out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -155,3 +156,34 @@ def mean_of_intervals(intervals: Sequence[Interval]) -> Interval:
         mean - float(np.sqrt(np.square(means - low).sum())) / count,
         mean + float(np.sqrt(np.square(high - means).sum())) / count,
     )
+
+
+def number_text(value: float) -> str:
+    """A number with three significant digits and one decimal at least: ``156.2``, ``6.61``, ``0.00123``."""
+    return interval_texts((value, value, value))[0]
+
+
+def interval_texts(interval: Interval) -> tuple[str, str, str]:
+    """Mean, low and high end, with as many decimals as give half the interval two significant digits.
+
+    Numbers that would need more than six decimals, and those of ten million or more, are written as ``1.23e-09``.
+    """
+    mean, low, high = interval
+    largest, half = max(map(abs, interval)), (high - low) / 2
+    if largest == 0:
+        return "0.0", "0.0", "0.0"
+    magnitude = _magnitude(largest)
+    decimals = 1 - _magnitude(half) if half > 0 else 2 - magnitude
+    exponent = magnitude < -4 or magnitude >= 7
+    digits = min(max(2, decimals + magnitude) if exponent else max(0 if half > 0 else 1, decimals), 6)
+
+    def text(value: float) -> str:
+        # Adding zero takes the sign from a negative number that is rounded to zero.
+        return f"{value:.{digits}e}" if exponent else f"{round(value, digits) + 0.0:.{digits}f}"
+
+    return text(mean), text(low), text(high)
+
+
+def _magnitude(value: float) -> int:
+    """The power of ten of a positive number."""
+    return math.floor(math.log10(value))

@@ -97,9 +97,13 @@ def rollout(dtype: torch.dtype = torch.float64) -> Rollout:
     return Rollout(timesteps, none, none, rewards, ends & first, ends & ~first, last_obs, episodes, ~episodes)
 
 
-def test_advantages_equal_a_loop_over_tasks_episodes_and_time() -> None:
+@pytest.mark.parametrize("bootstrap", [True, False])
+def test_advantages_equal_a_loop_over_tasks_episodes_and_time(bootstrap: bool) -> None:
+    """With the value of the state in which time ran out, and with 0 in its place."""
     data = rollout()
-    result = linear_baseline_advantages(data, discount=0.9, gae_lambda=0.7)
+    result = linear_baseline_advantages(data, discount=0.9, gae_lambda=0.7, bootstrap_at_horizon=bootstrap)
+    other = linear_baseline_advantages(data, discount=0.9, gae_lambda=0.7, bootstrap_at_horizon=not bootstrap)
+    assert (result - other).abs().max() > 0.1
     for task in range(3):
         rows, returns = [], []
         for episode in range(4):
@@ -115,7 +119,7 @@ def test_advantages_equal_a_loop_over_tasks_episodes_and_time() -> None:
         for episode in range(4):
             length = int(data.lengths[task, episode])
             after = time_features(data.last_obs[task, episode], torch.tensor(length)) @ weights
-            following = 0.0 if data.terminated[task, episode].any() else after.item()
+            following = after.item() if bootstrap and not data.terminated[task, episode].any() else 0.0
             advantage, backwards = 0.0, []
             for t in reversed(range(length)):
                 value = (time_features(data.obs[task, episode, t], torch.tensor(t)) @ weights).item()
@@ -131,15 +135,18 @@ def test_advantages_equal_a_loop_over_tasks_episodes_and_time() -> None:
 
 def test_float32_rollouts_lose_no_digits_in_the_fit() -> None:
     """The result is float32, and as exact as one can be."""
-    single = linear_baseline_advantages(rollout(torch.float32), 0.9, 0.7)
+    single, double = (
+        linear_baseline_advantages(rollout(dtype), 0.9, 0.7, bootstrap_at_horizon=True)
+        for dtype in (torch.float32, torch.float64)
+    )
     assert single.dtype == torch.float32
-    assert (single - linear_baseline_advantages(rollout(), 0.9, 0.7)).abs().max() < 1e-4
+    assert (single - double).abs().max() < 1e-4
 
 
 def test_rewards_that_never_vary_give_zero_advantages() -> None:
     data = rollout()
     data.rewards.zero_()
-    assert not linear_baseline_advantages(data, 0.99, 1.0).any()
+    assert not linear_baseline_advantages(data, 0.99, 1.0, bootstrap_at_horizon=True).any()
 
 
 @pytest.mark.parametrize("padding", [torch.inf, torch.nan])

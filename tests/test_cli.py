@@ -102,6 +102,12 @@ def test_train_evaluate_and_plot_leave_what_they_promise(
     assert len(read_metrics(path / "metrics.jsonl")) == 4
 
 
+def test_the_hint_for_more_held_out_tasks_offers_more_than_there_were(capsys: pytest.CaptureFixture[str]) -> None:
+    for asked, offered in (("3", "100"), ("150", "300")):
+        assert _metarl(["train", "random", "bandit", *_SMALL_TRAIN, "--eval-tasks", asked, "--seed", asked]) == 0
+        assert re.search(rf"--num-tasks {offered} +more held-out tasks", capsys.readouterr().out)
+
+
 def test_an_evaluation_is_the_same_each_time_and_takes_what_it_is_told(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,15 +152,43 @@ def test_one_figure_can_show_several_runs(run: Path) -> None:
     _assert_is_png(Path("both.png"))
 
 
+def test_list_fits_on_one_screen(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 24 lines with 80 characters, one of which the next prompt takes."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert _metarl("list") == 0
+    printed = capsys.readouterr().out
+    lines = printed.splitlines()
+    assert len(lines) <= 23 and max(map(len, lines)) <= 80
+    shown = " ".join(printed.split())
+    for name, kind in AGENTS.items():
+        assert f"{name} {kind.when}" in shown
+    for family in ("bandit* (11)", "cartpole* (5)", "locomotion/* (9)", "ml1/* (50)", "ml10,", "tabular-mdp"):
+        assert family in shown
+    assert "presets, or metarl list AGENT" in shown
+
+
+def test_list_tasks_tells_all_or_those_of_a_family(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "5000")
+    for family in ("", "ml1", "ml10", "bandit", "locomotion", "navigation-2d"):
+        assert _metarl(f"list tasks {family}") == 0
+        rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+        names = {name.strip() for row in rows for name in row[1].split(",")}
+        expected = {name for name in registered() if re.match(rf"{family}($|[-/])", name) or not family}
+        assert names == expected, family
+    assert "unknown family of tasks 'ml2'" in _refused("list tasks ml2", capsys)
+    assert "a family belongs to tasks: metarl list tasks ml1; got list rl2" in _refused("list rl2 ml1", capsys)
+
+
 def test_list_names_every_agent_task_and_preset(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "5000")
-    assert _metarl("list") == 0
+    assert _metarl("list tasks") == 0
     printed = capsys.readouterr().out
-    for name in [*AGENTS, *registered()]:
+    for name in registered():
         assert name in printed
-    assert "presets, or metarl list AGENT" in printed
     assert _metarl("list presets") == 0
     printed = capsys.readouterr().out
     for agent in AGENTS:
@@ -164,7 +198,8 @@ def test_list_names_every_agent_task_and_preset(
         assert not missing, (agent, missing)
     assert "ml1/... (50 of them)" in printed
     assert _metarl("list agents") == 0
-    assert "navigation-2d" not in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "navigation-2d" not in printed and all(name in printed for name in AGENTS)
     assert _metarl("list rl2") == 0
     printed = capsys.readouterr().out
     assert "rl2: " in printed and "navigation-2d" in printed and "snail" not in printed

@@ -66,6 +66,18 @@ def test_gradient_and_trpo_step_equal_the_reference(
 
 
 @pytest.mark.usefixtures("float64")
+def test_the_inner_loss_is_chosen_apart_from_the_credit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the log-likelihood inside, pre-update actions are still credited by their ratios."""
+    trial = random_trial(BOX, 2)
+    agent = built(BOX, num_inner_steps=2, inner_objective="log_likelihood")
+    expected = ExplorationReference(agent, trial).gradient()
+    gradient, _, _ = capture(agent, trial, monkeypatch)
+    assert (gradient - expected).abs().max() < 1e-8
+    other, _, _ = capture(built(BOX, num_inner_steps=2), trial, monkeypatch)
+    assert (other - expected).abs().max() > 1e-4
+
+
+@pytest.mark.usefixtures("float64")
 def test_tasks_of_equal_returns_give_mamls_step() -> None:
     """Nothing to credit, and nothing becomes NaN."""
     trial = random_trial(DISCRETE, 1)

@@ -62,7 +62,7 @@ def test_the_same_command_scores_what_was_trained_and_writes_the_page(
         " --agent.num-epochs 1 ",
         " --goals 2\n",
         "NOT the official protocol: 2 of 50 goals",
-        "| rl2 tiny | 0.00 M | ",
+        "| rl2 tiny | 4.00e-05 M | ",
         "| scripted expert |",
         "| random policy |",
         "mujoco",
@@ -185,7 +185,7 @@ def test_the_page_of_several_seeds_and_splits_holds_seeds_tasks_references_and_f
     page = write_success_page(tmp_path, "ml10", "metarl.benchmarks.ml10", ("train", "test"), references)  # type: ignore[arg-type]
     assert "    python -m metarl.benchmarks.ml10 --agent rl2 --seeds 1 2\n" in page
     row = next(line for line in page.splitlines() if line.startswith("| rl2 |"))
-    assert row.split("|")[2] == " 20.00 M " and row.count(" 62.5 |") == 2
+    assert row.split("|")[2] == " 20.0 M " and row.count(" 62.5 |") == 2
     assert row.count("75.0, 50.0") == 2
     assert "| test task | rl2 | scripted expert |" in page
     assert "| door-close-v3 | 75.0 (" in page and "| lever-pull-v3 | 50.0 (" in page

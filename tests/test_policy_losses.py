@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from metarl.functional.policy_losses import clipped_ratio_loss, likelihood_ratio_loss
+from metarl.functional.policy_losses import clipped_ratio_loss, likelihood_ratio_loss, log_likelihood_loss
 
 VALID = torch.tensor([[True, True, False], [True, False, False]])
 BEHAVIOUR = torch.tensor([[-1.0, -2.0, 9.0], [-0.5, 9.0, 9.0]])
@@ -24,6 +24,11 @@ def test_likelihood_ratio_loss_by_hand() -> None:
     """-(2 * 1 + 0.5 * -3) / 2 = -0.25, and -(1.5 * 2) = -3."""
     loss = likelihood_ratio_loss(log_prob(2.0, 0.5, 1.5), BEHAVIOUR, ADVANTAGE, VALID)
     assert loss.tolist() == pytest.approx([-0.25, -3.0])
+
+
+def test_log_likelihood_loss_by_hand() -> None:
+    """-(-1 * 1 + -2 * -3) / 2 = -2.5, and -(-0.5 * 2) = 1."""
+    assert log_likelihood_loss(BEHAVIOUR, ADVANTAGE, VALID).tolist() == pytest.approx([-2.5, 1.0])
 
 
 def test_clipped_loss_by_hand() -> None:
@@ -47,7 +52,7 @@ def test_clipping_stops_the_gradient_only_where_the_ratio_has_gone_far_enough(
 
 
 def test_gradient_at_the_behaviour_policy_is_reinforce_and_the_second_derivative_keeps_the_squared_score() -> None:
-    """d/dx = d2/dx2 = -mean(A) for log_prob = x: the Hessian of A log p alone would be 0."""
+    """d/dx = d2/dx2 = -mean(A) for log_prob = x; of the log-likelihood's loss, the second derivative is 0."""
     x = torch.zeros((), dtype=torch.float64, requires_grad=True)
     behaviour = torch.zeros(1, 2, dtype=torch.float64)
     advantage = torch.tensor([[3.0, 5.0]], dtype=torch.float64)
@@ -55,6 +60,9 @@ def test_gradient_at_the_behaviour_policy_is_reinforce_and_the_second_derivative
     (slope,) = torch.autograd.grad(loss, x, create_graph=True)
     (curvature,) = torch.autograd.grad(slope, x)
     assert slope.item() == pytest.approx(-4.0) and curvature.item() == pytest.approx(-4.0)
+    plain = log_likelihood_loss(behaviour + x, advantage, torch.ones(1, 2, dtype=torch.bool)).sum()
+    (slope,) = torch.autograd.grad(plain, x, create_graph=True)
+    assert slope.item() == pytest.approx(-4.0) and not slope.requires_grad
 
 
 @pytest.mark.parametrize("clipped", [True, False])
@@ -73,7 +81,11 @@ def test_padding_changes_neither_loss_nor_gradient(clipped: bool) -> None:
 @pytest.mark.parametrize("padding", [math.inf, -math.inf, math.nan, 1e4])
 def test_padding_reaches_neither_losses_nor_gradients(padding: float) -> None:
     """Not even as zero times the infinite ratio that it would have."""
-    for loss in (likelihood_ratio_loss, lambda *args: clipped_ratio_loss(*args, clip_range=0.2)):
+    for loss in (
+        likelihood_ratio_loss,
+        lambda *args: clipped_ratio_loss(*args, clip_range=0.2),
+        lambda log_p, _, *args: log_likelihood_loss(log_p, *args),
+    ):
         found = []
         for filler in (padding, 0.0):
             log_p = torch.where(VALID, log_prob(1.1, 0.5, 0.9), filler).requires_grad_()

@@ -14,11 +14,12 @@ import torch
 
 from metarl.agent import AgentConfig
 from metarl.agents import AGENTS
+from metarl.agents.common.gradient_agent import GradientConfig
 from metarl.cli.train import Source, TrainOptions
 from metarl.config import TrainConfig
 from metarl.errors import ConfigError
 from metarl.experiments import Experiment, Setup, resolve
-from metarl.experiments.presets import PRESETS
+from metarl.experiments.presets import PRESETS, steps_per_iteration
 from metarl.runs.logger import read_metrics
 from metarl.tasks.registry import registered
 from metarl.types import Spec
@@ -65,6 +66,30 @@ def test_a_preset_lists_only_what_differs_and_says_where_it_comes_from(name: str
     for default, changes in zip(defaults, (preset.train, preset.agent), strict=True):
         assert [field for field, value in changes.items() if getattr(default, field) == value] == []
     assert preset.source
+
+
+@pytest.mark.parametrize("tasks", ["ml1/reach-v3", "ml10", "ml25", "ml45"])
+def test_every_gradient_agent_has_maml_s_policy_and_budget_on_meta_world(tasks: str) -> None:
+    """None falls back on small networks and 20 episodes without a word; the oracle cannot be told these tasks."""
+    gradient = [name for name, kind in AGENTS.items() if issubclass(kind, GradientConfig) and not kind.told_task]
+    assert len(gradient) == 10
+    maml = resolve("maml-trpo", tasks)
+    steps = steps_per_iteration(maml.agent_config, maml.train_config.meta_batch_size, 500)
+    budget = steps * maml.train_config.num_iterations
+    for name in gradient:
+        setup = resolve(name, tasks)
+        config = setup.agent_config
+        assert isinstance(config, GradientConfig)
+        assert (config.hidden_sizes, config.activation, config.rollouts_per_task) == ((512, 512), "tanh", 10)
+        assert setup.train_config.meta_batch_size == maml.train_config.meta_batch_size
+        each = steps_per_iteration(config, setup.train_config.meta_batch_size, 500)
+        assert abs(setup.train_config.num_iterations * each - budget) < max(each, steps), name
+
+
+def test_maml_s_rollouts_are_doubled_where_the_paper_doubles_them() -> None:
+    for tasks, rollouts in (("ant-direction", 40), ("ant-direction-maml", 40), ("ant-velocity", 20)):
+        config = resolve("maml-trpo", f"locomotion/{tasks}").agent_config
+        assert config.rollouts_per_task == rollouts
 
 
 def _undocumented(kind: type[Any]) -> list[str]:

@@ -114,6 +114,24 @@ def test_two_updates_equal_the_reference(name: str, spec: Spec, num_inner_steps:
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_two_updates_with_the_log_likelihood_inside_equal_the_reference(name: str) -> None:
+    """Clipped surrogate and penalty stay those of the ratio; the inner loss alone is another."""
+    config = dataclasses.replace(CONFIGS[name], num_inner_steps=2, inner_objective="log_likelihood")
+    agent = built(config, BOX)
+    reference = ClippedReference(agent, random_trial(BOX, 2), kl_coef=1.0 if name == "promp" else 0.0)
+    with_ratio = built(dataclasses.replace(config, inner_objective="ratio"), BOX)
+    for seed in range(2):
+        trial = random_trial(BOX, 2, seed)
+        reference.load(trial)
+        reference.update()
+        for each in (agent, with_ratio):
+            each.meta_update(trial)
+        assert (meta_vector(agent) - flat(reference.start)).abs().max() < 1e-8
+        assert (meta_vector(with_ratio) - flat(reference.start)).abs().max() > 1e-4
+
+
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("spec", [DISCRETE, BOX], ids=["categorical", "gaussian"])
 def test_comparison_with_the_reference_would_see_a_missing_part(spec: Spec) -> None:
     """Each part of ProMP moves the parameters by more than 1e-4: penalty, its direction, clip, Hessian, epochs."""

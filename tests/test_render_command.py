@@ -6,11 +6,14 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
+import torch
 from helpers.graphics import missing_library
+from PIL import Image
 
 from metarl.cli import entry as cli
 from metarl.cli import render as render_command
@@ -18,6 +21,7 @@ from metarl.cli.render import RenderOptions
 from metarl.envs import metaworld
 from metarl.envs.metaworld.task_sets import by_name
 from metarl.errors import ConfigError
+from metarl.experiments import Experiment
 
 _TRAIN = "--num-iterations 1 --meta-batch-size 1 --eval-tasks 1 --device cpu --seed 1"
 _SMALL = {
@@ -94,12 +98,53 @@ def test_the_video_lies_in_the_run_folder_unless_told_otherwise(capsys: pytest.C
     assert (run / "test-painted-train-task-0.mp4").is_file()
 
 
+def test_a_path_that_ends_in_gif_becomes_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the frames of the MP4, the last of which is held for a second."""
+    run = _run("rl2", "helpers.painted:painted")
+    for suffix in ("mp4", "gif"):
+        assert _metarl(f"render {run} --video both.{suffix} --goal 1") == 0
+    moving = _frames(Path("both.mp4"))[:-30]
+    with Image.open("both.gif") as image:
+        assert image.n_frames == len(moving) and image.info["duration"] >= 30
+        width, height = image.size  # H.264 takes even sizes alone.
+        assert (height + height % 2, width + width % 2) == moving[0].shape[:2]
+        image.seek(image.n_frames - 1)
+        assert image.info["duration"] >= 1000
+        last = np.asarray(image.convert("RGB")).astype(float)
+    assert np.abs(last[70:] - moving[-1][70:height, :width]).mean() < 8
+    assert "Video: both.gif" in capsys.readouterr().out
+
+
+def test_the_networks_run_on_the_device_that_is_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the run was trained on, and what is not there is refused before anything is played."""
+    run = _run("rl2", "helpers.painted:painted")
+    asked: list[str] = []
+    original = Experiment.build
+
+    def build(self: Experiment) -> Any:
+        asked.append(self.train_config.device)
+        return original(self)
+
+    monkeypatch.setattr(Experiment, "build", build)
+    for device in ("cpu", "auto"):
+        assert _metarl(f"render {run} --video both.mp4 --device {device}") == 0
+        assert asked.pop() == device
+    assert _metarl(f"render {run} --video both.mp4") == 0
+    assert asked.pop() == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(render_command, "run_trial", None)
+    assert "torch sees no CUDA device here" in _refused(f"render {run} --device cuda", capsys)
+    assert "invalid choice" in _refused(f"render {run} --device tpu", capsys)
+
+
 def test_bad_requests_are_refused_before_anything_is_played(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = _run("rl2", "helpers.painted:painted")
     monkeypatch.setattr(render_command, "run_trial", None)
-    assert "ends in .mp4, got 'both.gif'" in _refused(f"render {run} --video both.gif", capsys)
+    assert "ends in .mp4 or .gif, got 'both.avi'" in _refused(f"render {run} --video both.avi", capsys)
     assert "there is no folder nowhere" in _refused(f"render {run} --video nowhere/both.mp4", capsys)
     assert "--goal must be 0 or more, got -1" in _refused(f"render {run} --goal -1", capsys)
     assert "--num-adaptations must be 0 or more" in _refused(f"render {run} --num-adaptations -1", capsys)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from metarl.functional.baselines import fit_linear, predict_linear, time_features
-from metarl.functional.policy_losses import clipped_ratio_loss, likelihood_ratio_loss
+from metarl.functional.policy_losses import clipped_ratio_loss, likelihood_ratio_loss, log_likelihood_loss
 from metarl.functional.returns import discounted_sums, gae, masked_mean, normalise
 from metarl.functional.trust_region import backtrack, conjugate_gradient, step_to_radius
 
@@ -57,6 +57,10 @@ CASES: list[tuple[Callable[[], Any], str]] = [
     (
         lambda: likelihood_ratio_loss(*(x(2, 3, 4),) * 3, mask(2, 3, 4)),
         "likelihood_ratio_loss: log_prob must have 2 axes [task, sample], got the shape (2, 3, 4)",
+    ),
+    (
+        lambda: log_likelihood_loss(x(2, 3), x(2, 3), mask(3)),
+        "log_likelihood_loss: valid must have the shape [task, sample] = (2, 3), got (3,)",
     ),
     (
         lambda: clipped_ratio_loss(x(2, 3), x(2, 3), x(2, 1), mask(2, 3), 0.2),

@@ -14,8 +14,10 @@ from metarl.errors import ConfigError
 from metarl.statistics import (
     crossed_interval,
     crossed_share_interval,
+    interval_texts,
     mean_interval,
     mean_of_intervals,
+    number_text,
     share_interval,
 )
 
@@ -155,3 +157,31 @@ def test_the_mean_of_intervals_is_narrower_by_the_root_of_their_number() -> None
     assert mean_of_intervals([one]) == pytest.approx(one)
     assert mean_of_intervals([one] * 4) == pytest.approx((0.5, 0.4, 0.55))
     assert mean_of_intervals([(0.0, 0.0, 0.0), (1.0, 1.0, 1.0)]) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("interval", "texts"),
+    [
+        ((156.4, 145.0, 167.8), ("156", "145", "168")),
+        ((-11.8, -13.1, -10.5), ("-11.8", "-13.1", "-10.5")),
+        ((6.612, 6.561, 6.663), ("6.612", "6.561", "6.663")),
+        ((0.00123, 0.00101, 0.00145), ("0.00123", "0.00101", "0.00145")),
+        ((-0.01, -3.0, 3.0), ("0.0", "-3.0", "3.0")),
+        ((0.0, 0.0, 0.0), ("0.0", "0.0", "0.0")),
+        ((5.0, 5.0, 5.0), ("5.00", "5.00", "5.00")),
+        ((1e-9, 0.0, 2e-9), ("1.00e-09", "0.00e+00", "2.00e-09")),
+        ((3.2e9, 3.1e9, 3.3e9), ("3.20e+09", "3.10e+09", "3.30e+09")),
+    ],
+)
+def test_an_interval_is_written_with_two_significant_digits_of_its_half(
+    interval: tuple[float, float, float], texts: tuple[str, str, str]
+) -> None:
+    assert interval_texts(interval) == texts
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(156.24, "156.2"), (-37.46, "-37.5"), (6.61, "6.61"), (0.00123, "0.00123"), (0.0, "0.0"), (-2e-7, "-2.00e-07")],
+)
+def test_a_small_number_is_not_written_as_zero(value: float, text: str) -> None:
+    assert number_text(value) == text

@@ -13,10 +13,11 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from metarl.errors import ConfigError
 from metarl.rendering.replay import Moment
-from metarl.rendering.video import check_video_path, side_by_side, write_mp4
+from metarl.rendering.video import check_video_path, side_by_side, write_video
 
 GREY = np.full((41, 61, 3), 128, np.uint8)
 
@@ -42,7 +43,7 @@ def shades(num: int) -> Iterator[np.ndarray[Any, Any]]:
 def test_a_video_is_h264_that_browsers_play_and_holds_every_frame(tmp_path: Path) -> None:
     """Odd sizes grow by one pixel, and the last frame stays."""
     path = tmp_path / "shades.mp4"
-    write_mp4(path, shades(10), Fraction(80, 3), hold_seconds=0.3)
+    write_video(path, shades(10), Fraction(80, 3), hold_seconds=0.3)
     about, frames = decoded(path)
     assert about["codec"] == "h264" and about["format"] == "yuv420p" and about["streams"] == 1
     assert about["rate"] == Fraction(80, 3) and abs(about["seconds"] - 18 * 3 / 80) < 0.01
@@ -52,14 +53,36 @@ def test_a_video_is_h264_that_browsers_play_and_holds_every_frame(tmp_path: Path
 
 
 def test_the_index_comes_first_so_that_a_browser_can_begin_at_once(tmp_path: Path) -> None:
-    write_mp4(tmp_path / "shades.mp4", shades(5), Fraction(30))
+    write_video(tmp_path / "shades.mp4", shades(5), Fraction(30))
     content = (tmp_path / "shades.mp4").read_bytes()
     assert 0 < content.index(b"moov") < content.index(b"mdat")
 
 
-def test_a_failure_keeps_the_old_video_and_leaves_nothing_else(tmp_path: Path) -> None:
-    path = tmp_path / "shades.mp4"
-    write_mp4(path, shades(3), Fraction(30))
+def test_a_gif_holds_every_frame_for_its_time_and_the_last_one_longer(tmp_path: Path) -> None:
+    """At 30 frames a second each lasts 3 or 4 hundredths, together as long as they should; it plays again and again."""
+    path = tmp_path / "shades.GIF"
+    write_video(path, shades(10), Fraction(30), hold_seconds=0.5)
+    with Image.open(path) as image:
+        assert image.format == "GIF" and image.info["loop"] == 0 and image.size == (61, 41)
+        times, greys = [], []
+        for number in range(image.n_frames):
+            image.seek(number)
+            times.append(image.info["duration"])
+            greys.append(float(np.asarray(image.convert("RGB")).mean()))
+    assert np.allclose(greys, [20.0 * index for index in range(10)], atol=3)
+    assert set(times[:-1]) == {30, 40} and sum(times) == 830 and times[-1] >= 500
+
+
+def test_a_gif_of_one_frame_lasts_as_long_as_it_is_held(tmp_path: Path) -> None:
+    write_video(tmp_path / "still.gif", [GREY], Fraction(10), hold_seconds=1.0)
+    with Image.open(tmp_path / "still.gif") as image:
+        assert (image.n_frames, image.info["duration"]) == (1, 1100)
+
+
+@pytest.mark.parametrize("name", ["shades.mp4", "shades.gif"])
+def test_a_failure_keeps_the_old_video_and_leaves_nothing_else(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    write_video(path, shades(3), Fraction(30))
     old = path.read_bytes()
 
     def broken() -> Iterator[np.ndarray[Any, Any]]:
@@ -67,8 +90,8 @@ def test_a_failure_keeps_the_old_video_and_leaves_nothing_else(tmp_path: Path) -
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        write_mp4(path, broken(), Fraction(30))
-    assert path.read_bytes() == old and os.listdir(tmp_path) == ["shades.mp4"]
+        write_video(path, broken(), Fraction(30))
+    assert path.read_bytes() == old and os.listdir(tmp_path) == [name]
     umask = os.umask(0)
     os.umask(umask)
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
@@ -77,8 +100,9 @@ def test_a_failure_keeps_the_old_video_and_leaves_nothing_else(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("before-after.gif", "expected a path that ends in .mp4, got '.*before-after.gif'"),
-        ("before-after", "expected a path that ends in .mp4"),
+        ("before-after.avi", "expected a path that ends in .mp4 or .gif, got '.*before-after.avi'"),
+        ("before-after", "expected a path that ends in .mp4 or .gif"),
+        ("nowhere/before-after.gif", "there is no folder .*nowhere"),
         ("nowhere/before-after.mp4", "there is no folder .*nowhere"),
         ("folder.mp4", "folder.mp4: it is a folder"),
     ],
@@ -95,7 +119,7 @@ def test_a_full_disk_is_an_error_with_a_sentence(tmp_path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     with pytest.raises(ConfigError, match=r"cannot write the video .*a\.mp4: No space left on device"):
-        write_mp4(tmp_path / "a.mp4", full(), Fraction(30))
+        write_video(tmp_path / "a.mp4", full(), Fraction(30))
     assert not list(tmp_path.iterdir())
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from metarl.adaptation import InnerLoop, LossFn, UpdateRule, inner_loop
 from metarl.functional.baselines import linear_baseline_advantages
-from metarl.functional.policy_losses import likelihood_ratio_loss
+from metarl.functional.policy_losses import likelihood_ratio_loss, log_likelihood_loss
 from metarl.networks.distributions import Distribution
 from metarl.networks.params import Params, stack
 from metarl.networks.policy import Policy
@@ -41,9 +42,16 @@ class Batch:
     def __getitem__(self, tasks: slice) -> Batch:
         return Batch(*(getattr(self, field.name)[tasks] for field in fields(self)))
 
-    def loss(self, policy: Distribution) -> Tensor:
-        """The inner loss of each task, ``[task]``."""
+    def ratio_loss(self, policy: Distribution) -> Tensor:
+        """The likelihood ratio's loss of each task, ``[task]``."""
         return likelihood_ratio_loss(policy.log_prob(self.actions), self.log_probs, self.advantages, self.valid)
+
+    def log_likelihood_loss(self, policy: Distribution) -> Tensor:
+        """REINFORCE's loss of each task, ``[task]``."""
+        return log_likelihood_loss(policy.log_prob(self.actions), self.advantages, self.valid)
+
+
+InnerObjective = Literal["ratio", "log_likelihood"]
 
 
 PolicyAt = Callable[[int], Distribution]
@@ -57,8 +65,8 @@ Watch = Callable[[str], contextlib.AbstractContextManager[object]]
 
 
 def loss_after_adaptation(policy_at: PolicyAt, batches: Sequence[Batch]) -> Tensor:
-    """MAML's objective: the policy loss after the last gradient step, ``[task]``."""
-    return batches[-1].loss(policy_at(len(batches) - 1))
+    """MAML's objective: the likelihood ratio's loss after the last gradient step, ``[task]``."""
+    return batches[-1].ratio_loss(policy_at(len(batches) - 1))
 
 
 @dataclass(frozen=True)
@@ -91,8 +99,10 @@ class MetaGradient:
         policy: what adapts; its parameters are the first of the meta-parameters.
         rule: how it adapts; the parameters of a learned one are the rest of them.
         first_order: whether the Hessians of the inner loop are left out of all derivatives.
+        inner_objective: the loss of an inner step: the likelihood ratio's, or REINFORCE's log-likelihood.
         discount: discount of rewards.
         gae_lambda: lambda of generalised advantage estimation.
+        bootstrap_at_horizon: whether the baseline values the state in which time ran out.
         task_chunk: tasks computed together; 0 chooses by device.
 
     Attributes:
@@ -106,15 +116,19 @@ class MetaGradient:
         rule: UpdateRule,
         *,
         first_order: bool,
+        inner_objective: InnerObjective,
         discount: float,
         gae_lambda: float,
+        bootstrap_at_horizon: bool,
         task_chunk: int = 0,
     ) -> None:
         self.policy = policy
         self.rule = rule
         self.first_order = first_order
+        self.inner_objective = inner_objective
         self.discount = discount
         self.gae_lambda = gae_lambda
+        self.bootstrap_at_horizon = bootstrap_at_horizon
         self.task_chunk = task_chunk
         self.watch: Watch = contextlib.nullcontext
 
@@ -123,14 +137,17 @@ class MetaGradient:
     def batch(self, rollout: Rollout) -> Batch:
         """A rollout, flattened, with advantages."""
         with self.watch("advantages"):
-            advantages = linear_baseline_advantages(rollout, self.discount, self.gae_lambda)
+            advantages = linear_baseline_advantages(
+                rollout, self.discount, self.gae_lambda, bootstrap_at_horizon=self.bootstrap_at_horizon
+            )
             parts = (rollout.obs, rollout.actions, rollout.log_probs, advantages, rollout.valid)
             obs, actions, log_probs, advantages, valid = (part.flatten(1, 2) for part in parts)
             return Batch(obs, actions, log_probs, advantages, valid, rollout.returns.mean(1))
 
     def inner_loss(self, batch: Batch) -> LossFn:
         """The loss of one gradient step, as a function of stacked parameters."""
-        return lambda params: batch.loss(self.policy.distribution(params, batch.obs))
+        loss = batch.ratio_loss if self.inner_objective == "ratio" else batch.log_likelihood_loss
+        return lambda params: loss(self.policy.distribution(params, batch.obs))
 
     def signal(self, batch: Batch) -> Tensor:
         """What a rule is shown in place of the inner loss, ``[task]``: the mean return, for each step of the horizon.

@@ -16,7 +16,7 @@ from metarl.evaluation.metaworld_scores import OfficialScores, footnotes, percen
 from metarl.experiments import resolve
 from metarl.plotting import save_figure
 from metarl.runs.files import read_json, write_atomically
-from metarl.statistics import Float, crossed_share_interval
+from metarl.statistics import Float, crossed_share_interval, number_text
 
 Split = Literal["train", "test"]
 Scores = Mapping[str, Any]
@@ -110,7 +110,7 @@ def _summary(
             by_seed = ", ".join(percent(entry.interval)[0] for entry in official)
             groups_of_goals = [_success(official, name) for name in official[0].by_task]
             cells += [*percent(crossed_share_interval(groups_of_goals)), by_seed]
-        lines.append(f"| {label} | {steps:.2f} M | {' | '.join(cells)} |")
+        lines.append(f"| {label} | {number_text(steps)} M | {' | '.join(cells)} |")
     for name in dict.fromkeys(name for name, _ in references):
         cells = [cell for split in splits for cell in (*percent(references[name, split].interval), "")]
         lines.append(f"| {name} | | {' | '.join(cells)} |")

@@ -18,11 +18,12 @@ from metarl.envs.metaworld.task_sets import by_name
 from metarl.errors import ConfigError, unknown_name
 from metarl.experiments import Experiment
 from metarl.rendering.replay import frames_per_second, make_render_env, rendered_frame, replay
-from metarl.rendering.video import check_video_path, side_by_side, write_mp4
+from metarl.rendering.video import check_video_path, side_by_side, write_video
 from metarl.rollouts.collector import Collector, episode_seeds
 from metarl.rollouts.trial import run_trial
 from metarl.runs.files import safe_name
 from metarl.seeding import numpy_stream
+from metarl.statistics import number_text
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import load_distribution, registered
 from metarl.types import Rollout, Task
@@ -45,7 +46,7 @@ class RenderOptions:
     task: str | None = None
     """Name of a Meta-World task, of those that the run's task set has; default: the only one."""
     video: Path | None = None
-    """The MP4; default: in the run's folder."""
+    """The video, an MP4 or a GIF by the path's end; default: an MP4 in the run's folder."""
     tasks: str | None = None
     """Another distribution with the same spaces, by id or module:attribute."""
     agent: str | None = None
@@ -116,7 +117,7 @@ def render(words: Sequence[str], console: Console) -> int:
     ]
     num_frames = 1 + max(-(-int(episode.lengths) // every) for episode in shown)
     frames = track(side_by_side(titles, moments), "rendering", num_frames, console=console, transient=True)
-    write_mp4(video, frames, Fraction(fps, every))
+    write_video(video, frames, Fraction(fps, every))
     console.print(f"{escape(name)}, iteration {iteration}; every reward replayed as it was recorded", highlight=False)
     for title, episode in zip(titles, shown, strict=True):
         console.print(f"  {title}: {_outcome(episode)}", highlight=False)
@@ -166,7 +167,7 @@ def _try_rendering(distribution: TaskDistribution, task: Task) -> int:
 
 
 def _outcome(episode: Rollout) -> str:
-    told = [f"return {float(episode.returns):.1f} in {int(episode.lengths)} steps"]
+    told = [f"return {number_text(float(episode.returns))} in {int(episode.lengths)} steps"]
     if episode.invalid:
         told.append("simulation diverged")
     elif episode.success_reported:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from metarl.evaluation.evaluator import Evaluation, evaluate
 from metarl.experiments import Experiment
 from metarl.plotting import adaptation_figure
 from metarl.runs.files import write_atomically
-from metarl.statistics import Interval
+from metarl.statistics import Interval, interval_texts, share_interval
 from metarl.tasks.distribution import TaskDistribution
 
 EVALUATION_SEED = 2_000_003
@@ -42,6 +42,12 @@ class Row:
     def intervals(self) -> list[Interval]:
         """Mean return and its 95 % interval at every shot."""
         return [self.evaluation.interval(shot) for shot in range(self.evaluation.returns.shape[1])]
+
+    @property
+    def success_intervals(self) -> list[Interval]:
+        """Share of episodes with success and its 95 % interval at every shot; empty where none was ever reported."""
+        success = self.evaluation.success
+        return [] if success is None else [share_interval(column) for column in success.T]
 
 
 def evaluation_rows(
@@ -149,23 +155,69 @@ def show_adaptation(
         ConfigError: if they cannot be written.
     """
     by_episode = experiment.agent_config.adapts_by == "episode"
-    most = max(len(row.intervals) for row in rows)
     num_tasks = len(rows[0].evaluation.returns)
-    table = Table(
-        title=f"Return on {num_tasks} held-out tasks of {distribution.id}",
-        caption="mean and 95 % interval over tasks",
-    )
-    table.add_column("in episode:" if by_episode else "after gradient steps:")
-    for index in range(most):
-        table.add_column(str(index + 1 if by_episode else index), justify="right")
-    for row in rows:
-        table.add_row(row.label, *(f"{mean:.1f}\n{low:.1f} .. {high:.1f}" for mean, low, high in row.intervals))
-    console.print(table)
+    title = f"on {num_tasks:,} held-out tasks of {distribution.id}"
+    header = "in episode:" if by_episode else "after gradient steps:"
+    first = 1 if by_episode else 0
+    returns = [(row.label, [_cell(interval) for interval in row.intervals]) for row in rows]
+    caption = "mean and 95 % interval over tasks"
+    for table in _tables(f"Return {title}", caption, header, first, returns, console.width):
+        console.print(table)
+    success = [
+        (row.label, [_cell((100 * mean, 100 * low, 100 * high)) for mean, low, high in row.success_intervals])
+        for row in rows
+        if row.success_intervals
+    ]
+    if success:
+        for table in _tables(f"Success in % {title}", caption, header, first, success, console.width):
+            console.print(table)
     xlabel = "episodes of the trial before" if by_episode else "gradient steps"
     figure = write_adaptation(rows, distribution, path, xlabel, details)
     cost = sum(row.evaluation.num_env_steps for row in rows)
     console.print(f"Figure: {escape(str(figure))}   (this table cost {cost:,} environment steps)", soft_wrap=True)
     warn_of_invalid(sum(row.evaluation.num_invalid for row in rows), "this table", console)
+
+
+def _cell(interval: Interval) -> str:
+    """A mean above its interval."""
+    mean, low, high = interval_texts(interval)
+    # Without spaces four shots fit into 80 characters.
+    return f"{mean}\n{low}..{high}"
+
+
+_LABEL = 14
+"""Characters that the column of labels keeps, in which longer ones break at spaces."""
+
+
+def _tables(
+    title: str, caption: str, header: str, first: int, rows: Sequence[tuple[str, Sequence[str]]], width: int
+) -> Iterator[Table]:
+    """Rows of cells, one for each shot, in as many tables below each other as keep every line of a cell whole.
+
+    Args:
+        title: above the first table.
+        caption: below the last one.
+        header: what the columns count.
+        first: number of the first shot.
+        rows: label and cells; some rows have fewer.
+        width: characters in a line.
+    """
+    most = max(len(cells) for _, cells in rows)
+    lines = [line for _, cells in rows for cell in cells for line in cell.split("\n")]
+    # A column takes its padding and a border besides.
+    each = max(map(len, lines)) + 3
+    fitting = max(1, (width - _LABEL - 4) // each)
+    number = -(-most // fitting)
+    size = -(-most // number)
+    for start in range(0, most, size):
+        table = Table(title=title if start == 0 else None, caption=caption if start + size >= most else None)
+        table.add_column(header, min_width=_LABEL)
+        for shot in range(start, min(start + size, most)):
+            table.add_column(str(first + shot), justify="right", no_wrap=True)
+        for label, cells in rows:
+            if cells[start : start + size]:
+                table.add_row(label, *cells[start : start + size])
+        yield table
 
 
 def warn_of_invalid(count: int, what: str, console: Console) -> None:

@@ -24,6 +24,7 @@ from metarl.errors import ConfigError
 from metarl.experiments import Experiment, Setup, resolve
 from metarl.experiments.experiment import pretrained_reference, reference_config
 from metarl.runs.outer_loop import Progress
+from metarl.statistics import number_text
 
 MAIN_JOB = ("maml-trpo", "cartpole-goal")
 """What ``metarl train`` does without arguments."""
@@ -173,7 +174,7 @@ def _train_and_report(this: Experiment, checkpoint: Path | None, wants_reference
             return 130
     seconds = time.perf_counter() - started
     agent, _ = this.load()
-    run, trust = _quoted(this.run.path), _trust(this)
+    run, trust, more = _quoted(this.run.path), _trust(this), max(100, 2 * this.train_config.eval_tasks)
     try:
         rows = evaluation_rows(
             this,
@@ -198,7 +199,7 @@ def _train_and_report(this: Experiment, checkpoint: Path | None, wants_reference
     )
     console.print(
         f"Trained in {seconds:.0f} s. What to try next:\n"
-        f"  metarl evaluate {run}{trust} --num-tasks 100          more held-out tasks\n"
+        f"  metarl evaluate {run}{trust} --num-tasks {more:<10}   more held-out tasks\n"
         f"  metarl plot {run}                              learning curves\n"
         f"  metarl train --resume {run}{trust} --num-iterations {2 * this.train_config.num_iterations}\n"
         f"  tensorboard --logdir {_quoted(this.run.tensorboard)}\n"
@@ -216,7 +217,7 @@ def _with_progress(experiment: Experiment, label: str, checkpoint: Path | None, 
         invalid += int(progress.metrics["train/invalid_episodes"])
         # In the order of the trainer, which is that of the shots.
         shots = [value for name, value in progress.metrics.items() if name.startswith("train/return_")]
-        return f"return {shots[0]:.1f}" + (f" -> {shots[-1]:.1f} adapted" if len(shots) > 1 else "")
+        return f"return {number_text(shots[0])}" + (f" -> {number_text(shots[-1])} adapted" if len(shots) > 1 else "")
 
     num_iterations = experiment.train_config.num_iterations
     done = with_progress(

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from metarl.errors import CheckpointError, ConfigError, NonFiniteError
 from metarl.runs.files import read_json, write_atomically
-from metarl.statistics import Interval, mean_of_intervals, share_interval
+from metarl.statistics import Interval, mean_of_intervals, number_text, share_interval
 
 FLOORS = {("ml10", "test"): (0.2, "what solving door-close alone gives")}
 """Success by (task set, split) that means nothing, and where it comes from."""
@@ -167,7 +167,8 @@ def print_table(scores: OfficialScores, label: str, console: Console) -> None:
         "return",
         *(["upstream's figure"] * bool(scores.upstream)),
     ):
-        table.add_column(name, justify="left" if name == "task" else "right")
+        # An interval stays in one line: where the console is narrow, names of tasks break.
+        table.add_column(name, justify="left" if name == "task" else "right", no_wrap=name != "task", overflow="fold")
     for row in _rows(scores):
         table.add_row(*row)
     console.print(table)
@@ -224,7 +225,7 @@ def _rows(scores: OfficialScores) -> list[tuple[str, ...]]:
 
     def row(name: str, goals: int, interval: Interval, returns: float, key: str) -> tuple[str, ...]:
         beside = (f"{100 * upstream[key]:.1f}",) if scores.upstream else ()
-        return (name, str(goals), *percent(interval), f"{returns:.0f}", *beside)
+        return (name, str(goals), *percent(interval), number_text(returns), *beside)
 
     rows = [
         row(name, len(entry.success), entry.interval, float(np.mean(entry.returns)), name)

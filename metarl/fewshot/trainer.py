@@ -130,7 +130,9 @@ class _Work:
         sampled = time.perf_counter()
         learner.seed(derive(config.seed, "learner", iteration))
         learned = learner.meta_update(batch)
-        metrics = {f"train/{name}": value for name, value in learned.items()}
+        score = f"train/{self.name}_{learner.num_adaptations}"
+        metrics = {score: learned[self.name]}
+        metrics |= {f"train/{name}": value for name, value in learned.items() if name != self.name}
         metrics["seconds/sample"] = sampled - started
         metrics["seconds/meta_update"] = time.perf_counter() - sampled
         return metrics, config.meta_batch_size
@@ -145,7 +147,8 @@ class _Work:
 
     def score(self, metrics: Mapping[str, float]) -> float:
         """Accuracy, or the error's negative, in training."""
-        return metrics["train/accuracy"] if self.name == "accuracy" else -metrics["train/error"]
+        value = metrics[f"train/{self.name}_{self.components.num_adaptations}"]
+        return value if self.name == "accuracy" else -value
 
     def content(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The learner's state and its origin."""

@@ -84,13 +84,18 @@ def predict_linear(weights: Tensor, features: Tensor) -> Tensor:
     return (flat @ weights[..., None]).squeeze(-1).view(features.shape[:-1])
 
 
-def linear_baseline_advantages(rollout: Rollout, discount: float, gae_lambda: float) -> Tensor:
+def linear_baseline_advantages(
+    rollout: Rollout, discount: float, gae_lambda: float, *, bootstrap_at_horizon: bool
+) -> Tensor:
     """Normalised advantages of a rollout under a linear feature baseline fitted to that same rollout, per task.
+
+    The baseline is fitted to the rewards that were seen, none of which lies behind the end of an episode.
 
     Args:
         rollout: axes ``[task, episode, time]``.
         discount: in [0, 1].
         gae_lambda: in [0, 1].
+        bootstrap_at_horizon: whether the state in which time ran out is worth what the baseline says; without, nothing.
 
     Returns:
         ``[task, episode, time]``, mean 0 and standard deviation 1 over each task's valid steps, 0 on padding;
@@ -102,6 +107,8 @@ def linear_baseline_advantages(rollout: Rollout, discount: float, gae_lambda: fl
     targets = discounted_sums(rollout.rewards, discount)
     weights = fit_linear(features.flatten(1, 2), targets.flatten(1), valid.flatten(1))
     values = predict_linear(weights, features)
-    last_value = predict_linear(weights, time_features(rollout.last_obs, rollout.lengths))
+    last_value = torch.zeros_like(values[..., 0])
+    if bootstrap_at_horizon:
+        last_value = predict_linear(weights, time_features(rollout.last_obs, rollout.lengths))
     advantages = gae(rollout.rewards, values, last_value, rollout.terminated, valid, discount, gae_lambda)
     return normalise(advantages, valid, (1, 2)).to(rollout.rewards.dtype)

@@ -28,8 +28,31 @@ def likelihood_ratio_loss(log_prob: Tensor, behaviour_log_prob: Tensor, advantag
     Raises:
         ValueError: for shapes that do not go together.
     """
-    _require_steps("likelihood_ratio_loss", log_prob, behaviour_log_prob, advantage, valid)
+    others = {"behaviour_log_prob": behaviour_log_prob, "advantage": advantage, "valid": valid}
+    _require_steps("likelihood_ratio_loss", log_prob, **others)
     return -masked_mean(_ratio(log_prob, behaviour_log_prob, valid) * advantage, valid, (1,))
+
+
+def log_likelihood_loss(log_prob: Tensor, advantage: Tensor, valid: Tensor) -> Tensor:
+    """REINFORCE's surrogate of each task: ``-mean_t[ log pi(a_t) A_t ]`` (Williams, 1992).
+
+    At the policy that acted its gradient is that of :func:`likelihood_ratio_loss`; its Hessian lacks the term
+    ``A grad logp grad logp'``. It is the inner loss of MAML's code (``cbfinn/maml_rl``).
+
+    Args:
+        log_prob: ``[task, sample]`` under the policy to improve.
+        advantage: ``[task, sample]``.
+        valid: ``[task, sample]`` bool.
+
+    Returns:
+        ``[task]``.
+
+    Raises:
+        ValueError: for shapes that do not go together.
+    """
+    _require_steps("log_likelihood_loss", log_prob, advantage=advantage, valid=valid)
+    # A log-probability on padding may be infinite, and its derivative NaN, which a mask after the product would keep.
+    return -masked_mean(torch.where(valid, log_prob, torch.zeros_like(log_prob)) * advantage, valid, (1,))
 
 
 def clipped_ratio_loss(
@@ -52,7 +75,8 @@ def clipped_ratio_loss(
     Raises:
         ValueError: for shapes that do not go together.
     """
-    _require_steps("clipped_ratio_loss", log_prob, behaviour_log_prob, advantage, valid)
+    others = {"behaviour_log_prob": behaviour_log_prob, "advantage": advantage, "valid": valid}
+    _require_steps("clipped_ratio_loss", log_prob, **others)
     ratio = _ratio(log_prob, behaviour_log_prob, valid)
     clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
     return -masked_mean(torch.minimum(ratio * advantage, clipped * advantage), valid, (1,))
@@ -64,8 +88,7 @@ def _ratio(log_prob: Tensor, behaviour_log_prob: Tensor, valid: Tensor) -> Tenso
     return torch.where(valid, gap, torch.zeros_like(gap)).exp()
 
 
-def _require_steps(where: str, log_prob: Tensor, behaviour_log_prob: Tensor, advantage: Tensor, valid: Tensor) -> None:
+def _require_steps(where: str, log_prob: Tensor, **others: Tensor) -> None:
     axes = "[task, sample]"
     require_rank(where, 2, axes, log_prob=log_prob)
-    others = {"behaviour_log_prob": behaviour_log_prob, "advantage": advantage, "valid": valid}
     require_shape(where, tuple(log_prob.shape), axes, **others)

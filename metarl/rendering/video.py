@@ -1,4 +1,4 @@
-"""Moments of two episodes side by side, with captions, as an MP4 that browsers play (H.264, yuv420p)."""
+"""Moments of two episodes side by side, with captions, as an MP4 that browsers play (H.264, yuv420p) or as a GIF."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import numpy as np
 from metarl.errors import ConfigError, missing_extra
 from metarl.rendering.replay import Frame, Moment
 from metarl.runs.files import replacing
+from metarl.statistics import number_text
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont, ImageFont
@@ -26,23 +27,22 @@ _BACKGROUND, _TEXT, _GOOD, _BAD = (24, 24, 24), (235, 235, 235), (90, 220, 110),
 _CONSTANT_QUALITY = 23
 """x264's scale: 0 is lossless, 23 its default."""
 
-
-_LIBRARIES = {"av": "av", "PIL": "pillow"}
-"""What is imported where a video is made, and the package that has it; an extra of metarl's."""
+_LIBRARIES = {".mp4": {"av": "av", "PIL": "pillow"}, ".gif": {"PIL": "pillow"}}
+"""What is imported where a video is made, and the package that has it, an extra of metarl's; by the video's suffix."""
 
 
 def check_video_path(path: Path) -> None:
     """Refuse a path that no video can be written to.
 
     Raises:
-        ConfigError: for a suffix other than ``.mp4``, a folder that does not exist or cannot be written to, or if the
-            packages that draw and encode are not installed.
+        ConfigError: for a suffix other than ``.mp4`` and ``.gif``, a folder that does not exist or cannot be written
+            to, or if the packages that draw and encode are not installed.
     """
-    for name, package in _LIBRARIES.items():
+    if path.suffix.lower() not in _LIBRARIES:
+        raise ConfigError(f"a video is written as MP4 or GIF: expected a path that ends in .mp4 or .gif, got '{path}'.")
+    for name, package in _LIBRARIES[path.suffix.lower()].items():
         if find_spec(name) is None:
             raise missing_extra(package, "video", "writing a video")
-    if path.suffix.lower() != ".mp4":
-        raise ConfigError(f"a video is written as MP4: expected a path that ends in .mp4, got {str(path)!r}.")
     if path.is_dir():
         raise ConfigError(f"cannot write the video {path}: it is a folder.")
     if not path.parent.is_dir():
@@ -64,11 +64,13 @@ def side_by_side(titles: Sequence[str], episodes: Sequence[Iterable[Moment]]) ->
         yield np.concatenate([_padded(panel, height, panel.shape[1]) for panel in panels], axis=1)
 
 
-def write_mp4(path: Path, frames: Iterable[Frame], fps: Fraction, hold_seconds: float = 1.0) -> None:
+def write_video(path: Path, frames: Iterable[Frame], fps: Fraction, hold_seconds: float = 1.0) -> None:
     """Write a video in one step: whoever sees ``path`` sees a whole file.
 
+    A GIF has 256 colours in each frame and knows time in hundredths of a second; its frames are held in memory.
+
     Args:
-        path: ends in ``.mp4``.
+        path: ends in ``.mp4`` or ``.gif``.
         frames: images of one size, at least one.
         fps: frames per second.
         hold_seconds: how long the last frame stays.
@@ -77,14 +79,26 @@ def write_mp4(path: Path, frames: Iterable[Frame], fps: Fraction, hold_seconds: 
         ConfigError: if the file cannot be written.
     """
     check_video_path(path)
+    encode = _encode_gif if path.suffix.lower() == ".gif" else _encode_mp4
     try:
         with replacing(path) as temporary:
-            _encode(temporary, frames, fps, round(hold_seconds * fps))
+            encode(temporary, frames, fps, round(hold_seconds * fps))
     except OSError as error:
         raise ConfigError(f"cannot write the video {path}: {error.strerror or error}.") from error
 
 
-def _encode(path: Path, frames: Iterable[Frame], fps: Fraction, num_held: int) -> None:
+def _encode_gif(path: Path, frames: Iterable[Frame], fps: Fraction, num_held: int) -> None:
+    from PIL import Image
+
+    first, *others = (Image.fromarray(frame).quantize(256) for frame in frames)
+    # Rounding each end, not each length, keeps the whole as long as it should be.
+    ends = [round(100 * number / fps) for number in range(len(others) + 2)]
+    ends[-1] += round(100 * num_held / fps)
+    milliseconds = [10 * (end - start) for start, end in itertools.pairwise(ends)]
+    first.save(path, format="GIF", save_all=True, append_images=others, duration=milliseconds, loop=0)
+
+
+def _encode_mp4(path: Path, frames: Iterable[Frame], fps: Fraction, num_held: int) -> None:
     import av
 
     # Moving the index to the front lets a browser begin before it has the whole file.
@@ -118,7 +132,7 @@ def _panel(title: str, moment: Moment) -> Frame:
     image.paste(Image.fromarray(moment.frame), (0, _CAPTION_HEIGHT))
     draw = ImageDraw.Draw(image)
     draw.text((10, 8), title, _TEXT, _font())
-    draw.text((10, 34), f"step {moment.step}   return {moment.total:.1f}", _TEXT, _font())
+    draw.text((10, 34), f"step {moment.step}   return {number_text(moment.total)}", _TEXT, _font())
     right = image.width - 10
     if moment.invalid:
         draw.text((right, 34), "simulation diverged", _BAD, _font(), anchor="ra")

@@ -125,7 +125,7 @@ class Reference:
         for episode in range(NUM_EPISODES):
             length = int(rollout.valid[episode].sum())
             values = [float(self.features(rollout.obs[episode, t], t) @ weights) for t in range(length)]
-            ended = bool(rollout.terminated[episode, length - 1])
+            ended = not self.config.bootstrap_at_horizon or bool(rollout.terminated[episode, length - 1])
             values.append(0.0 if ended else float(self.features(rollout.last_obs[episode], length) @ weights))
             advantage, backwards = 0.0, []
             for t in reversed(range(length)):
@@ -162,6 +162,12 @@ class Reference:
     def loss(self, params: list[Tensor], samples: Episode) -> Tensor:
         return -(self.ratio(params, samples) * samples.advantages).mean()
 
+    def inner_loss(self, params: list[Tensor], samples: Episode) -> Tensor:
+        if self.config.inner_objective == "ratio":
+            return self.loss(params, samples)
+        log_prob: Tensor = self.policy(params, samples.obs).log_prob(samples.actions)  # type: ignore[no-untyped-call]
+        return -(log_prob * samples.advantages).mean()
+
     def stages(self, meta: list[Tensor], samples: list[Episode]) -> list[list[Tensor]]:
         """One task's parameters before and after each inner step; they carry their graphs."""
         params, rates = meta[: len(self.names)], meta[len(self.names) :]
@@ -169,7 +175,7 @@ class Reference:
             rates = [torch.tensor(self.config.inner_lr if name in self.adapting else 0.0) for name in self.names]
         found = [params]
         for inner in samples[:-1]:
-            gradient = torch.autograd.grad(self.loss(found[-1], inner), found[-1], create_graph=True)
+            gradient = torch.autograd.grad(self.inner_loss(found[-1], inner), found[-1], create_graph=True)
             if self.config.first_order:
                 gradient = tuple(slope.detach() for slope in gradient)
             found.append([p - rate * slope for p, rate, slope in zip(found[-1], rates, gradient, strict=True)])

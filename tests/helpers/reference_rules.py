@@ -122,7 +122,7 @@ class RuleReference(Reference):
         found: list[list[Tensor]] = [params]
         memories: list[Memory] = []
         for inner in samples[:-1]:
-            gradient = torch.autograd.grad(self.loss(found[-1], inner), found[-1], create_graph=True)
+            gradient = torch.autograd.grad(self.inner_loss(found[-1], inner), found[-1], create_graph=True)
             if self.config.first_order:
                 gradient = tuple(slope.detach() for slope in gradient)
             shown = -inner.mean_return / self.horizon

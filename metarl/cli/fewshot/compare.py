@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from metarl.cli.fewshot.report import EVALUATION_SEED, evaluate_with_progress, shown
+from metarl.cli.fewshot.report import EVALUATION_SEED, evaluate_with_progress, score_text, shown
 from metarl.cli.progress import with_progress
 from metarl.errors import ConfigError, unknown_name
 from metarl.fewshot.experiment import Experiment, Given, Setup, resolve
@@ -126,7 +126,7 @@ def _one(setup: Setup, seed: int, root: Path, test_tasks: int, console: Console)
         lambda listener: this.train(listener),
         setup.train_config.num_iterations,
         label,
-        lambda progress: f"{key} {progress.metrics[f'train/{key}']:.3g}",
+        lambda progress: score_text(progress, key),
         console,
     ):
         return None

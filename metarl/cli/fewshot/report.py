@@ -9,7 +9,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
 from rich.table import Table
 
 from metarl.errors import ConfigError
@@ -20,7 +21,8 @@ from metarl.fewshot.objective import score_name
 from metarl.fewshot.types import EpisodeConfig, Split
 from metarl.plotting import adaptation_figure
 from metarl.runs.files import write_atomically
-from metarl.statistics import Interval
+from metarl.runs.outer_loop import Progress
+from metarl.statistics import Interval, number_text
 
 EVALUATION_SEED = 2_000_003
 """Far from the seeds that anybody trains with; test tasks are drawn from it and nothing is ever tuned on it."""
@@ -38,7 +40,7 @@ def evaluate_with_progress(
 ) -> Evaluation:
     """Score a learner with a bar; see :func:`metarl.fewshot.evaluation.evaluate`."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, transient=True) as bar:
+    with Bars(*columns, transient=True) as bar:
         task = bar.add_task(f"{split} tasks", total=num_tasks)
         return evaluate(
             learner,
@@ -52,12 +54,17 @@ def evaluate_with_progress(
         )
 
 
+def score_text(progress: Progress, name: str) -> str:
+    """What stands behind the bar of training: the score after adaptation."""
+    return next(f"{name} {number_text(x)}" for key, x in progress.metrics.items() if key.startswith(f"train/{name}_"))
+
+
 def shown(interval: Interval, kind: str) -> str:
     """Mean and half-width, in per cent for accuracies."""
     mean, low, high = interval
     if kind == "classification":
         return f"{100 * mean:.1f} ± {50 * (high - low):.1f}"
-    return f"{mean:.3g} ± {(high - low) / 2:.2g}"
+    return f"{number_text(mean)} ± {number_text((high - low) / 2)}"
 
 
 def steps_to_show(count: int) -> list[int]:

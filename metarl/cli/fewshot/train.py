@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from metarl.cli.fewshot.report import EVALUATION_SEED, evaluate_with_progress, show_scores
+from metarl.cli.fewshot.report import EVALUATION_SEED, evaluate_with_progress, score_text, show_scores
 from metarl.cli.progress import with_progress
 from metarl.config import TrainConfig
 from metarl.errors import ConfigError
@@ -22,7 +22,6 @@ from metarl.fewshot.experiment import Experiment, Given, resolve
 from metarl.fewshot.learner import LearnerConfig
 from metarl.fewshot.learners import LEARNERS
 from metarl.fewshot.objective import score_name
-from metarl.runs.outer_loop import Progress
 
 MAIN_JOB = ("maml", "glyphs")
 """What ``metarl fewshot train`` does without arguments."""
@@ -146,16 +145,12 @@ def _train_and_report(this: Experiment, checkpoint: Path | None, test_tasks: int
         soft_wrap=True,
     )
     name = score_name(setup.kind)
-
-    def describe(progress: Progress) -> str:
-        return f"{name} {progress.metrics[f'train/{name}']:.3g}"
-
     started = time.perf_counter()
     if not with_progress(
         lambda listener: this.train(listener, checkpoint),
         setup.train_config.num_iterations,
         "meta-training",
-        describe,
+        lambda progress: score_text(progress, name),
         console,
     ):
         console.print(
