@@ -94,8 +94,9 @@ def bar_figure(rows: Mapping[str, Interval], path: Path, title: str, xlabel: str
 def learning_figure(runs: Mapping[str, Sequence[Path]], path: Path) -> None:
     """Training scores before and after adaptation, and held-out scores after it, over what they cost.
 
-    Agents' scores are returns over environment steps, few-shot learners' accuracies or errors over tasks. Success has a panel beside it where some run reported any. Several runs below one label are seeds of one experiment:
-    they become one line, their mean, with its 95 % interval over seeds, as far as the shortest of them goes.
+    Agents' scores are returns over environment steps, few-shot learners' accuracies or errors over tasks. Success has a
+    panel beside it where some run reported any. Several runs below one label are seeds of one experiment: they become
+    one line, their mean, with its 95 % interval over seeds, as far as the shortest of them goes.
 
     Args:
         runs: metrics files by label.

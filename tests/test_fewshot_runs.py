@@ -228,7 +228,7 @@ def test_train_evaluate_resume_and_plot(tmp_path: Path, capsys: pytest.CaptureFi
     assert (run / "learning.png").is_file()
     capsys.readouterr()
     for bad, message in (
-        (["fewshot", "train", "--resume", str(run), "maml"], "unrecognized|leave out"),
+        (["fewshot", "train", "maml", "--resume", str(run)], "leave out 'maml'"),
         (["fewshot", "train", "--resume", str(run), "--shots", "3"], "--shots 3 is for new runs"),
         (["fewshot", "train", "--resume", str(run), "--inner-lr", "3"], "inner_lr is 0.01"),
         (["fewshot", "train", "--resume", str(run), "--num-iterations", "2"], "has done 5 iterations already"),
@@ -238,11 +238,11 @@ def test_train_evaluate_resume_and_plot(tmp_path: Path, capsys: pytest.CaptureFi
         (["fewshot", "trian"], "Did you mean 'train'"),
         (["fewshot", "evaluate", str(run), "--num-tasks", "1"], "--num-tasks must be 2 or more, got 1"),
         (["fewshot", "evaluate", str(tmp_path)], "is not a run folder"),
-        (["evaluate", str(run)], "few-shot|metarl fewshot evaluate"),
+        (["evaluate", str(run)], "metarl fewshot has the commands for it"),
     ):
         assert main(bad) == 2, bad
         error = " ".join(capsys.readouterr().err.split())
-        assert any(part in error for part in message.split("|")), (bad, error)
+        assert message in error, (bad, error)
 
 
 def test_print_config_gives_a_file_that_trains_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,6 +103,8 @@ class Setup:
                 a module that may not be imported, see :func:`metarl.plugins.require_trust`.
         """
         needed = {"agent", "tasks", "train", *([content["agent"]] if isinstance(content.get("agent"), str) else [])}
+        if "learner" in content and "agent" not in content:
+            raise ConfigError("this is the run of a few-shot learner: metarl fewshot has the commands for it.")
         if missing := needed - content.keys():
             raise ConfigError(f"config.json lacks {', '.join(sorted(missing))}; it is not that of a run.")
         where = "config.json" if folder is None else folder / "config.json"
