@@ -23,10 +23,8 @@ from metarl.statistics import Float, Interval, mean_interval
 Rows = Sequence[Mapping[str, Any]]
 
 
-def adaptation_figure(
-    rows: Mapping[str, Sequence[Interval]], path: Path, title: str, xlabel: str, score: str = "return"
-) -> None:
-    """Scores over shots, one line per agent with its interval; an agent with one shot is drawn as a level.
+def adaptation_figure(rows: Mapping[str, Sequence[Interval]], path: Path, title: str, xlabel: str) -> None:
+    """Return over shots, one line per agent with its interval; an agent with one shot is drawn as a level.
 
     Where no agent has more than one shot there is no line to draw: each is a point with its interval.
 
@@ -35,7 +33,6 @@ def adaptation_figure(
         path: the PNG.
         title: above the axes.
         xlabel: what a shot is, e.g. ``"gradient steps"``.
-        score: what is scored.
 
     Raises:
         ConfigError: if the figure cannot be written.
@@ -55,7 +52,7 @@ def adaptation_figure(
             shots = list(range(len(mean)))
             axes.plot(shots, mean, color=color, marker="o", label=label)
             axes.fill_between(shots, low, high, color=color, alpha=0.2, linewidth=0)
-    axes.set(title=title, ylabel=f"{score} (mean, 95 % interval over tasks)")
+    axes.set(title=title, ylabel="return (mean, 95 % interval over tasks)")
     if most == 1:
         # The names stand where the points do, one word below the other.
         axes.set_xticks(range(len(rows)), [label.replace(" ", "\n") for label in rows])
@@ -65,6 +62,33 @@ def adaptation_figure(
         axes.set_xticks(range(most))
         figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     axes.grid(alpha=0.3)
+    save_figure(figure, path)
+
+
+def steps_figure(rows: Mapping[str, Mapping[int, Interval]], path: Path, title: str, xlabel: str, score: str) -> None:
+    """Scores over steps of adaptation, which need not be evenly spaced; one line with its interval for each label.
+
+    Args:
+        rows: for each label, intervals by the number of steps.
+        path: the PNG.
+        title: above the axes.
+        xlabel: what a step is.
+        score: what is scored.
+
+    Raises:
+        ConfigError: if the figure cannot be written.
+    """
+    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for index, (label, curve) in enumerate(rows.items()):
+        mean, low, high = np.array([*curve.values()]).T
+        axes.plot([*curve], mean, color=_color(index), marker="o", label=label)
+        axes.fill_between([*curve], low, high, color=_color(index), alpha=0.2, linewidth=0)
+    axes.set(title=title, xlabel=xlabel, ylabel=f"{score} (mean, 95 % interval over tasks)")
+    if max(step for curve in rows.values() for step in curve) > 20:
+        axes.set_xscale("symlog", linthresh=10)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     save_figure(figure, path)
 
 

@@ -218,7 +218,8 @@ def test_train_evaluate_resume_and_plot(tmp_path: Path, capsys: pytest.CaptureFi
     assert "Mean squared error on 6 test tasks" in printed
     scores = json.loads((run / "adaptation.json").read_text())
     assert [row["label"] for row in scores["rows"]] == ["maml", "maml, untrained"]
-    assert np.shape(scores["rows"][0]["scores"]) == (6, 11)
+    assert np.shape(scores["rows"][0]["scores"]) == (6, 6)
+    assert scores["rows"][0]["steps"] == [0, 1, 2, 3, 5, 10]
     assert (run / "adaptation.png").is_file()
     assert main(["fewshot", "train", "--resume", str(run), "--num-iterations", "5", "--test-tasks", "4"]) == 0
     assert main(["fewshot", "evaluate", str(run), "--num-tasks", "4", "--shots", "5", "--num-adaptations", "1"]) == 0

@@ -87,7 +87,7 @@ def test_the_network_of_the_docs_learns_sinusoids(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     scores = _python("fewshot.md")["scores"]
-    assert scores.interval(5)[0] < 0.8 * scores.interval(0)[0]  # type: ignore[attr-defined]
+    assert scores.intervals[-1][0] < 0.8 * scores.intervals[0][0]  # type: ignore[attr-defined]
     assert (tmp_path / "runs/sinusoids/metrics.jsonl").exists()
 
 

@@ -19,6 +19,8 @@ from metarl.fewshot.types import EpisodeConfig, Kind, Split, TaskBatch
 from metarl.seeding import derive, numpy_stream
 from metarl.statistics import Interval, mean_interval
 
+_SCORED = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
+
 _BATCH_SIZE = 25
 """Tasks at a time; each batch is drawn from a stream of its own."""
 
@@ -28,20 +30,31 @@ class Evaluation:
     """Scores of one learner on many tasks.
 
     Attributes:
-        scores: accuracies, or mean squared errors, ``[task, adaptation]``: before the first, after it, and so on.
+        scores: accuracies, or mean squared errors, ``[task, scored step]``.
+        steps: after how many adaptations each column was scored, see :func:`scored_steps`.
         kind: whether they are accuracies or errors.
     """
 
     scores: NDArray[np.float64]
+    steps: tuple[int, ...]
     kind: Kind
 
-    def interval(self, adaptation: int = -1) -> Interval:
-        """Mean over tasks after so many adaptations, by default after all, and its 95 % interval."""
-        return mean_interval(self.scores[:, adaptation])
+    @property
+    def intervals(self) -> list[Interval]:
+        """Mean over tasks after each of the steps, and its 95 % interval."""
+        return [mean_interval(column) for column in self.scores.T]
+
+
+def scored_steps(num_adaptations: int) -> tuple[int, ...]:
+    """After how many of so many adaptations scores are taken: before the first, after the last, a few between.
+
+    Predicting all queries after every one of 50 steps would cost more than the steps.
+    """
+    return tuple(sorted({step for step in _SCORED if step <= num_adaptations} | {num_adaptations}))
 
 
 def score_batch(learner: Learner[Any], batch: TaskBatch, num_adaptations: int) -> Tensor:
-    """Adapt to the support sets and score the predictions of the query sets after every step.
+    """Adapt to the support sets and score the predictions of the query sets.
 
     Args:
         learner: is not changed.
@@ -49,13 +62,15 @@ def score_batch(learner: Learner[Any], batch: TaskBatch, num_adaptations: int) -
         num_adaptations: calls of ``adapt``.
 
     Returns:
-        ``[task, adaptation]``, one more than there are adaptations.
+        ``[task, scored step]``, see :func:`scored_steps`.
     """
     state = learner.begin(batch.num_tasks)
+    wanted = scored_steps(num_adaptations)
     scores = []
     for step in range(num_adaptations + 1):
-        outputs = learner.predict(state, batch.query.x)
-        scores.append(task_scores(outputs, batch.query.y, learner.spec.kind))
+        if step in wanted:
+            outputs = learner.predict(state, batch.query.x)
+            scores.append(task_scores(outputs, batch.query.y, learner.spec.kind))
         if step < num_adaptations:
             state = learner.adapt(state, batch.support)
     return torch.stack(scores, 1)
@@ -100,4 +115,4 @@ def evaluate(
         learner.seed(derive(seed, "learner", number))
         scores.append(score_batch(learner, batch, adaptations).double().cpu().numpy())
         listener(first + size)
-    return Evaluation(np.concatenate(scores), learner.spec.kind)
+    return Evaluation(np.concatenate(scores), scored_steps(adaptations), learner.spec.kind)

@@ -52,7 +52,7 @@ def _maml_omniglot(inner_lr: float, num_inner_steps: int, num_eval_steps: int, m
     )
 
 
-_CHARACTERS = ("omniglot", "omniglot-1200", "omniglot-random", "omniglot-background", "glyphs")
+_OMNIGLOT = ("omniglot", "omniglot-1200", "omniglot-random", "omniglot-background")
 
 PRESETS: dict[str, Preset] = {
     **{
@@ -63,12 +63,12 @@ PRESETS: dict[str, Preset] = {
     **{
         f"{learner}:{tasks}": _maml_omniglot(0.4, 1, 3, 32)
         for learner in ("maml", "fomaml", "anil", "meta-sgd")
-        for tasks in _CHARACTERS
+        for tasks in _OMNIGLOT
     },
     **{
         f"{learner}:{tasks}:20-way": _maml_omniglot(0.1, 5, 5, 16)
         for learner in ("maml", "fomaml", "anil", "meta-sgd")
-        for tasks in _CHARACTERS
+        for tasks in _OMNIGLOT
     },
     **{
         f"reptile:{tasks}": Preset(
@@ -76,7 +76,7 @@ PRESETS: dict[str, Preset] = {
             {"num_iterations": 100_000, "meta_batch_size": 5, **_SHORT},
             {"downsample": "stride", "num_inner_steps": 5, "num_eval_steps": 50, "anneal_iterations": 100_000},
         )
-        for tasks in _CHARACTERS
+        for tasks in _OMNIGLOT
     },
     **{
         f"protonet:{tasks}": Preset(
@@ -84,8 +84,34 @@ PRESETS: dict[str, Preset] = {
             {"num_iterations": 10_000, "meta_batch_size": 1, **_SHORT},
             {"train_ways": 60, "train_queries": 5},
         )
-        for tasks in _CHARACTERS
+        for tasks in _OMNIGLOT
     },
+    **{
+        f"{learner}:glyphs": Preset(
+            "MAML's for Omniglot with half the filters and tasks, for CPU minutes",
+            {"num_iterations": 1500, "meta_batch_size": 16, **_SHORT},
+            {**_maml_omniglot(0.4, 1, 3, 32).learner, "num_filters": 32},
+        )
+        for learner in ("maml", "fomaml", "anil", "meta-sgd")
+    },
+    **{
+        f"{learner}:glyphs:20-way": Preset(
+            "MAML's for Omniglot with half the filters and a quarter of the tasks, for CPU minutes",
+            {"num_iterations": 1000, "meta_batch_size": 4, **_SHORT},
+            {**_maml_omniglot(0.1, 5, 5, 16).learner, "num_filters": 32},
+        )
+        for learner in ("maml", "fomaml", "anil", "meta-sgd")
+    },
+    "reptile:glyphs": Preset(
+        "supervised-reptile's for Omniglot with half the filters, for CPU minutes",
+        {"num_iterations": 4000, "meta_batch_size": 5, **_SHORT},
+        {"downsample": "stride", "num_inner_steps": 5, "num_filters": 32, "anneal_iterations": 4000},
+    ),
+    "protonet:glyphs": Preset(
+        "Prototypical Networks' for Omniglot with half the filters and a third of the ways, for CPU minutes",
+        {"num_iterations": 2000, "meta_batch_size": 1, **_SHORT},
+        {"train_ways": 20, "train_queries": 5, "num_filters": 32},
+    ),
     "learned-optimiser:quadratic": Preset(
         "Andrychowicz et al. (arXiv 1606.04474) and its code: 128 functions, 100 steps, unrolled over 20",
         {"num_iterations": 2000, "meta_batch_size": 128, **_SHORT},

@@ -142,8 +142,8 @@ class _Work:
         learner, config = self.components, self.config
         seed = derive(config.seed, "monitor")
         found = evaluate(learner, self.tasks, self.episode, num_tasks=config.eval_tasks, seed=seed, split="validation")
-        last = found.scores.shape[1] - 1
-        return {f"validation/{self.name}_{step}": found.interval(step)[0] for step in (0, last)}
+        ends = {found.steps[index]: found.intervals[index][0] for index in (0, -1)}
+        return {f"validation/{self.name}_{step}": mean for step, mean in ends.items()}
 
     def score(self, metrics: Mapping[str, float]) -> float:
         """Accuracy, or the error's negative, in training."""

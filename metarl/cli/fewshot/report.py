@@ -19,7 +19,7 @@ from metarl.fewshot.experiment import Setup
 from metarl.fewshot.learner import Learner
 from metarl.fewshot.objective import score_name
 from metarl.fewshot.types import EpisodeConfig, Split
-from metarl.plotting import adaptation_figure
+from metarl.plotting import steps_figure
 from metarl.runs.files import write_atomically
 from metarl.runs.outer_loop import Progress
 from metarl.statistics import Interval, number_text
@@ -67,11 +67,6 @@ def shown(interval: Interval, kind: str) -> str:
     return f"{number_text(mean)} ± {number_text((high - low) / 2)}"
 
 
-def steps_to_show(count: int) -> list[int]:
-    """Adaptations that a table has columns for, of ``count``: before the first, few between, the last."""
-    return [step for step in range(count) if step in (0, 1, 3, 5, 10, 20, 50, count - 1)]
-
-
 def show_scores(
     setup: Setup, rows: Mapping[str, Evaluation], path: Path, details: Mapping[str, Any], console: Console
 ) -> None:
@@ -82,28 +77,26 @@ def show_scores(
     """
     kind = next(iter(rows.values())).kind
     name = "Accuracy (%)" if kind == "classification" else "Mean squared error"
-    most = max(row.scores.shape[1] for row in rows.values())
+    columns = sorted({step for row in rows.values() for step in row.steps})
     num_tasks = len(next(iter(rows.values())).scores)
     table = Table(
         title=f"{name} on {num_tasks} {details.get('split', 'test')} tasks of {escape(setup.task_name)}, {setup.size}",
         caption="mean and 95 % interval over tasks, by steps of adaptation",
     )
     table.add_column("steps:")
-    columns = steps_to_show(most)
     for step in columns:
         table.add_column(str(step), justify="right", no_wrap=True)
     for label, row in rows.items():
-        count = row.scores.shape[1]
-        table.add_row(escape(label), *(shown(row.interval(step), kind) if step < count else "" for step in columns))
+        cells = dict(zip(row.steps, (shown(interval, kind) for interval in row.intervals), strict=True))
+        table.add_row(escape(label), *(cells.get(step, "") for step in columns))
     console.print(table)
-    intervals = {label: [row.interval(step) for step in range(row.scores.shape[1])] for label, row in rows.items()}
     content = {
         "tasks": setup.task_name,
         "episode": setup.to_json()["episode"],
         "score": score_name(kind),
         **details,
         "rows": [
-            {"label": label, "intervals": intervals[label], "scores": row.scores.tolist()}
+            {"label": label, "steps": row.steps, "intervals": row.intervals, "scores": row.scores.tolist()}
             for label, row in rows.items()
         ],
     }
@@ -114,5 +107,6 @@ def show_scores(
         raise ConfigError(f"cannot write the scores {scores}: {error.strerror or error}.") from error
     figure = path.with_suffix(".png")
     title = f"{next(iter(rows))} on {setup.task_name}, {setup.size}"
-    adaptation_figure(intervals, figure, title, "adaptations", score_name(kind))
+    curves = {label: dict(zip(row.steps, row.intervals, strict=True)) for label, row in rows.items()}
+    steps_figure(curves, figure, title, "steps of adaptation", score_name(kind))
     console.print(f"Figure: {escape(str(figure))}", soft_wrap=True)
