@@ -18,7 +18,7 @@ from rich.table import Table
 from metarl.agents import AGENTS
 from metarl.cli.evaluate import evaluate
 from metarl.cli.train import train
-from metarl.errors import ConfigError, MetarlError, folded, unknown_name
+from metarl.errors import ConfigError, MetarlError, folded, told, unknown_name
 from metarl.experiments.presets import PRESETS
 from metarl.plotting import learning_figure
 from metarl.runs.folder import RunFolder
@@ -65,8 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise unknown_name("command", words[0], commands)
         return commands[words[0]](words[1:], Console())
     except MetarlError as error:
-        text = "\n".join([str(error), *getattr(error, "__notes__", [])])
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(told(error))}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted at once; what the last checkpoint holds is safe.")

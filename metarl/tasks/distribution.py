@@ -15,9 +15,10 @@ from metarl.digest import task_digest
 from metarl.errors import ConfigError
 from metarl.types import Spec, Task
 from metarl.vector.contract import contract_problems
-from metarl.vector.gym_env import GymVectorEnv
-from metarl.vector.instances import own_copy
+from metarl.vector.gym_env import GymVectorEnv, build_env
+from metarl.vector.instances import close_env
 from metarl.vector.spaces import flat_spaces
+from metarl.vector.watchdog import Call
 
 Sampler = Callable[[np.random.Generator], Task]
 
@@ -111,12 +112,12 @@ class TaskDistribution:
         """
         if self.make_env is not None:
             task = self.sample(np.random.default_rng(0))
-            env = self.make_env(own_copy(task))
+            env = build_env(self.make_env, task)
             try:
                 spaces: tuple[gym.Space[Any], gym.Space[Any]] = flat_spaces(env)
                 limit = env.spec.max_episode_steps if env.spec is not None else None
             finally:
-                env.close()
+                close_env(env, Call("close", 0, task))
         else:
             vector = self.make_vector_env(1)
             spaces = vector.single_observation_space, vector.single_action_space
