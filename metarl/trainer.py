@@ -20,7 +20,7 @@ import torch
 
 from metarl.agent import Agent
 from metarl.config import TrainConfig
-from metarl.errors import CheckpointError, NonFiniteError
+from metarl.errors import CheckpointError, NonFiniteError, WorkerError, raised
 from metarl.evaluation.evaluator import evaluate, require_same_spaces
 from metarl.origin import describe_origin, find_names, require_same_origin
 from metarl.plugins import refuse_while_importing
@@ -114,13 +114,15 @@ def train(
             saved = iteration
 
         if not (run.path / "config.json").exists():
-            # A script's run: that of an experiment has its config from the start.
-            run.write_config(find_names(agent, distribution, config))
+            # A script's run: that of an experiment has its config from the start. It comes last, as it makes a run.
             run.write_manifest(config.seed, agent.device)
+            run.write_config(find_names(agent, distribution, config))
         if checkpoint is not None:
             run.set_aside(state.iteration)
             # Drops later checkpoints before the log drops later entries: killed from here on, both still agree.
             save(agent.state_dict())
+        elif state.resumed:
+            run.checkpoints.settle()
         logger = stack.enter_context(Logger(run, resume_from=state.iteration if state.resumed else None))
         stop = stack.enter_context(_graceful_stop())
         if not state.resumed:
@@ -133,13 +135,16 @@ def train(
                 if (iteration + 1) % config.eval_every == 0 or iteration + 1 == config.num_iterations:
                     metrics |= _monitor(agent, distribution, config)
                 _check_metrics(metrics)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 # The iteration may have failed half way through an update: what is saved is what it began with.
                 if saved != iteration:
                     logger.sync()
                     save(before)
+                note = f"The {iteration} iterations that were finished before it are saved in {run.path}."
+                if isinstance(error, SystemExit):
+                    raise WorkerError(f"{raised('the code of tasks or agent left Python', error)}\n{note}") from error
                 if not isinstance(error, NonFiniteError):
-                    error.add_note(f"The {iteration} iterations that were finished before it are saved in {run.path}.")
+                    error.add_note(note)
                     raise
                 raise NonFiniteError(
                     f"iteration {iteration}: {error} Training stopped before anything of this iteration was saved; "
