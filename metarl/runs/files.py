@@ -62,6 +62,25 @@ def replacing(path: Path) -> Iterator[Path]:
     _sync(path.parent)
 
 
+def require_writable(folder: Path, instead: str) -> None:
+    """Refuse a folder that nothing can be written into, before there is anything to write.
+
+    Args:
+        folder: where files are to come; its parents are made if need be.
+        instead: what to do, as a sentence.
+
+    Raises:
+        ConfigError: naming the folder and why.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe.{os.getpid()}.tmp"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"cannot write into {shown(folder)}: {error.strerror or error}. {instead}") from error
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data`` in one step; see :func:`replacing`."""
     with replacing(path) as temporary:
@@ -77,10 +96,8 @@ def write_failure(path: Path, error: OSError) -> str:
     """
     reason = error.strerror or str(error)
     # Where nothing is left to write into, the system may say anything, or nothing until the next file.
-    if not path.parent.is_dir():
-        return (
-            f"the folder {path.parent} is gone ({reason}). It was deleted or moved; what was in it is lost from here."
-        )
+    if not path.parent.exists():
+        return f"the folder {path.parent} is gone ({reason}): it was deleted or moved, with all that was saved in it."
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({reason}). The checkpoints so far are intact; free some space, then resume the run."
     return (

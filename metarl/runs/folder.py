@@ -24,7 +24,7 @@ from metarl.errors import CheckpointError, ConfigError
 from metarl.plugins import refuse_while_importing
 from metarl.runs.checkpoint import CheckpointStore
 from metarl.runs.claims import CONFIG, claim, is_run, settle
-from metarl.runs.files import read_json, safe_name, typed, write_json
+from metarl.runs.files import read_json, safe_name, shown, typed, write_json
 
 MIN_FREE_BYTES = 50 * 2**20
 """A run is refused below this; small agents fill a few megabytes, and a disk this full is about to fail anyway."""
@@ -84,7 +84,7 @@ class RunFolder:
             probe.write_bytes(b"writable")
             probe.unlink()
         except OSError as error:
-            raise ConfigError(f"cannot write runs into {root}: {error.strerror or error}.") from error
+            raise ConfigError(f"cannot write runs into {shown(root)}: {error.strerror or error}.") from error
         return cls(path)
 
     @classmethod
