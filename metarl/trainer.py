@@ -78,7 +78,7 @@ def train(
             agent and tasks, as far as another process can find them by a name, for ``metarl evaluate`` and its like.
         checkpoint: resume from this file instead of the newest; what came after it is kept in the run's folder
             ``abandoned``.
-        listener: called after every iteration.
+        listener: called after every iteration; what it raises ends training, with a checkpoint.
 
     Returns:
         Whether training ended by itself; False after Ctrl-C (or SIGTERM, SIGHUP, SIGUSR1, SIGXCPU), which ends the
@@ -158,7 +158,13 @@ def train(
             if iteration % config.checkpoint_every == 0 or iteration == config.num_iterations:
                 logger.sync()
                 save(agent.state_dict())
-            listener(Progress(iteration, config.num_iterations, metrics))
+            try:
+                listener(Progress(iteration, config.num_iterations, metrics))
+            except Exception:
+                if saved != iteration:
+                    logger.sync()
+                    save(agent.state_dict())
+                raise
         # Only here is it certain that no more iterations follow: the signal may come at any line of the loop.
         if saved != iteration:
             logger.sync()

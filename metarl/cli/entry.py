@@ -17,6 +17,7 @@ from rich.table import Table
 
 from metarl.agents import AGENTS
 from metarl.cli.evaluate import evaluate
+from metarl.cli.output import standard_output
 from metarl.cli.train import train
 from metarl.errors import ConfigError, MetarlError, folded, told, unknown_name
 from metarl.experiments.presets import PRESETS
@@ -54,16 +55,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "check": _check,
     }
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(_USAGE)
-        return 0 if words else 2
-    if words[0] == "--version":
-        print(f"metarl {version('metarl')}")
-        return 0
     try:
-        if words[0] not in commands:
-            raise unknown_name("command", words[0], commands)
-        return commands[words[0]](words[1:], Console())
+        with standard_output():
+            if not words or words[0] in ("-h", "--help"):
+                print(_USAGE)
+                return 0 if words else 2
+            if words[0] == "--version":
+                print(f"metarl {version('metarl')}")
+                return 0
+            if words[0] not in commands:
+                raise unknown_name("command", words[0], commands)
+            return commands[words[0]](words[1:], Console())
     except MetarlError as error:
         Console(stderr=True).print(f"[bold red]error:[/] {escape(told(error))}", highlight=False, soft_wrap=True)
         return 2

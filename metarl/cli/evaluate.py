@@ -88,7 +88,15 @@ def evaluate(words: list[str], console: Console) -> int:
     if options.official:
         return _evaluate_official(options, this, agent, iteration, output, console)
     distribution = this.seen(load_distribution(options.tasks)) if options.tasks else this.distribution
-    require_memory(this.agent_config, distribution.spec, options.num_tasks, agent.device, "num_tasks")
+    require_memory(
+        this.agent_config,
+        distribution.spec,
+        options.num_tasks,
+        agent.device,
+        "num_tasks",
+        options.rollouts_per_task,
+        options.num_adaptations,
+    )
     rows = evaluation_rows(
         this,
         agent,

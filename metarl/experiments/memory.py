@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,12 +29,18 @@ class Share:
     """
 
     what: str
-    settings: dict[str, object]
+    settings: Mapping[str, object]
     num_bytes: int
 
 
 def require_memory(
-    config: AgentConfig, spec: Spec, num_tasks: int, device: torch.device, tasks_setting: str = "meta_batch_size"
+    config: AgentConfig,
+    spec: Spec,
+    num_tasks: int,
+    device: torch.device,
+    tasks_setting: str = "meta_batch_size",
+    rollouts_per_task: int | None = None,
+    num_adaptations: int | None = None,
 ) -> None:
     """Refuse settings whose trials cannot fit into the memory that is free now.
 
@@ -46,11 +53,13 @@ def require_memory(
         num_tasks: tasks of a trial.
         device: where tensors live.
         tasks_setting: the name of ``num_tasks``, for the message.
+        rollouts_per_task: default: as in training.
+        num_adaptations: default: as in training.
 
     Raises:
         ConfigError: naming the settings, the estimate and what is available.
     """
-    shares = estimate(config, spec, num_tasks, tasks_setting)
+    shares = estimate(config, spec, num_tasks, tasks_setting, rollouts_per_task, num_adaptations)
     needed, available = sum(share.num_bytes for share in shares), available_bytes(device)
     if needed > available:
         largest = max(shares, key=lambda share: share.num_bytes)
@@ -61,8 +70,17 @@ def require_memory(
         )
 
 
-def estimate(config: AgentConfig, spec: Spec, num_tasks: int, tasks_setting: str = "meta_batch_size") -> list[Share]:
+def estimate(
+    config: AgentConfig,
+    spec: Spec,
+    num_tasks: int,
+    tasks_setting: str = "meta_batch_size",
+    rollouts_per_task: int | None = None,
+    num_adaptations: int | None = None,
+) -> list[Share]:
     """What a trial holds at least; arguments as for :func:`require_memory`."""
+    per_task = config.rollouts_per_task if rollouts_per_task is None else rollouts_per_task
+    num_rollouts = 1 + (config.num_adaptations if num_adaptations is None else num_adaptations)
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     widths = {name: value for name, value in fields.items() if name.endswith("_sizes") and value}
     sizes = {name: value for name, value in fields.items() if name.endswith("_size") and "batch" not in name}
@@ -75,17 +93,17 @@ def estimate(config: AgentConfig, spec: Spec, num_tasks: int, tasks_setting: str
     parameters += sum(size * size for name, size in sizes.items() if name == "hidden_size")
     networks = dict(widths | sizes)
     # Memory agents share their parameters among tasks, and those of the others are adapted to each of them.
-    if config.adapts_by == "gradient step" and config.num_adaptations and widths:
+    if config.adapts_by == "gradient step" and num_rollouts > 1 and widths:
         parameters *= 1 + num_tasks
         networks[tasks_setting] = num_tasks
     episodes = {
         tasks_setting: num_tasks,
-        "rollouts_per_task": config.rollouts_per_task,
-        "rollouts of a trial": config.num_adaptations + 1,
+        "rollouts_per_task": per_task,
+        "rollouts of a trial": num_rollouts,
         "horizon": spec.horizon,
     }
-    slots = num_tasks * config.rollouts_per_task
-    steps = slots * (config.num_adaptations + 1) * spec.horizon
+    slots = num_tasks * per_task
+    steps = slots * num_rollouts * spec.horizon
     # Observation, action before and after, reward before and after, log-probability; flags are left out.
     per_step = _BYTES * (spec.obs_dim + spec.action_dim + (1 if spec.discrete else spec.action_dim) + 3)
     shares = [
@@ -94,7 +112,7 @@ def estimate(config: AgentConfig, spec: Spec, num_tasks: int, tasks_setting: str
     ]
     if pieces := fields.get("bptt_steps", 0):
         # The last piece of a trial is filled up.
-        padded = slots * max(0, pieces - (config.num_adaptations + 1) * spec.horizon)
+        padded = slots * max(0, pieces - num_rollouts * spec.horizon)
         shares.append(Share("pieces of trials", {"bptt_steps": pieces, tasks_setting: num_tasks}, padded * per_step))
     return shares
 

@@ -98,8 +98,8 @@ class RunFolder:
         if not is_run(path):
             what = "is not a run folder (it has no config.json)" if path.exists() else "does not exist"
             nearby = _runs_near(path)
-            found = f"Runs nearby: {', '.join(map(str, nearby))}." if nearby else "There are no runs nearby."
-            raise ConfigError(f"{path} {what}. {found}")
+            found = f"Runs nearby: {', '.join(map(shown, nearby))}." if nearby else "There are no runs nearby."
+            raise ConfigError(f"{shown(path)} {what}. {found}")
         return cls(path)
 
     @classmethod

@@ -103,7 +103,8 @@ class TaskDistribution:
         """
         if self.meta_batch is None:
             return self.train.sample(num_tasks, rng)
-        return self.call("meta_batch", num_tasks, rng)
+        drawn: list[Task] = self.call("meta_batch", num_tasks, rng)
+        return drawn
 
     @cached_property
     def spec(self) -> Spec:
@@ -150,7 +151,7 @@ class TaskDistribution:
         if num_envs < 1:
             raise ConfigError(f"{self.id}: num_envs must be 1 or more, got {num_envs!r}.")
         if self.make_vector is not None:
-            vector = self.call("make_vector", num_envs)
+            vector: VectorEnv[Any, Any, Any] = self.call("make_vector", num_envs)
             problems = contract_problems(vector)
             if vector.num_envs != num_envs:
                 problems.append(f"make_vector({num_envs}) built {vector.num_envs} instances.")
