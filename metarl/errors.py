@@ -99,17 +99,20 @@ def missing_extra(package: str, extra: str, what: str) -> ConfigError:
 
 
 def raised(what: str, error: BaseException, title: str = "Traceback") -> str:
-    """A sentence on foreign code that raised, with its traceback below.
+    """A sentence on foreign code that raised, with its traceback below unless the error is metarl's own.
 
     Args:
         what: subject and predicate, e.g. ``"make_env raised with task 3"``.
         error: caught by the function that called the foreign code, whose own frame is left out.
         title: stands above the traceback.
     """
+    sentence = f"{what}: {type(error).__name__}: {error}"
+    if isinstance(error, MetarlError):
+        return sentence  # It says what was wrong with what the foreign code returned; the lines would be metarl's.
     inner = error.__traceback__ and error.__traceback__.tb_next
     lines = traceback.format_exception(type(error), error, inner or error.__traceback__)
     text = "".join(lines).removeprefix("Traceback (most recent call last):\n").rstrip()
-    return f"{what}: {type(error).__name__}: {error}\n\n{title}:\n{text}"
+    return f"{sentence}\n\n{title}:\n{text}"
 
 
 def folded(names: Sequence[str]) -> list[str]:
