@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import difflib
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -25,7 +26,12 @@ def told_errors() -> Iterator[None]:
     try:
         yield
     except MetarlError as error:
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error: {told(error)}") from error
+
+
+def told(error: BaseException) -> str:
+    """An error's sentence and the notes that were added to it."""
+    return "\n".join([str(error), *getattr(error, "__notes__", [])])
 
 
 class ConfigError(MetarlError, ValueError):
@@ -97,6 +103,23 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> ConfigError:
 def missing_extra(package: str, extra: str, what: str) -> ConfigError:
     """An error for ``what`` (the subject of a sentence), which needs ``package``, of one of metarl's extras."""
     return ConfigError(f"{what} needs the package {package}, which is not installed: pip install 'metarl[{extra}]'")
+
+
+def raised(what: str, error: BaseException, title: str = "Traceback") -> str:
+    """A sentence on foreign code that raised, with its traceback below unless the error is metarl's own.
+
+    Args:
+        what: subject and predicate, e.g. ``"make_env raised with task 3"``.
+        error: caught by the function that called the foreign code, whose own frame is left out.
+        title: stands above the traceback.
+    """
+    sentence = f"{what}: {type(error).__name__}: {error}"
+    if isinstance(error, MetarlError):
+        return sentence  # It says what was wrong with what the foreign code returned; the lines would be metarl's.
+    inner = error.__traceback__ and error.__traceback__.tb_next
+    lines = traceback.format_exception(type(error), error, inner or error.__traceback__)
+    text = "".join(lines).removeprefix("Traceback (most recent call last):\n").rstrip()
+    return f"{sentence}\n\n{title}:\n{text}"
 
 
 def folded(names: Sequence[str]) -> list[str]:

@@ -48,7 +48,7 @@ def train(
             agent and tasks, as far as another process can find them by a name, for ``metarl evaluate`` and its like.
         checkpoint: resume from this file instead of the newest; what came after it is kept in the run's folder
             ``abandoned``.
-        listener: called after every iteration.
+        listener: called after every iteration; what it raises ends training, with a checkpoint.
 
     Returns:
         Whether training ended by itself; False after Ctrl-C (or SIGTERM, SIGHUP, SIGUSR1, SIGXCPU), which ends the

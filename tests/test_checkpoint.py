@@ -304,6 +304,7 @@ def test_rewinding_a_run_drops_the_abandoned_future(tmp_path: Path) -> None:
 
 
 def test_a_damaged_newest_checkpoint_offers_the_previous_good_one(tmp_path: Path) -> None:
+    (tmp_path / "my run").mkdir()
     store = CheckpointStore(tmp_path / "my run" / "checkpoints")
     for iteration in (1, 2, 3):
         store.save(iteration, {"value": iteration})

@@ -368,8 +368,10 @@ def test_processes_end_with_the_environment_without_warnings(close: bool) -> Non
     assert [process.returncode for process in processes] == [0, 0]
 
 
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="no other kernel kills children with their parent")
+
 SCRIPT = """
-import os, sys, time
+import ctypes, os, sys, time
 import gymnasium as gym, numpy as np
 from metarl.vector.options import instance_seeds
 from metarl.vector.spaces import flat_spaces
@@ -382,9 +384,10 @@ class Own(gym.Env):
         return np.zeros(1, np.float32), {}
     def step(self, action):
         while sys.argv[1] == "die": pass
+        if sys.argv[1] == "die-in-c": ctypes.PyDLL(None).sleep(1000)  # Holds Python's lock.
         return np.zeros(1, np.float32), 1.0, False, False, {}
 
-gym.register("Own-v0", entry_point=Own if sys.argv[1] == "die" else "__main__:Own")
+gym.register("Own-v0", entry_point=Own if sys.argv[1] != "leave" else "__main__:Own")
 env = GymVectorEnv(lambda task: gym.make("Own-v0", disable_env_checker=True), 2, first_task=0, num_workers=2)
 env.reset(seed=0, options={"tasks": [0, 1]})
 print(*(worker.process.pid for worker in env._group._workers), flush=True)
@@ -406,8 +409,9 @@ def test_script_without_a_main_guard_works_and_leaves_quietly(tmp_path: Any) -> 
     assert (output.split()[-1], errors, process.returncode) == ("2.0", "", 0)
 
 
-def test_workers_leave_when_the_parent_is_killed_in_a_step(tmp_path: Any) -> None:
-    process = run_script(tmp_path, "die")
+@pytest.mark.parametrize("mode", ["die", pytest.param("die-in-c", marks=needs_linux)])
+def test_workers_leave_when_the_parent_is_killed_in_a_step(tmp_path: Any, mode: str) -> None:
+    process = run_script(tmp_path, mode)
     assert process.stdout is not None
     workers = [int(word) for word in process.stdout.readline().split()]
     time.sleep(0.5)
@@ -417,6 +421,25 @@ def test_workers_leave_when_the_parent_is_killed_in_a_step(tmp_path: Any) -> Non
     while any(_alive(worker) for worker in workers):
         assert time.monotonic() < deadline, "a worker outlived its parent"
         time.sleep(0.1)
+
+
+def test_a_worker_whose_parent_died_before_it_was_bound_to_it_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # The parent's number, as a worker is told it.
+    with pytest.raises(WorkerError, match="exited with code 1 while starting"):
+        vector(2)
+
+
+def test_workers_outlive_the_thread_that_started_them() -> None:
+    """The kernel takes a thread for the parent of what it started."""
+    made: list[GymVectorEnv] = []
+    thread = threading.Thread(target=lambda: made.append(vector(2)))
+    thread.start()
+    thread.join()
+    time.sleep(1.0)
+    (env,) = made
+    env.reset(seed=0, options={"tasks": TASKS})
+    env.step(np.ones(5, np.int64))
+    env.close()
 
 
 def _alive(process: int) -> bool:

@@ -135,7 +135,9 @@ def test_a_sync_that_fails_is_named(run: RunFolder, monkeypatch: pytest.MonkeyPa
 
     with Logger(run) as logger:
         monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(CheckpointError, match=r"could not bring the metrics .*onto the disk: No space left"):
+        with pytest.raises(
+            CheckpointError, match=r"could not bring the metrics .*onto the disk: the disk is full \(No space left"
+        ):
             logger.sync()
 
 

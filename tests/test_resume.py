@@ -295,7 +295,7 @@ def test_going_back_to_an_older_checkpoint_repeats_the_same_history(
     assert store.iterations() == [3, 4]
     if killed:
 
-        class Killed(Exception):
+        class Killed(BaseException):
             pass
 
         def die(_: object) -> None:

@@ -31,6 +31,7 @@ from metarl.types import Task
 from metarl.vector.buffers import Buffers, Layout
 from metarl.vector.contract import as_actions, require_open, require_reset
 from metarl.vector.options import NO_TASK, instance_seeds, parse_reset_options
+from metarl.vector.watchdog import CALL_TIMEOUT
 from metarl.vector.workers import WorkerPool
 
 Array = NDArray[Any]
@@ -82,7 +83,7 @@ class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
         sample: Sampler | None = None,
         seed: int | None = None,
         fast: bool | None = None,
-        worker_timeout: float = 45.0,
+        worker_timeout: float = CALL_TIMEOUT,
     ) -> None:
         if num_envs < 1:
             raise ConfigError(f"MetaWorldVectorEnv: num_envs must be 1 or more, got {num_envs!r}.")

@@ -14,9 +14,10 @@ from rich.markup import escape
 from metarl.cli.evaluate import evaluate
 from metarl.cli.fewshot import fewshot
 from metarl.cli.listing import list_names
+from metarl.cli.output import standard_output
 from metarl.cli.plot import plot
 from metarl.cli.train import train
-from metarl.errors import MetarlError, unknown_name
+from metarl.errors import MetarlError, told, unknown_name
 from metarl.tasks.registry import load_distribution
 from metarl.testing import check_tasks
 
@@ -51,19 +52,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "fewshot": fewshot,
     }
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(_USAGE)
-        return 0 if words else 2
-    if words[0] == "--version":
-        print(f"metarl {version('metarl')}")
-        return 0
     try:
-        if words[0] not in commands:
-            raise unknown_name("command", words[0], commands)
-        return commands[words[0]](words[1:], Console())
+        with standard_output():
+            if not words or words[0] in ("-h", "--help"):
+                print(_USAGE)
+                return 0 if words else 2
+            if words[0] == "--version":
+                print(f"metarl {version('metarl')}")
+                return 0
+            if words[0] not in commands:
+                raise unknown_name("command", words[0], commands)
+            return commands[words[0]](words[1:], Console())
     except MetarlError as error:
-        text = "\n".join([str(error), *getattr(error, "__notes__", [])])
-        Console(stderr=True).print(f"[bold red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"[bold red]error:[/] {escape(told(error))}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted at once; what the last checkpoint holds is safe.")

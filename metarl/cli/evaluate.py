@@ -16,8 +16,9 @@ from metarl.cli.report import EVALUATION_SEED, evaluation_rows, show_adaptation
 from metarl.errors import ConfigError
 from metarl.evaluation.metaworld_scores import markdown, print_table
 from metarl.experiments import Experiment
+from metarl.experiments.memory import require_memory
 from metarl.experiments.official import evaluate_experiment
-from metarl.runs.files import safe_name, write_atomically
+from metarl.runs.files import require_writable, safe_name, shown, write_atomically
 from metarl.tasks.registry import load_distribution
 
 
@@ -47,6 +48,8 @@ class EvaluateOptions:
     """Take the checkpoint with the best training return."""
     device: Literal["auto", "cpu", "cuda"] | None = None
     """Where networks run; default: as in training."""
+    output: Path | None = None
+    """Folder for scores and figure, made if need be; default: RUN, which must then be writable."""
     official: bool = False
     """Meta-World's protocol: every goal of the split, 10 adaptation and 3 evaluation episodes each."""
     goals: int | None = None
@@ -59,6 +62,8 @@ class EvaluateOptions:
 
 def evaluate(words: list[str], console: Console) -> int:
     """Run the command with these words after its name; returns the exit status."""
+    # What the user's own modules and environments do, to change the working directory for one, comes after this.
+    here = Path.cwd()
     options = tyro.cli(EvaluateOptions, args=words, prog="metarl evaluate")
     if options.num_tasks < 1 or (options.num_adaptations is not None and options.num_adaptations < 0):
         raise ConfigError(
@@ -67,20 +72,31 @@ def evaluate(words: list[str], console: Console) -> int:
         )
     if options.rollouts_per_task is not None and options.rollouts_per_task < 1:
         raise ConfigError(f"--rollouts-per-task must be above 0, got {options.rollouts_per_task}.")
-    if options.seed < 0:
-        raise ConfigError(f"--seed must be 0 or more, got {options.seed}.")
+    if not 0 <= options.seed < 2**63:
+        raise ConfigError(f"--seed must be 0 or more and below 2^63, got {options.seed}.")
     if options.best and options.checkpoint is not None:
         raise ConfigError(f"--best and --checkpoint {options.checkpoint} name two checkpoints; give one of them.")
     _check_official(options)
-    this = Experiment.open(options.run, agent=options.agent, tasks=options.tasks, trust=options.trust_tasks)
+    output = here / (options.run if options.output is None else options.output)
+    this = Experiment.open(here / options.run, agent=options.agent, tasks=options.tasks, trust=options.trust_tasks)
+    require_writable(output, "Give another folder with --output FOLDER.")
     reference = this.trained_reference()
     if options.device is not None:
         this, reference = this.on(options.device), reference and reference.on(options.device)
-    checkpoint = this.run.checkpoints.best_path if options.best else options.checkpoint
+    checkpoint = this.run.checkpoints.best_path if options.best else options.checkpoint and here / options.checkpoint
     agent, iteration = this.load(checkpoint)
     if options.official:
-        return _evaluate_official(options, this, agent, iteration, console)
+        return _evaluate_official(options, this, agent, iteration, output, console)
     distribution = this.seen(load_distribution(options.tasks)) if options.tasks else this.distribution
+    require_memory(
+        this.agent_config,
+        distribution.spec,
+        options.num_tasks,
+        agent.device,
+        "num_tasks",
+        options.rollouts_per_task,
+        options.num_adaptations,
+    )
     rows = evaluation_rows(
         this,
         agent,
@@ -92,9 +108,7 @@ def evaluate(words: list[str], console: Console) -> int:
         pretrained=reference,
     )
     name = f"evaluation-{safe_name(distribution.id)}-iteration{iteration}-seed{options.seed}"
-    show_adaptation(
-        this, distribution, rows, this.run.path / name, {"seed": options.seed, "iteration": iteration}, console
-    )
+    show_adaptation(this, distribution, rows, output / name, {"seed": options.seed, "iteration": iteration}, console)
     return 0
 
 
@@ -113,7 +127,7 @@ def _check_official(options: EvaluateOptions) -> None:
 
 
 def _evaluate_official(
-    options: EvaluateOptions, this: Experiment, agent: Agent[Any], iteration: int, console: Console
+    options: EvaluateOptions, this: Experiment, agent: Agent[Any], iteration: int, output: Path, console: Console
 ) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
@@ -127,10 +141,11 @@ def _evaluate_official(
             goals=options.goals,
             tasks=options.tasks,
             upstream=options.upstream,
+            folder=output,
             listener=lambda done, total: bar.update(task, completed=done, total=total),
         )
     print_table(scores, this.name, console)
     text = path.with_suffix(".md")
     write_atomically(text, markdown(scores, this.name).encode())
-    console.print(f"Scores: {escape(str(path))}, as Markdown: {escape(str(text))}", soft_wrap=True)
+    console.print(f"Scores: {escape(shown(path))}, as Markdown: {escape(shown(text))}", soft_wrap=True)
     return 0

@@ -23,6 +23,7 @@ from metarl.config import TrainConfig
 from metarl.errors import ConfigError
 from metarl.experiments import Experiment, Setup, resolve
 from metarl.experiments.experiment import pretrained_reference, reference_config
+from metarl.runs.files import shown
 from metarl.runs.outer_loop import Progress
 from metarl.statistics import number_text
 
@@ -67,6 +68,8 @@ class TrainOptions:
 
 def train(words: list[str], console: Console) -> int:
     """Run the command with these words after its name; returns the exit status."""
+    # What the user's own modules and environments do, to change the working directory for one, comes after this.
+    here = Path.cwd()
     names = list(itertools.takewhile(lambda word: not word.startswith("-"), words[:2]))
     rest = words[len(names) :]
     if len(names) == 1:
@@ -84,15 +87,16 @@ def train(words: list[str], console: Console) -> int:
         prog=prog,
         default=TrainOptions(base.train_config, base.agent_config, reference=main_job),
     )
+    checkpoint = options.checkpoint and here / options.checkpoint
     if isinstance(base, Experiment):
         if options.print_config:
             raise ConfigError(
                 f"--print-config is for new runs; the settings of this one are {base.run.path}/config.json."
             )
-        _check_resume(base, options.train.num_iterations, options.checkpoint, console)
-        this = base.reconfigured(options.train, options.settings, options.checkpoint)
+        _check_resume(base, options.train.num_iterations, checkpoint, console)
+        this = base.reconfigured(options.train, options.settings, checkpoint)
     else:
-        if options.checkpoint is not None:
+        if checkpoint is not None:
             raise ConfigError(f"--checkpoint {options.checkpoint} needs --resume RUN.")
         setup = dataclasses.replace(base, train_config=options.train, agent_config=options.settings)
         if options.reference:
@@ -101,9 +105,9 @@ def train(words: list[str], console: Console) -> int:
             setup.check()
             print(json.dumps(setup.to_json(), indent=2))
             return 0
-        this = Experiment.start(setup, options.runs)
+        this = Experiment.start(setup, here / options.runs, reference=options.reference)
     wants_reference = options.reference or (this.pretrained_path / "config.json").is_file()
-    return _train_and_report(this, options.checkpoint, wants_reference, console)
+    return _train_and_report(this, checkpoint, wants_reference, console)
 
 
 def _base(names: list[str], source: Source) -> tuple[Setup, bool]:
@@ -145,7 +149,9 @@ def _check_resume(known: Experiment, num_iterations: int, checkpoint: Path | Non
     store = known.run.checkpoints
     if checkpoint is not None:
         done, _ = store.load(checkpoint)
-        console.print(f"Going back to iteration {done}; what came later is kept in {known.run.path}/abandoned.")
+        console.print(
+            f"Going back to iteration {done}; what came later is kept in {escape(shown(known.run.path))}/abandoned."
+        )
     else:
         done = max(store.iterations(), default=0)
         if not done and known.run.metrics.exists() and known.run.metrics.stat().st_size:
@@ -159,7 +165,7 @@ def _check_resume(known: Experiment, num_iterations: int, checkpoint: Path | Non
 
 def _train_and_report(this: Experiment, checkpoint: Path | None, wants_reference: bool, console: Console) -> int:
     console.print(
-        f"[bold]{this.name}[/] on [bold]{this.task_name}[/], run folder {escape(str(this.run.path))}", soft_wrap=True
+        f"[bold]{this.name}[/] on [bold]{this.task_name}[/], run folder {escape(shown(this.run.path))}", soft_wrap=True
     )
     reference = pretrained_reference(this) if wants_reference else None
     started = time.perf_counter()
@@ -234,4 +240,4 @@ def _trust(this: Experiment) -> str:
 
 def _quoted(path: Path) -> str:
     """For a shell, by way of rich: square brackets are markup there."""
-    return escape(shlex.quote(str(path)))
+    return escape(shlex.quote(shown(path)))

@@ -49,6 +49,9 @@ _UNIT = Allowed("lie in [0, 1]", lambda value: _is_finite(value) and 0 <= value 
 
 Count = Annotated[int, Allowed("be a whole number above 0", lambda value: _is_whole(value) and value > 0)]
 Natural = Annotated[int, Allowed("be a whole number of 0 or more", lambda value: _is_whole(value) and value >= 0)]
+Seed = Annotated[
+    int, Allowed("be a whole number of 0 or more and below 2^63", lambda value: _is_whole(value) and 0 <= value < 2**63)
+]
 Positive = Annotated[float, above(0)]
 NonNegative = Annotated[float, Allowed("be a finite number of 0 or more", lambda x: _is_finite(x) and x >= 0)]
 UnitInterval = Annotated[float, _UNIT]

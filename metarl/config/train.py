@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from metarl.config.settings import Count, Natural, check_settings
+from metarl.config.settings import Count, Seed, check_settings
 from metarl.errors import ConfigError
 
 
@@ -17,7 +17,7 @@ from metarl.errors import ConfigError
 class TrainConfig:
     """Settings of the outer loop, the same for every agent."""
 
-    seed: Natural = 1
+    seed: Seed = 1
     """Seed for parameters, tasks, environments and actions; the same seed gives the same run, bit for bit."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where networks run; auto takes CUDA if there is any."""

@@ -14,7 +14,7 @@ from metarl.config import TrainConfig, choose_device, fixed_settings, from_dict
 from metarl.errors import ConfigError
 from metarl.experiments.setup import Setup
 from metarl.plugins import require_trust
-from metarl.runs.folder import RunFolder
+from metarl.runs.folder import REFERENCE, RunFolder
 from metarl.runs.outer_loop import Progress
 from metarl.trainer import restore, train
 
@@ -33,25 +33,37 @@ class Experiment(Setup):
 
     @classmethod
     def create(cls, setup: Setup, run: RunFolder) -> Experiment:
-        """A new experiment; writes config and manifest into the new folder ``run``."""
-        run.write_config(setup.to_json())
+        """A new experiment; writes manifest and config into the new folder ``run``."""
         run.write_manifest(setup.train_config.seed, choose_device(setup.train_config.device))
+        # Last, since it makes the folder a run: one that goes on after a kill lacks nothing.
+        run.write_config(setup.to_json())
+        return cls.of(setup, run)
+
+    @classmethod
+    def of(cls, setup: Setup, run: RunFolder) -> Experiment:
+        """A setup in a run folder; writes nothing."""
         return cls(setup.name, setup.task_name, setup.train_config, setup.agent_config, run)
 
     @classmethod
-    def start(cls, setup: Setup, root: Path | str = "runs", name: str | None = None) -> Experiment:
+    def start(
+        cls, setup: Setup, root: Path | str = "runs", name: str | None = None, *, reference: bool = False
+    ) -> Experiment:
         """A new experiment in a folder of its own, made only if the setup can work.
 
         Args:
             setup: see :func:`metarl.experiments.resolve`.
             root: folder of all runs.
             name: name of the run's folder; default: made from agent, tasks and seed.
+            reference: it has a reference, see :func:`pretrained_reference`, which stands beside it from the start.
 
         Raises:
-            ConfigError: see :meth:`Setup.check`; if the folder cannot be written.
+            ConfigError: see :meth:`Setup.check` and :func:`reference_config`; if the folder cannot be written.
         """
+        root = Path(root).absolute()  # An environment may change the working directory.
         setup.check()
         run = RunFolder.create(root, name or f"{setup.name}-{setup.task_name}-seed{setup.train_config.seed}")
+        if reference:
+            pretrained_reference(cls.of(setup, run))
         return cls.create(setup, run)
 
     @classmethod
@@ -76,7 +88,7 @@ class Experiment(Setup):
             if name is not None:
                 require_trust(name, part, "the command", trusted=True, folder=run.path)
         setup = Setup.from_json(run.read_config(), agent=agent, tasks=tasks, trust=trust, folder=run.path)
-        return cls(setup.name, setup.task_name, setup.train_config, setup.agent_config, run)
+        return cls.of(setup, run)
 
     def reconfigured(
         self, train_config: TrainConfig, agent_config: AgentConfig, checkpoint: Path | None = None
@@ -118,7 +130,7 @@ class Experiment(Setup):
     @property
     def pretrained_path(self) -> Path:
         """Where the run of the reference lies, if there is one."""
-        return self.run.path / "pretrained"
+        return self.run.path / REFERENCE
 
     def trained_reference(self) -> Experiment | None:
         """The reference's experiment; None if there is none, or none that has begun to train."""

@@ -30,9 +30,10 @@ def evaluate_experiment(
     tasks: str | None = None,
     upstream: bool = False,
     num_workers: int | None = None,
+    folder: Path | None = None,
     listener: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[OfficialScores, Path]:
-    """Score a run's agent; scores stay in the run's folder, where an interrupted evaluation goes on.
+    """Score a run's agent; scores stay in a folder, where an interrupted evaluation goes on.
 
     Args:
         experiment: the agent's experiment.
@@ -43,6 +44,7 @@ def evaluate_experiment(
         goals: the first so many goals of each task; default: all, which alone is official.
         tasks: another task set of Meta-World than the one that was trained on.
         upstream: also run metaworld's own function, on its own environments, which takes several times as long.
+        folder: where the scores stay; default: the run's folder.
         num_workers: processes that step the simulations; default: one for each core that this process may use.
         listener: is told how many tasks of how many are done.
 
@@ -66,7 +68,7 @@ def evaluate_experiment(
     }
     few = f"{goals}goals-" if goals else ""
     name = f"official-{source.id}-{split}-iteration{iteration}-{digest[:8]}-{few}seed{seed}.json"
-    store = experiment.run.path / safe_name(name)
+    store = (folder or experiment.run.path) / safe_name(name)
     scores = evaluate_official(
         agent,
         experiment.seen(source),

@@ -19,6 +19,7 @@ from metarl.agent import Agent, AgentConfig
 from metarl.agents.registry import agent_name, load_agent
 from metarl.config import TrainConfig, choose_device, from_dict, run_config
 from metarl.errors import ConfigError, unknown_name
+from metarl.experiments.memory import require_memory
 from metarl.experiments.presets import PRESETS, Preset, steps_per_iteration
 from metarl.plugins import require_trust
 from metarl.runs.config_file import read_config_file
@@ -68,8 +69,11 @@ class Setup:
 
         Raises:
             ConfigError: for tasks that are not there, a device that this machine lacks, settings that do not fit the
-                tasks, or a meta-batch that cannot be drawn.
+                tasks or this machine's memory, or a meta-batch that cannot be drawn.
         """
+        spec, device = self.distribution.spec, choose_device(self.train_config.device)
+        for setting in ("meta_batch_size", "eval_tasks"):
+            require_memory(self.agent_config, spec, getattr(self.train_config, setting), device, setting)
         self.build()
         rng = np.random.default_rng(0)
         load_distribution(self.task_name).sample_meta_batch(self.train_config.meta_batch_size, rng)

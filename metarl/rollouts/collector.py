@@ -86,7 +86,7 @@ class Collector:
         Raises:
             NonFiniteError: if an environment returns a NaN or infinite observation or reward, and does not report it
                 as invalid; float32's infinity begins at 3.4e38.
-            ConfigError: if a vector environment's rewards or success are not one number for each instance.
+            ConfigError: if a vector environment's rewards, flags or success are not one number for each instance.
         """
         spec, slots = self._spec, self.rollouts_per_task
         shape = (len(tasks), slots)
@@ -125,15 +125,16 @@ class Collector:
             obs, rewards, terminated, truncated, info = env.step(
                 env_actions(env.single_action_space, action.value.flatten(0, 1))
             )
+            for name, array in (("rewards", rewards), ("terminated", terminated), ("truncated", truncated)):
+                if np.shape(array) != (env.num_envs,):
+                    raise ConfigError(
+                        f"{self.distribution.id}: {name} have shape {np.shape(array)}, expected {(env.num_envs,)}."
+                    )
             if "invalid" in info:
                 diverged = active & np.asarray(info["invalid"], bool)
                 invalid |= diverged
                 obs = np.where(diverged[:, None], seen, obs)
                 terminated, truncated = terminated & ~diverged, truncated | diverged
-            if np.shape(rewards) != (env.num_envs,):
-                raise ConfigError(
-                    f"{self.distribution.id}: rewards have shape {np.shape(rewards)}, expected {(env.num_envs,)}."
-                )
             rewards = np.where(active & ~invalid, rewards, 0.0)
             self._check_finite("reward", rewards[active], tasks, active, step)
             # Also the last observation of an episode, whose value a truncated episode counts.

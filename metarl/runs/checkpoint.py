@@ -6,9 +6,6 @@ JSON finds each damaged bit. :func:`save` and :func:`load` handle one file, :cla
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
 import math
 import re
 import shlex
@@ -18,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from metarl.errors import CheckpointError, NonFiniteError
-from metarl.runs.files import parse_json, read_regular, typed, write_atomically
+from metarl.runs.encoding import content_digest, decode, to_text
+from metarl.runs.files import parse_json, read_regular, typed, write_atomically, write_failure
 
 _FORMAT = "metarl-checkpoint-1"
 _SUFFIX = ".safetensors"
@@ -43,8 +40,8 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
         CheckpointError: if the state holds something else, the disk is full or the folder cannot be written.
     """
     tensors: dict[str, Tensor] = {}
-    text = _to_text(state, tensors)
-    metadata = {"format": _FORMAT, "state": text, "sha256": _digest(tensors, text)}
+    text = to_text(state, tensors)
+    metadata = {"format": _FORMAT, "state": text, "sha256": content_digest(tensors, text)}
     try:
         data = safetensors.torch.save(tensors, metadata)
     except (SafetensorError, KeyError, ValueError) as error:
@@ -52,11 +49,7 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
     try:
         write_atomically(path, data)
     except OSError as error:
-        cause = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "the folder cannot be written"
-        raise CheckpointError(
-            f"could not write the checkpoint {path}: {cause} ({error.strerror or error}). The previous checkpoints in "
-            f"{path.parent} are intact; free some space or restore write access, then resume from the newest of them."
-        ) from error
+        raise CheckpointError(f"could not write the checkpoint {path}: {write_failure(path, error)}") from error
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -73,9 +66,9 @@ def load(path: Path) -> dict[str, Any]:
     text = metadata["state"]
     try:
         tensors = safetensors.torch.load(data)
-        if _digest(tensors, text) != metadata["sha256"]:
+        if content_digest(tensors, text) != metadata["sha256"]:
             raise CheckpointError(f"{path} is damaged: its content does not match its sha256.")
-        state = _decode(parse_json(text, path), tensors)
+        state = decode(parse_json(text, path), tensors)
     except (SafetensorError, KeyError, ValueError, TypeError, AssertionError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error!r}.") from error
     if not isinstance(state, dict):
@@ -90,7 +83,7 @@ def state_digest(state: Mapping[str, Any]) -> str:
         CheckpointError: if the state holds something that a checkpoint cannot.
     """
     tensors: dict[str, Tensor] = {}
-    return _digest(tensors, _to_text(state, tensors))
+    return content_digest(tensors, to_text(state, tensors))
 
 
 class CheckpointStore:
@@ -99,7 +92,7 @@ class CheckpointStore:
     Only the process that trains may save (see :meth:`metarl.runs.folder.RunFolder.lock`); any may load.
 
     Args:
-        folder: made at the first save.
+        folder: made at the first save; the one around it must exist.
         keep_last: how many of the newest iterations to keep.
     """
 
@@ -137,21 +130,47 @@ class CheckpointStore:
         if score is not None and not math.isfinite(score):
             raise NonFiniteError(f"the score of iteration {iteration} is {score}; expected a finite number.")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            # Not with what is above it: a run's folder that was deleted meanwhile must not come back as a torso.
+            self.folder.mkdir(exist_ok=True)
         except OSError as error:
-            raise CheckpointError(f"could not make the folder {self.folder}: {error.strerror or error}.") from error
+            raise CheckpointError(
+                f"could not make the folder {self.folder}: {write_failure(self.folder, error)}"
+            ) from error
         self._remove_leftovers()
         content = {"iteration": iteration, "score": score, "state": dict(state)}
-        # The best goes first: killed in between, the resumed run reaches this iteration again and finds it there.
-        if score is not None:
-            best = self.best_score()
-            if best is None or score > best:
-                save(self.best_path, content)
         save(self.path(iteration), content)
-        earlier = [known for known in self.iterations() if known <= iteration]
-        for known in self.iterations():
-            if known not in earlier[-self.keep_last :]:
-                self.path(known).unlink(missing_ok=True)
+        self._settle(content)
+
+    def settle(self) -> None:
+        """Finish what a process that was killed in :meth:`save` had begun: which file is the best, which are too old.
+
+        Raises:
+            CheckpointError: if the newest checkpoint is damaged or the folder cannot be written.
+        """
+        self._remove_leftovers()
+        if iterations := self.iterations():
+            self._settle(self._load_content(self.path(iterations[-1])))
+
+    def _settle(self, newest: dict[str, Any]) -> None:
+        """Drop what ``newest``, the content of a checkpoint that is written already, puts out of date.
+
+        Killed at any line, the next call with the same content ends in the same state: later checkpoints go from the
+        last one on, so that the newest that is left is always one to go on from, and the best is replaced, never gone.
+        """
+        iteration, score = newest["iteration"], newest["score"]
+        known = self.iterations()
+        earlier = [number for number in known if number <= iteration]
+        for number in reversed(known):
+            if number not in earlier[-self.keep_last :]:
+                self.path(number).unlink(missing_ok=True)
+        best = self._read_best()
+        # A best of an abandoned part would stand in the way of every new one.
+        if best is not None and best["iteration"] > iteration:
+            best = None
+        if best is None and score is None:
+            self.best_path.unlink(missing_ok=True)
+        elif score is not None and (best is None or best["score"] is None or score > best["score"]):
+            save(self.best_path, newest)
 
     def iterations(self) -> list[int]:
         """Iterations that have a checkpoint, ascending."""
@@ -194,14 +213,17 @@ class CheckpointStore:
 
     def best_score(self) -> float | None:
         """The score of ``best.safetensors``; None if nothing was scored yet, or, with a warning, if it is damaged."""
+        best = self._read_best()
+        return None if best is None else best["score"]
+
+    def _read_best(self) -> dict[str, Any] | None:
         if not self.best_path.exists():
             return None
         try:
-            score: float | None = self._load_content(self.best_path)["score"]
+            return self._load_content(self.best_path)
         except CheckpointError as error:
-            warnings.warn(f"{error} The best checkpoint is chosen anew.", RuntimeWarning, stacklevel=3)
+            warnings.warn(f"{error} The best checkpoint is chosen anew.", RuntimeWarning, stacklevel=4)
             return None
-        return score
 
     def _load_content(self, path: Path) -> dict[str, Any]:
         content = load(path)
@@ -236,77 +258,6 @@ class CheckpointStore:
         """Remove what a process that was killed while it wrote has left; the run's lock keeps other writers out."""
         for leftover in self.folder.glob(f".*{_SUFFIX}.*.tmp"):
             leftover.unlink(missing_ok=True)
-
-
-def _to_text(state: Mapping[str, Any], tensors: dict[str, Tensor]) -> str:
-    """``state`` as the JSON of a checkpoint; its tensors move into ``tensors``."""
-    return json.dumps(_encode(dict(state), "state", tensors), allow_nan=False, separators=(",", ":"))
-
-
-def _encode(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
-    """``value`` as JSON; objects are tagged by their single key, and tensors move into ``tensors``."""
-    if isinstance(value, Tensor):
-        if value.layout != torch.strided or value.is_quantized or value.is_meta:
-            raise CheckpointError(f"{where} is not a dense tensor (layout {value.layout}); store its parts instead.")
-        name = where
-        while name in tensors:  # {"a": {"b": x}, "a.b": y}
-            name += "'"
-        # A copy of its own, since safetensors refuses tensors that share memory.
-        tensors[name] = value.detach().to("cpu").clone(memory_format=torch.contiguous_format)
-        return {"tensor": name}
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return int(value)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else {"float": str(float(value))}
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, list):
-        return [_encode(entry, f"{where}.{index}", tensors) for index, entry in enumerate(value)]
-    if isinstance(value, tuple):
-        return {"tuple": [_encode(entry, f"{where}.{index}", tensors) for index, entry in enumerate(value)]}
-    if isinstance(value, Mapping):
-        # Pairs, not a JSON object: an optimiser's keys are integers, which JSON would turn into strings.
-        pairs = [[_encode_key(key, where), _encode(entry, f"{where}.{key}", tensors)] for key, entry in value.items()]
-        return {"dict": pairs}
-    raise CheckpointError(
-        f"{where} is a {type(value).__module__}.{type(value).__qualname__}, which a checkpoint cannot hold; "
-        "expected tensors, numbers, strings, bools or None in dicts, lists and tuples."
-    )
-
-
-def _encode_key(key: Any, where: str) -> Any:
-    if isinstance(key, Tensor | list | Mapping):
-        raise CheckpointError(f"{where} has the key {key!r}; expected a string, a number, a bool, None or a tuple.")
-    return _encode(key, f"{where} (a key)", {})
-
-
-def _decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The inverse of :func:`_encode`."""
-    if isinstance(value, list):
-        return [_decode(entry, tensors) for entry in value]
-    if not isinstance(value, dict):
-        return value
-    ((tag, content),) = value.items()
-    if tag == "tensor":
-        return tensors[content]
-    if tag == "float":
-        return float(content)
-    if tag == "tuple":
-        return tuple(_decode(entry, tensors) for entry in content)
-    if tag == "dict":
-        return {_decode(key, tensors): _decode(entry, tensors) for key, entry in content}
-    raise ValueError(f"unknown tag {tag!r}")
-
-
-def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    """The sha256 over the JSON text and every tensor's name, dtype, shape and bytes, in hexadecimal."""
-    digest = hashlib.sha256(text.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _read_metadata(path: Path, data: bytes) -> dict[str, str]:

@@ -36,6 +36,11 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^\w.+=-]+", "-", name).strip(".-")
 
 
+def shown(path: Path) -> str:
+    """A path as somebody in the working directory would type it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Replace ``path`` in one step by what the block writes to the temporary path that it is given.
@@ -57,10 +62,48 @@ def replacing(path: Path) -> Iterator[Path]:
     _sync(path.parent)
 
 
+def require_writable(folder: Path, instead: str) -> None:
+    """Refuse a folder that nothing can be written into, before there is anything to write.
+
+    Args:
+        folder: where files are to come; its parents are made if need be.
+        instead: what to do, as a sentence.
+
+    Raises:
+        ConfigError: naming the folder and why.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe.{os.getpid()}.tmp"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"cannot write into {shown(folder)}: {error.strerror or error}. {instead}") from error
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data`` in one step; see :func:`replacing`."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def write_failure(path: Path, error: OSError) -> str:
+    """Why a file of a run could not be written and what helps, as the rest of a sentence after a colon.
+
+    Args:
+        path: the file.
+        error: what the system said.
+    """
+    reason = error.strerror or str(error)
+    # Where nothing is left to write into, the system may say anything, or nothing until the next file.
+    if not path.parent.exists():
+        return f"the folder {path.parent} is gone ({reason}): it was deleted or moved, with all that was saved in it."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({reason}). The checkpoints so far are intact; free some space, then resume the run."
+    return (
+        f"the folder cannot be written ({reason}). The checkpoints so far are intact; restore write access, then "
+        "resume the run."
+    )
 
 
 def _sync(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import os
 import platform
 import re
@@ -22,10 +23,14 @@ from filelock import FileLock, Timeout
 from metarl.errors import CheckpointError, ConfigError
 from metarl.plugins import refuse_while_importing
 from metarl.runs.checkpoint import CheckpointStore
-from metarl.runs.files import read_json, safe_name, typed, write_json
+from metarl.runs.claims import CONFIG, claim, is_run, settle
+from metarl.runs.files import read_json, safe_name, shown, typed, write_json
 
 MIN_FREE_BYTES = 50 * 2**20
 """A run is refused below this; small agents fill a few megabytes, and a disk this full is about to fail anyway."""
+
+REFERENCE = "pretrained"
+"""Name of the folder inside a run that holds the run of its reference, if there is one."""
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metaworld", "metarl")
 
@@ -34,14 +39,15 @@ class RunFolder:
     """One run on disk; make it with :meth:`create` or :meth:`open`.
 
     Attributes:
-        path: the folder.
+        path: the folder, absolute.
         checkpoints: the run's checkpoints.
         metrics: the JSON-lines log.
         tensorboard: folder of TensorBoard's event files.
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = path = Path(path)
+        # An environment may change the working directory.
+        self.path = path = Path(path).absolute()
         self.checkpoints = CheckpointStore(path / "checkpoints")
         self.metrics = path / "metrics.jsonl"
         self.tensorboard = path / "tensorboard"
@@ -49,6 +55,8 @@ class RunFolder:
     @classmethod
     def create(cls, root: Path | str, name: str) -> RunFolder:
         """Make ``root/name``, or ``root/name-2``, ``-3``, ... if that is taken.
+
+        A folder that a process left before its config was written is no run, and is taken over.
 
         Args:
             root: folder of all runs, made if need be.
@@ -59,7 +67,7 @@ class RunFolder:
                 the script that makes it.
         """
         refuse_while_importing("makes a run folder")
-        root = Path(root)
+        root = Path(root).absolute()
         stem = safe_name(name)
         if not stem:
             raise ConfigError(f"a run's name needs a letter or digit, got {name!r}.")
@@ -71,12 +79,12 @@ class RunFolder:
                     f"the disk of {root} has {free / 2**20:.0f} MiB left; a run needs at least "
                     f"{MIN_FREE_BYTES / 2**20:.0f} MiB. Free some space or choose another folder for runs."
                 )
-            path = _make_unique(root, stem)
+            path = claim(root, stem, REFERENCE)
             probe = path / ".probe"
             probe.write_bytes(b"writable")
             probe.unlink()
         except OSError as error:
-            raise ConfigError(f"cannot write runs into {root}: {error.strerror or error}.") from error
+            raise ConfigError(f"cannot write runs into {shown(root)}: {error.strerror or error}.") from error
         return cls(path)
 
     @classmethod
@@ -87,11 +95,11 @@ class RunFolder:
             ConfigError: if there is none, naming the runs nearby.
         """
         path = Path(path)
-        if not _is_run(path):
+        if not is_run(path):
             what = "is not a run folder (it has no config.json)" if path.exists() else "does not exist"
             nearby = _runs_near(path)
-            found = f"Runs nearby: {', '.join(map(str, nearby))}." if nearby else "There are no runs nearby."
-            raise ConfigError(f"{path} {what}. {found}")
+            found = f"Runs nearby: {', '.join(map(shown, nearby))}." if nearby else "There are no runs nearby."
+            raise ConfigError(f"{shown(path)} {what}. {found}")
         return cls(path)
 
     @classmethod
@@ -102,8 +110,8 @@ class RunFolder:
             ConfigError: if there is none, naming the runs nearby.
         """
         path = Path(path)
-        inside = sorted(child for child in path.iterdir() if _is_run(child)) if path.is_dir() else []
-        return [cls(child) for child in inside] if inside and not _is_run(path) else [cls.open(path)]
+        inside = sorted(child for child in path.iterdir() if is_run(child)) if path.is_dir() else []
+        return [cls(child) for child in inside] if inside and not is_run(path) else [cls.open(path)]
 
     def set_aside(self, iteration: int) -> Path | None:
         """Keep what came after ``iteration`` in a folder inside the run, for a run that goes back to that iteration.
@@ -119,15 +127,16 @@ class RunFolder:
         if not later:
             return None
         try:
-            folder = _make_unique(self.path, "abandoned")
+            # In one step, so that a folder of this name is always whole.
+            unfinished = self.path / ".abandoned.tmp"
+            unfinished.mkdir()
             kept = [*later, *(path for path in (store.best_path, self.metrics) if path.exists())]
             for path in kept:
-                shutil.copy2(path, folder / path.name)
+                shutil.copy2(path, unfinished / path.name)
+            folder = next(path for path in _numbered(self.path / "abandoned") if not path.exists())
+            unfinished.rename(folder)
         except OSError as error:
             raise CheckpointError(f"could not keep later checkpoints of {self.path}: {error.strerror}.") from error
-        # A best of the abandoned part would stand in the way of every new one.
-        if store.best_path.exists() and store.load(store.best_path)[0] > iteration:
-            store.best_path.unlink()
         return folder
 
     @contextlib.contextmanager
@@ -159,7 +168,10 @@ class RunFolder:
     def _remove_leftovers(self) -> None:
         """Remove what a process that was killed while it wrote has left; the lock keeps other writers out."""
         for leftover in self.path.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink(missing_ok=True)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write the resolved config, JSON-able, to ``config.json``; that makes the folder a run.
@@ -168,7 +180,8 @@ class RunFolder:
             CheckpointError: if it cannot be written.
             ConfigError: if it holds something that JSON cannot.
         """
-        write_json(self.path / "config.json", config)
+        write_json(self.path / CONFIG, config)
+        settle(self.path)
 
     def read_config(self) -> dict[str, Any]:
         """What :meth:`write_config` wrote.
@@ -176,7 +189,7 @@ class RunFolder:
         Raises:
             CheckpointError: if the file cannot be read.
         """
-        return read_json(self.path / "config.json")
+        return read_json(self.path / CONFIG)
 
     def write_manifest(self, seed: int, device: torch.device) -> None:
         """Write to ``manifest.json`` what is needed to run this again: versions, commit, seed, command, machine.
@@ -203,26 +216,15 @@ class RunFolder:
         return read_json(self.path / "manifest.json")
 
 
-def _make_unique(root: Path, stem: str) -> Path:
-    number = 1
-    while True:
-        path = root / (stem if number == 1 else f"{stem}-{number}")
-        try:
-            path.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return path
-
-
-def _is_run(path: Path) -> bool:
-    return (path / "config.json").is_file()
+def _numbered(path: Path) -> Iterator[Path]:
+    """``path``, then the same with ``-2``, ``-3``, ... at its end."""
+    return (path if number == 1 else path.with_name(f"{path.name}-{number}") for number in itertools.count(1))
 
 
 def _runs_near(path: Path, most: int = 8) -> list[Path]:
     """Runs in ``path``, beside it or in ``runs``, the newest first."""
     folders = [path, path.parent, path / "runs", path.parent / "runs", Path("runs")]
-    children = {child for folder in folders if folder.is_dir() for child in folder.iterdir() if _is_run(child)}
+    children = {child for folder in folders if folder.is_dir() for child in folder.iterdir() if is_run(child)}
     return sorted(children, key=lambda child: child.stat().st_mtime, reverse=True)[:most]
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from torch.utils.tensorboard.writer import SummaryWriter
-
 from metarl.errors import CheckpointError, ConfigError, NonFiniteError
-from metarl.runs.files import check_numbers, parse_json, read_regular, typed, write_atomically
+from metarl.runs.events import EventFile
+from metarl.runs.files import check_numbers, parse_json, read_regular, typed, write_atomically, write_failure
 from metarl.runs.folder import RunFolder
 
 _RESERVED = ("iteration", "wall_time")
@@ -45,7 +46,7 @@ class Logger:
             # A pipe in its place is an error, where opening it as usual would wait for a reader.
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
             self._file = os.fdopen(os.open(self.path, flags, 0o666), "a", encoding="utf-8")
-            self._writer = SummaryWriter(str(run_folder.tensorboard), purge_step=resume_from)
+            self._events: EventFile | None = EventFile(run_folder.tensorboard, purge_step=resume_from)
         except OSError as error:
             raise CheckpointError(
                 f"could not open the logs of {run_folder.path}: {error.strerror or error}."
@@ -59,7 +60,8 @@ class Logger:
             metrics: by name; a slash groups them in TensorBoard, e.g. ``"train/return_after"``.
 
         Raises:
-            CheckpointError: if the disk is full or the log cannot be written.
+            CheckpointError: if the disk is full or the log cannot be written. TensorBoard's files are a copy: if only
+                they cannot be written, a warning says that they end.
             ConfigError: if a metric is called ``iteration`` or ``wall_time``.
             NonFiniteError: if a metric is NaN or infinite; then nothing is written.
         """
@@ -74,27 +76,37 @@ class Logger:
         try:
             self._file.write(json.dumps(entry, allow_nan=False) + "\n")
             self._file.flush()
-            for name in metrics:
-                self._writer.add_scalar(name, entry[name], iteration)
-            self._writer.flush()
         except OSError as error:
             raise CheckpointError(
-                f"could not write the metrics of iteration {iteration} to {self.path}: {error.strerror or error}. "
-                "The checkpoints so far are intact; free some space, then resume the run."
+                f"could not write the metrics of iteration {iteration} to {self.path}: "
+                f"{write_failure(self.path, error)}"
             ) from error
+        try:
+            if self._events is not None:
+                self._events.add(iteration, {name: entry[name] for name in metrics})
+        except OSError as error:
+            warnings.warn(
+                f"TensorBoard's files of {self.path.parent} cannot be written any more ({error.strerror or error}). "
+                f"Training goes on without them; {self.path.name} holds all that they would.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            self._close_events()
 
     def sync(self) -> None:
         """Bring the lines so far onto the disk: a checkpoint must not outlive the metrics of its iterations.
 
         Raises:
-            CheckpointError: if that fails.
+            CheckpointError: if that fails, or the file is not there any more.
         """
         try:
             os.fsync(self._file.fileno())
+            # A file that was deleted takes everything, and keeps nothing.
+            if not os.path.samestat(os.fstat(self._file.fileno()), self.path.stat()):
+                raise OSError(errno.ENOENT, "another file took its place", str(self.path))
         except OSError as error:
             raise CheckpointError(
-                f"could not bring the metrics {self.path} onto the disk: {error.strerror or error}. The checkpoints so "
-                "far are intact; free some space, then resume the run."
+                f"could not bring the metrics {self.path} onto the disk: {write_failure(self.path, error)}"
             ) from error
 
     def close(self) -> None:
@@ -102,8 +114,13 @@ class Logger:
         # Everything was flushed already; a full disk that log() has reported must not be hidden by a second error.
         with contextlib.suppress(OSError):
             self._file.close()
-        with contextlib.suppress(OSError):
-            self._writer.close()
+        self._close_events()
+
+    def _close_events(self) -> None:
+        events, self._events = self._events, None
+        if events is not None:
+            with contextlib.suppress(OSError):
+                events.close()
 
     def __enter__(self) -> Logger:
         return self

@@ -12,12 +12,13 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from metarl.digest import task_digest
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, MetarlError, raised
 from metarl.types import Spec, Task
 from metarl.vector.contract import contract_problems
-from metarl.vector.gym_env import GymVectorEnv
-from metarl.vector.instances import own_copy
+from metarl.vector.gym_env import GymVectorEnv, build_env
+from metarl.vector.instances import ENVIRONMENT_ERRORS, close_env
 from metarl.vector.spaces import flat_spaces
+from metarl.vector.watchdog import Call
 
 Sampler = Callable[[np.random.Generator], Task]
 
@@ -100,7 +101,10 @@ class TaskDistribution:
         Raises:
             ConfigError: for a number of tasks that cannot be drawn.
         """
-        return (self.meta_batch or self.train.sample)(num_tasks, rng)
+        if self.meta_batch is None:
+            return self.train.sample(num_tasks, rng)
+        drawn: list[Task] = self.call("meta_batch", num_tasks, rng)
+        return drawn
 
     @cached_property
     def spec(self) -> Spec:
@@ -110,13 +114,13 @@ class TaskDistribution:
             ConfigError: if there is no time limit, or a space that metarl cannot flatten.
         """
         if self.make_env is not None:
-            task = self.sample(np.random.default_rng(0))
-            env = self.make_env(own_copy(task))
+            task = self.call("sample", np.random.default_rng(0))
+            env = build_env(self.make_env, task)
             try:
                 spaces: tuple[gym.Space[Any], gym.Space[Any]] = flat_spaces(env)
                 limit = env.spec.max_episode_steps if env.spec is not None else None
             finally:
-                env.close()
+                close_env(env, Call("close", 0, task))
         else:
             vector = self.make_vector_env(1)
             spaces = vector.single_observation_space, vector.single_action_space
@@ -147,7 +151,7 @@ class TaskDistribution:
         if num_envs < 1:
             raise ConfigError(f"{self.id}: num_envs must be 1 or more, got {num_envs!r}.")
         if self.make_vector is not None:
-            vector = self.make_vector(num_envs)
+            vector: VectorEnv[Any, Any, Any] = self.call("make_vector", num_envs)
             problems = contract_problems(vector)
             if vector.num_envs != num_envs:
                 problems.append(f"make_vector({num_envs}) built {vector.num_envs} instances.")
@@ -159,10 +163,23 @@ class TaskDistribution:
         return GymVectorEnv(
             self.make_env,
             num_envs,
-            first_task=self.sample(np.random.default_rng(0)),
+            first_task=self.call("sample", np.random.default_rng(0)),
             task_on_reset=self.task_on_reset,
             num_workers=min(self.num_workers, num_envs),
         )
+
+    def call(self, part: str, *arguments: Any) -> Any:
+        """What a function of this distribution, by the name of its attribute, returns.
+
+        Raises:
+            ConfigError: if it raises anything but an error of metarl's, naming it, with its traceback.
+        """
+        try:
+            return getattr(self, part)(*arguments)
+        except MetarlError:
+            raise
+        except ENVIRONMENT_ERRORS as error:
+            raise ConfigError(raised(f"{self.id}: {part} raised", error)) from error
 
 
 @dataclass(frozen=True)
@@ -185,11 +202,11 @@ class Split:
     def _sample_one(self, rng: np.random.Generator) -> Task:
         distribution = self.distribution
         if distribution.shared_split:
-            return distribution.sample(rng)
+            return distribution.call("sample", rng)
         if distribution.sample_test is not None:
-            return distribution.sample_test(rng) if self.name == "test" else distribution.sample(rng)
+            return distribution.call("sample_test" if self.name == "test" else "sample", rng)
         for _ in range(_MAX_REJECTIONS):
-            task = distribution.sample(rng)
+            task = distribution.call("sample", rng)
             if in_test_split(task) == (self.name == "test"):
                 return task
         raise ConfigError(

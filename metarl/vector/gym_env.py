@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -11,13 +11,14 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
-from metarl.errors import ConfigError, WorkerError
+from metarl.errors import ConfigError, WorkerError, raised
 from metarl.types import Task
 from metarl.vector.buffers import Buffers, Layout
 from metarl.vector.contract import as_actions, require_open, require_reset
-from metarl.vector.instances import Failure, Instances, MakeEnv, own_copy
+from metarl.vector.instances import ENVIRONMENT_ERRORS, Failure, Instances, MakeEnv, close_env, own_copy
 from metarl.vector.options import NO_TASK, instance_seeds, parse_reset_options
 from metarl.vector.spaces import ActionSpace, flat_spaces
+from metarl.vector.watchdog import CALL_TIMEOUT, Call, Watchdog, no_progress
 from metarl.vector.workers import Request, WorkerPool
 
 Array = NDArray[Any]
@@ -41,7 +42,9 @@ class GymVectorEnv(VectorEnv[Array, Array, Array]):
         num_workers: worker processes among which the instances are divided (at most one per instance); 0 steps them
             in this process. Results are the same, bit for bit. A worker does not run the main script: a package
             that registers environment ids must be imported inside ``make_env``.
-        worker_timeout: seconds that one instance may take for one call before its worker counts as hung.
+        worker_timeout: seconds that one instance may take for one call before it counts as hung. A worker is then
+            killed; a call in this process is ended if it runs Python code or waits for the system, and otherwise told
+            on standard error.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class GymVectorEnv(VectorEnv[Array, Array, Array]):
         first_task: Task,
         task_on_reset: bool = False,
         num_workers: int = 0,
-        worker_timeout: float = 45.0,
+        worker_timeout: float = CALL_TIMEOUT,
     ) -> None:
         if num_envs < 1:
             raise ConfigError(f"GymVectorEnv: num_envs must be 1 or more, got {num_envs!r}.")
@@ -60,18 +63,13 @@ class GymVectorEnv(VectorEnv[Array, Array, Array]):
             raise ConfigError(f"GymVectorEnv: num_workers must be 0 or more, got {num_workers!r}.")
         if not worker_timeout > 0:
             raise ConfigError(f"GymVectorEnv: worker_timeout must be above 0 seconds, got {worker_timeout!r}.")
-        try:
-            env = make_env(own_copy(first_task))
-        except Exception as error:
-            raise WorkerError(
-                f"make_env raised with task {reprlib.repr(first_task)}: {type(error).__name__}: {error}"
-            ) from error
+        env = build_env(make_env, first_task, worker_timeout)
         try:
             observation_space, action_space = flat_spaces(env)
             self.single_observation_space: gym.spaces.Box = observation_space
             self.single_action_space: ActionSpace = action_space
         finally:
-            env.close()
+            close_env(env, Call("close", 0, first_task))
         self.num_envs = num_envs
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}
         self.observation_space = gym.vector.utils.batch_space(observation_space, num_envs)
@@ -84,9 +82,16 @@ class GymVectorEnv(VectorEnv[Array, Array, Array]):
 
         self._buffers = layout.view(bytearray(layout.num_bytes))
         self._group: Instances | WorkerPool
+        self._watchdog: Watchdog | None = None
         if num_workers == 0:
-            self._group = make_group(0, self._buffers)
+            group = self._group = make_group(0, self._buffers)
             self._shares: list[tuple[slice, Buffers]] = []
+            who = f"the environment {env_name(env)}, which is stepped in this process,"
+
+            def describe() -> str:
+                return no_progress(who, worker_timeout, group.at_work())
+
+            self._watchdog = Watchdog(self._buffers.progress, worker_timeout, describe)
         else:
             self._group = WorkerPool(make_group, layout, min(num_workers, num_envs), worker_timeout)
             self._shares = self._group.rows
@@ -114,7 +119,7 @@ class GymVectorEnv(VectorEnv[Array, Array, Array]):
         if self._tasks is None:
             raise ConfigError(NO_TASK)
         requests = [(row, self._tasks[row], seeds[row]) for row in np.flatnonzero(mask).tolist()]
-        self._run("reset", requests)
+        self._run(requests)
         return self._buffers.observations.copy(), {}
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
@@ -136,7 +141,7 @@ class GymVectorEnv(VectorEnv[Array, Array, Array]):
         buffers = self._buffers
         buffers.actions[...] = as_actions(actions, self.single_action_space, self.num_envs)
         require_reset(self, self._tasks is not None)
-        self._run("step", None)
+        self._run(None)
         return (
             buffers.observations.copy(),
             buffers.rewards.copy(),
@@ -147,23 +152,56 @@ class GymVectorEnv(VectorEnv[Array, Array, Array]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the environments, and end the worker processes."""
-        self._group.close()
+        self._watched(self._group.close)
 
-    def _run(self, verb: str, requests: Sequence[Request] | None) -> None:
+    def _run(self, requests: Sequence[Request] | None) -> None:
         try:
             if requests is None:
                 for rows, share in self._shares:
                     share.actions[...] = self._buffers.actions[rows]
-                self._group.step()
+                self._watched(self._group.step)
             else:
-                self._group.reset(requests)
+                self._watched(lambda: self._group.reset(requests))
         except Failure as failure:
             self.close()
             cause = failure.__cause__
-            raise WorkerError(f"{failure}: {type(cause).__name__}: {cause}") from cause
+            assert cause is not None
+            raise WorkerError(raised(str(failure), cause)) from cause
         except WorkerError:
             self.close()
             raise
         for rows, share in self._shares:
             for name in _RESULTS:
                 getattr(self._buffers, name)[rows] = getattr(share, name)
+
+    def _watched(self, call: Callable[[], None]) -> None:
+        """A pool of workers watches over them itself."""
+        if self._watchdog is None:
+            call()
+        else:
+            self._watchdog.watch(call)
+
+
+def build_env(make_env: MakeEnv, task: Task, timeout: float = CALL_TIMEOUT) -> gym.Env[Any, Any]:
+    """One environment in this process, to look at.
+
+    Raises:
+        WorkerError: if ``make_env`` raises, or takes longer than ``timeout`` seconds.
+    """
+
+    def describe() -> str:
+        return no_progress("make_env", timeout, f"with task {reprlib.repr(task)}")
+
+    def build() -> gym.Env[Any, Any]:
+        try:
+            return make_env(held)
+        except ENVIRONMENT_ERRORS as error:
+            raise WorkerError(raised(f"make_env raised with task {reprlib.repr(task)}", error)) from error
+
+    held = own_copy(task)
+    return Watchdog(np.zeros(2, np.int64), timeout, describe).watch(build)
+
+
+def env_name(env: gym.Env[Any, Any]) -> str:
+    """The id under which an environment is registered, or its class."""
+    return env.spec.id if env.spec is not None else type(env.unwrapped).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import reprlib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from metarl.types import Task
 from metarl.vector.buffers import Buffers
 from metarl.vector.protocol import reported_success, reset_result, step_result
 from metarl.vector.spaces import ActionSpace, flat_spaces, own_action
+from metarl.vector.watchdog import Call
 from metarl.vector.workers import Request
 
 MakeEnv = Callable[[Task], gym.Env[Any, Any]]
@@ -35,6 +37,23 @@ def own_copy(task: Task) -> Task:
             f"the task {reprlib.repr(task)} cannot be copied ({type(error).__name__}: {error}): expected numbers, "
             "text, arrays, and dicts, lists, sets, dataclasses or plain objects of these."
         ) from error
+
+
+def close_env(env: gym.Env[Any, Any], call: Call) -> None:
+    """Close an environment that is not needed any more; one that raises is warned of, as nothing is lost by it.
+
+    Args:
+        env: any environment.
+        call: for the warning.
+    """
+    try:
+        env.close()
+    except ENVIRONMENT_ERRORS as error:
+        warnings.warn(
+            f"an environment raised {call}: {type(error).__name__}: {error}. It counts as closed.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def digest_or_none(task: Task) -> bytes | None:
@@ -60,6 +79,10 @@ class _Instance:
     observation_space: gym.Space[Any]
     plain_box: bool
     action_space: ActionSpace
+
+
+ENVIRONMENT_ERRORS = (Exception, SystemExit)
+"""What code of an environment may raise; none of it, ``sys.exit`` included, ends the process that calls it."""
 
 
 class Failure(Exception):
@@ -97,10 +120,11 @@ class Instances:
         self._instances: list[_Instance | None] = [None] * len(buffers.rewards)
         self._tasks: list[Task] = [None] * len(buffers.rewards)
         self._ended = np.ones(len(buffers.rewards), bool)
+        self._verb = "reset"
 
     def reset(self, requests: Sequence[Request]) -> None:
         """Start episodes: ``(row, task, seed)`` each."""
-        buffers = self._buffers
+        buffers, self._verb = self._buffers, "reset"
         for row, task, seed in requests:
             self._enter(row)
             try:
@@ -109,14 +133,14 @@ class Instances:
                 options = {"task": own_copy(task)} if self._task_on_reset else None
                 observation, _ = reset_result(instance.env.reset(seed=seed, options=options))
                 self._write_observation(row, instance, observation)
-            except Exception as error:
+            except ENVIRONMENT_ERRORS as error:
                 raise Failure(self._describe(row, "reset")) from error
             buffers.terminated[row] = buffers.truncated[row] = self._ended[row] = False
             buffers.rewards[row], buffers.success[row] = 0.0, np.nan
 
     def step(self) -> None:
         """Advance every running instance by the action in its row."""
-        buffers = self._buffers
+        buffers, self._verb = self._buffers, "step"
         # An environment may keep the action it got; rows of a copy are not overwritten by the next step.
         actions = buffers.actions.tolist() if self._discrete else buffers.actions.copy()
         ended = self._ended.tolist()
@@ -131,7 +155,7 @@ class Instances:
                 self._write_observation(row, instance, observation)
                 buffers.rewards[row] = reward
                 buffers.success[row] = reported_success(info)
-            except Exception as error:
+            except ENVIRONMENT_ERRORS as error:
                 raise Failure(self._describe(row, "step")) from error
             if terminated or truncated:
                 buffers.terminated[row] = terminated
@@ -141,9 +165,11 @@ class Instances:
     def close(self) -> None:
         """Close every environment."""
         instances, self._instances = self._instances, [None] * len(self._instances)
-        for instance in instances:
+        self._verb = "close"
+        for row, instance in enumerate(instances):
             if instance is not None:
-                instance.env.close()
+                self._enter(row)
+                close_env(instance.env, self.at_work())
 
     def _enter(self, row: int) -> None:
         """Tell a watching parent which instance is at work, and that there is progress."""
@@ -160,7 +186,7 @@ class Instances:
             if instance.digest == digest and instance.held_digest == digest_or_none(instance.held) is not None:
                 return instance
             self._instances[row] = None
-            instance.env.close()
+            close_env(instance.env, Call("close", self._first + row, self._tasks[row]))
         held = own_copy(task)
         env = self._make_env(held)
         observation_space, action_space = flat_spaces(env)
@@ -190,6 +216,11 @@ class Instances:
         if len(flat) != self._obs_dim:
             raise ConfigError(f"observation of {len(flat)} numbers, expected {self._obs_dim} by observation_space.")
         self._buffers.observations[row] = flat
+
+    def at_work(self) -> Call:
+        """The call into an environment that is under way, or was the last one."""
+        row = int(self._buffers.progress[0])
+        return Call(self._verb, self._first + row, self._tasks[row])
 
     def _describe(self, row: int, verb: str) -> str:
         return f"instance {self._first + row} raised in {verb} with task {reprlib.repr(self._tasks[row])}"

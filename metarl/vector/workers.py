@@ -7,12 +7,12 @@ Workers are fresh interpreters rather than forks (torch's threads and CUDA do no
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import faulthandler
 import itertools
 import mmap
 import os
-import reprlib
 import select
 import signal
 import socket
@@ -22,7 +22,6 @@ import sys
 import tempfile
 import threading
 import time
-import traceback
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,9 +32,10 @@ import cloudpickle
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 
-from metarl.errors import WorkerError
+from metarl.errors import WorkerError, raised
 from metarl.types import Task
 from metarl.vector.buffers import Buffers, Layout
+from metarl.vector.watchdog import Call, no_progress
 
 Request = tuple[int, Task, int | None]
 """Start an episode: row, task, seed."""
@@ -45,6 +45,9 @@ _START_TIMEOUT = 50.0
 
 _EXIT_TIMEOUT = 5.0
 """Seconds for a worker to close its environments before it is killed."""
+
+_PR_SET_PDEATHSIG = 1
+"""From <linux/prctl.h>."""
 
 _PARENTS_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU")
 """What a whole process group gets: the parent finishes its iteration, which needs its workers, and then ends them."""
@@ -193,11 +196,12 @@ class WorkerPool:
         self.close()
         raise WorkerError(message)
 
-    def _place(self, worker: _Worker) -> str:
+    def _call(self, worker: _Worker) -> Call | str:
+        """What a worker is doing."""
         if worker.doing == "start":
             return "while starting"
         row = worker.first + int(worker.buffers.progress[0])
-        return f"in {worker.doing} of instance {row} with task {reprlib.repr(self._tasks[row])}"
+        return Call(worker.doing, row, self._tasks[row])
 
     def _death(self, worker: _Worker) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -207,8 +211,7 @@ class WorkerPool:
             how = "closed its pipe"
         else:
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-        trace = _read(worker.trace)
-        return f"worker process {how} {self._place(worker)}.{_section('It left this trace', trace)}"
+        return f"worker process {how} {self._call(worker)}.{_section('It left this trace', _read(worker.trace))}"
 
     def _hang(self, worker: _Worker, timeout: float) -> str:
         with contextlib.suppress(ProcessLookupError):
@@ -219,10 +222,8 @@ class WorkerPool:
         while time.monotonic() < deadline and (not trace or trace != before):
             time.sleep(0.1)
             before, trace = trace, _read(worker.trace)
-        return (
-            f"worker process made no progress for {timeout:g} s {self._place(worker)}; it was killed."
-            f"{_section('It hung here', trace)}"
-        )
+        said = no_progress("worker process", timeout, self._call(worker))
+        return f"{said}; it was killed.{_section('It hung here', trace)}"
 
 
 def _section(title: str, text: str) -> str:
@@ -244,7 +245,9 @@ def _start(first: int, layout: Layout) -> _Worker:
         memory = mmap.mmap(file.fileno(), layout.num_bytes)
         handles = (theirs.fileno(), file.fileno(), trace.fileno())
         sizes = (layout.num, layout.obs_dim, -1 if layout.action_dim is None else layout.action_dim)
-        numbers = (*handles, *sizes, first, os.getpid())
+        # The kernel's word for a parent is the thread that started a process, and only the main one lives as long.
+        bound = threading.current_thread() is threading.main_thread()
+        numbers = (*handles, *sizes, first, os.getpid(), int(bound))
         with _signals_held():
             process = subprocess.Popen(
                 [sys.executable, "-P", "-c", _BOOT, *map(str, numbers)],
@@ -292,7 +295,10 @@ def _stop(workers: list[_Worker]) -> None:
 
 def serve() -> None:
     """Run in a worker: build the group, then reset and step it until the parent closes the pipe."""
-    pipe, file, trace, num, obs_dim, action_dim, first, parent = (int(argument) for argument in sys.argv[1:])
+    pipe, file, trace, num, obs_dim, action_dim, first, parent, bound = (int(argument) for argument in sys.argv[1:])
+    if bound:
+        _die_with_parent()
+    # Looks at once: the parent may have died before the kernel was told.
     threading.Thread(target=_follow_parent, args=(parent,), daemon=True).start()
     trace_file = os.fdopen(trace, "w")
     faulthandler.enable(trace_file, all_threads=False)
@@ -341,8 +347,13 @@ def _load_group(message: bytes) -> Callable[[int, Buffers], Group]:
 
 def _report(error: Exception) -> str:
     cause, what = (error.__cause__, str(error)) if error.__cause__ else (error, "a worker process failed")
-    text = "".join(traceback.format_exception(cause)).rstrip()
-    return f"{what}: {type(cause).__name__}: {cause}\n\nTraceback in the worker process:\n{text}"
+    return raised(what, cause, "Traceback in the worker process")
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process with its parent, where it can: also one that is stuck in C code."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _follow_parent(parent: int) -> None:

@@ -1,0 +1,73 @@
+"""Standard output that may be full, or unable to write every character."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from metarl.errors import MetarlError
+
+
+class OutputError(MetarlError, OSError):
+    """Standard output cannot be written."""
+
+
+class _Output:
+    """A text stream whose failures are told apart from those of other files.
+
+    A pipe that nobody reads any more stays a ``BrokenPipeError``, which rich ends the program by, quietly.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with _told():
+            return int(self._stream.write(text))
+
+    def flush(self) -> None:
+        with _told():
+            self._stream.flush()
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"cannot write to standard output: {error.strerror or error}. What is saved in run folders is safe."
+        ) from error
+
+
+@contextlib.contextmanager
+def standard_output() -> Iterator[None]:
+    """Print what an encoding lacks as question marks, and raise :class:`OutputError` where nothing can be printed.
+
+    Raises:
+        OutputError: at the latest when the block ends.
+    """
+    real = sys.stdout
+    for stream in (real, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+    try:
+        with contextlib.redirect_stdout(_Output(real)):
+            yield
+            sys.stdout.flush()
+    except OutputError:
+        # What is left in the buffer would fail once more when Python ends.
+        with contextlib.suppress(OSError, io.UnsupportedOperation):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, real.fileno())
+            os.close(nowhere)
+        raise
