@@ -186,12 +186,13 @@ class Experiment:
         Raises:
             ConfigError: see :meth:`Setup.check`; if the folder cannot be written.
         """
+        root = Path(root).absolute()  # Code of the user's own may change the working directory.
         setup.check()
         size = f"{setup.episode.ways}way-{setup.episode.shots}shot"
         default = f"{setup.name}-{setup.task_name}-{size}-seed{setup.train_config.seed}"
         run = RunFolder.create(root, name or default)
-        run.write_config(setup.to_json())
         run.write_manifest(setup.train_config.seed, choose_device(setup.train_config.device))
+        run.write_config(setup.to_json())  # Last, as it makes a run.
         return cls(setup, run)
 
     @classmethod

@@ -118,8 +118,8 @@ class _Work:
         """A script's run gets a config; it can be resumed by the script alone."""
         if not (run.path / "config.json").exists():
             origin = _origin(self.components, self.tasks, self.episode, self.config)
-            run.write_config({**origin, "train": dataclasses.asdict(self.config)})
             run.write_manifest(self.config.seed, self.components.device)
+            run.write_config({**origin, "train": dataclasses.asdict(self.config)})  # Last, as it makes a run.
 
     def iterate(self, iteration: int) -> tuple[dict[str, float], int]:
         """One meta-update."""

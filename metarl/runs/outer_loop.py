@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 
-from metarl.errors import CheckpointError, NonFiniteError
+from metarl.errors import CheckpointError, NonFiniteError, WorkerError, raised
 from metarl.runs.components import Components
 from metarl.runs.files import typed
 from metarl.runs.folder import RunFolder
@@ -114,7 +114,7 @@ def run_loop(
         run: where checkpoints and logs go; locked while training.
         checkpoint: resume from this file instead of the newest; what came after it is kept in the run's folder
             ``abandoned``.
-        listener: called after every iteration.
+        listener: called after every iteration; what it raises ends training, with a checkpoint.
 
     Returns:
         Whether training ended by itself; False after Ctrl-C (or SIGTERM, SIGHUP, SIGUSR1, SIGXCPU), which ends the
@@ -143,6 +143,8 @@ def run_loop(
             run.set_aside(state.iteration)
             # Drops later checkpoints before the log drops later entries: killed from here on, both still agree.
             save(work.components.state_dict())
+        elif state.resumed:
+            run.checkpoints.settle()
         logger = stack.enter_context(Logger(run, resume_from=state.iteration if state.resumed else None))
         stop = stack.enter_context(_graceful_stop())
         if not state.resumed:
@@ -155,13 +157,16 @@ def run_loop(
                 if (iteration + 1) % schedule.eval_every == 0 or iteration + 1 == schedule.num_iterations:
                     metrics |= work.monitor()
                 check_metrics(metrics)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 # The iteration may have failed half way through an update: what is saved is what it began with.
                 if saved != iteration:
                     logger.sync()
                     save(before)
+                note = f"The {iteration} iterations that were finished before it are saved in {run.path}."
+                if isinstance(error, SystemExit):
+                    raise WorkerError(f"{raised('the code of tasks or agent left Python', error)}\n{note}") from error
                 if not isinstance(error, NonFiniteError):
-                    error.add_note(f"The {iteration} iterations that were finished before it are saved in {run.path}.")
+                    error.add_note(note)
                     raise
                 raise NonFiniteError(
                     f"iteration {iteration}: {error} Training stopped before anything of this iteration was saved; "
@@ -175,7 +180,13 @@ def run_loop(
             if iteration % schedule.checkpoint_every == 0 or iteration == schedule.num_iterations:
                 logger.sync()
                 save(work.components.state_dict())
-            listener(Progress(iteration, schedule.num_iterations, metrics))
+            try:
+                listener(Progress(iteration, schedule.num_iterations, metrics))
+            except Exception:
+                if saved != iteration:
+                    logger.sync()
+                    save(work.components.state_dict())
+                raise
         # Only here is it certain that no more iterations follow: the signal may come at any line of the loop.
         if saved != iteration:
             logger.sync()
