@@ -105,8 +105,8 @@ class _Work:
     def start(self, run: RunFolder) -> None:
         """A script's run gets a config; that of an experiment has its from the start."""
         if not (run.path / "config.json").exists():
-            run.write_config(find_names(self.components, self.distribution, self.config))
             run.write_manifest(self.config.seed, self.components.device)
+            run.write_config(find_names(self.components, self.distribution, self.config))  # Last, as it makes a run.
 
     def iterate(self, iteration: int) -> tuple[dict[str, float], int]:
         """One meta-update."""
