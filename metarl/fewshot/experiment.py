@@ -196,6 +196,22 @@ class Experiment:
         return cls(setup, run)
 
     @classmethod
+    def begin(cls, setup: Setup, root: Path | str, name: str) -> Experiment:
+        """The experiment in ``root/name``: new, or begun earlier and to go on as far as ``setup`` says.
+
+        Raises:
+            ConfigError: see :meth:`start`; if it was begun with other tasks, or with settings that cannot change.
+        """
+        path = Path(root) / name
+        if not (path / "config.json").is_file():
+            return cls.start(setup, root, name)
+        this = cls.open(path, learner=setup.name, tasks=setup.task_name, data=setup.data, trust=True)
+        for what in ("name", "task_name", "episode"):
+            if (before := getattr(this.setup, what)) != (now := getattr(setup, what)):
+                raise ConfigError(f"{path} was begun with {before}, and now {now} is asked for; take another folder.")
+        return this.reconfigured(setup.train_config, setup.learner_config)
+
+    @classmethod
     def open(
         cls,
         path: Path,

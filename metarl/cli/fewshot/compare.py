@@ -107,12 +107,7 @@ def _one(setup: Setup, seed: int, root: Path, test_tasks: int, console: Console)
     """Scores of one run, trained as far as it is not; None after an interruption."""
     setup = dataclasses.replace(setup, train_config=dataclasses.replace(setup.train_config, seed=seed))
     name = safe_name(f"{setup.name}-seed{seed}")
-    if (root / name / "config.json").is_file():
-        this = Experiment.open(root / name, data=setup.data, trust=True)
-        if this.setup.to_json() != setup.to_json():
-            this = this.reconfigured(setup.train_config, setup.learner_config)
-    else:
-        this = Experiment.start(setup, root, name)
+    this = Experiment.begin(setup, root, name)
     label = f"{setup.name}, seed {seed}"
     key = score_name(setup.kind)
     path = this.run.path / f"scores-{test_tasks}-tasks.json"

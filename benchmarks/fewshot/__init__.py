@@ -1,0 +1,1 @@
+"""Few-shot learners on the benchmarks of their papers."""

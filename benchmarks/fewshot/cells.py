@@ -1,0 +1,157 @@
+"""Cells of few-shot benchmarks: one learner on tasks of one size with one seed, trained once and scored."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from metarl.benchmarks.cells import BENCHMARK_SEED, console
+from metarl.errors import ConfigError
+from metarl.fewshot.evaluation import evaluate
+from metarl.fewshot.experiment import Experiment, Given, resolve
+from metarl.runs.files import read_json, safe_name, write_atomically
+from metarl.runs.logger import read_metrics
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One learner on tasks of one size with one seed.
+
+    Attributes:
+        learner: its name.
+        tasks: name of the family.
+        ways: classes in a task.
+        shots: labelled examples of each class in training.
+        test_shots: the same in the test.
+        seed: of training.
+        train: fields of TrainConfig that differ from the preset's.
+    """
+
+    learner: str
+    tasks: str
+    ways: int
+    shots: int
+    test_shots: int
+    seed: int
+    train: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def size(self) -> str:
+        """The size of its test tasks."""
+        return f"{self.ways}way-{self.test_shots}shot"
+
+    @property
+    def name(self) -> str:
+        """File name of its score."""
+        return safe_name(f"{self.tasks}-{self.size}-{self.learner}-seed{self.seed}")
+
+
+def run_cells(
+    cells: Sequence[Cell], data: str | None, results: Path, runs: Path, test_tasks: int
+) -> dict[Cell, dict[str, Any]]:
+    """Train and score every cell that has no score yet, one after the other; interrupted, go on where it stopped.
+
+    Args:
+        cells: what to run.
+        data: folder of the family's data, if it is read from one.
+        results: folder of the scores.
+        runs: folder of the run folders.
+        test_tasks: tasks to score on, the same for all cells of a size.
+
+    Returns:
+        Scores by cell; those of cells that were interrupted are missing.
+
+    Raises:
+        ConfigError: if a cell was scored on another number of tasks, or begun with other settings.
+    """
+    results.mkdir(parents=True, exist_ok=True)
+    scores: dict[Cell, dict[str, Any]] = {}
+    for cell in cells:
+        path = results / f"{cell.name}.json"
+        if not path.exists() and not _run_cell(cell, data, path, runs, test_tasks):
+            console.print("Stopped; everything is saved. The same command goes on from here.")
+            break
+        scores[cell] = read_json(path)
+        if (scored := len(scores[cell]["scores"])) != test_tasks:
+            raise ConfigError(
+                f"{path} was scored on {scored} tasks, and now {test_tasks} are asked for. Ask for "
+                "the same, name another folder with --results, or remove the file to score its run anew."
+            )
+    return scores
+
+
+def read_scores(results: Path) -> dict[Cell, dict[str, Any]]:
+    """All scores in a folder, by cell."""
+    found = [read_json(path) for path in sorted(results.glob("*-seed*.json"))]
+    return {Cell(**{name: score[name] for name in _NAMES}): score for score in found}
+
+
+_NAMES = ("learner", "tasks", "ways", "shots", "test_shots", "seed")
+
+
+def _run_cell(cell: Cell, data: str | None, path: Path, runs: Path, test_tasks: int) -> bool:
+    given = Given(cell.learner, cell.tasks, data, cell.ways, cell.shots)
+    setup = resolve(given, train={"seed": cell.seed, **cell.train})
+    name = cell.name
+    if getattr(setup.learner_config, "train_ways", 0):
+        # Its training does not depend on the ways of the test: one run is scored in several cells.
+        setup = dataclasses.replace(setup, episode=dataclasses.replace(setup.episode, ways=5))
+        name = safe_name(f"{cell.tasks}-{cell.shots}shot-{cell.learner}-seed{cell.seed}")
+    this = Experiment.begin(setup, runs, name)
+    total = setup.train_config.num_iterations
+    started = time.perf_counter()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(cell.name, total=total)
+        if not this.train(lambda progress: bar.update(task, completed=progress.iteration)):
+            return False
+        trained = time.perf_counter() - started
+        episode = dataclasses.replace(setup.episode, ways=cell.ways, shots=cell.test_shots)
+        learner, iteration = this.load(spec=setup.tasks.spec(episode))
+        task = bar.add_task("test tasks", total=test_tasks)
+        found = evaluate(
+            learner,
+            setup.tasks,
+            episode,
+            num_tasks=test_tasks,
+            seed=BENCHMARK_SEED,
+            listener=lambda done: bar.update(task, completed=done),
+        )
+    metrics = read_metrics(this.run.metrics)
+    content = {
+        **{name: getattr(cell, name) for name in _NAMES},
+        "iterations": iteration,
+        "seconds": sum(line["seconds/sample"] + line["seconds/meta_update"] for line in metrics),
+        "last_session_seconds": trained,
+        "steps": found.steps,
+        "kind": found.kind,
+        "scores": np.round(found.scores, 5).tolist(),
+        "curve": _curve(metrics),
+        "config": {name: value for name, value in this.run.read_config().items() if name != "data"},
+        # Without the command line, which names folders of the machine.
+        "manifest": {name: value for name, value in this.run.read_manifest().items() if name != "command"},
+    }
+    write_atomically(path, (json.dumps(content) + "\n").encode())
+    return True
+
+
+def _curve(metrics: Sequence[Mapping[str, Any]], points: int = 100) -> dict[str, list[float]]:
+    """Training scores over iterations, means of as many pieces as a figure shows."""
+    name = next(key for key in metrics[0] if key.startswith(("train/accuracy_", "train/error_")))
+    pieces = np.array_split(np.array([line[name] for line in metrics]), min(points, len(metrics)))
+    ends = np.cumsum([len(piece) for piece in pieces])
+    return {"iteration": ends.tolist(), "score": [round(float(piece.mean()), 5) for piece in pieces]}
