@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from metarl.benchmarks.fewshot import optimisers
 from metarl.benchmarks.fewshot.__main__ import main
 from metarl.benchmarks.fewshot.cells import Cell, read_scores
 
@@ -68,3 +69,21 @@ def test_a_page_of_images_has_sizes_and_one_training_serves_many_ways(
     monkeypatch.setattr(sys, "argv", ["fewshot", "--sizes", "five-one"])
     with pytest.raises(SystemExit, match=r"written as ways-shots, e\.g\. 5-1, got 'five-one'"):
         main()
+
+
+def test_learned_optimisers_run_beside_tuned_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = "--num-iterations 1 --num-steps 20 --test-tasks 6 --tuning-tasks 5 --results results --runs runs --seeds 1"
+    monkeypatch.setattr(sys, "argv", ["optimisers", *words.split(" ")])
+    optimisers.main()
+    folder = tmp_path / "results" / "fewshot-quadratic"
+    tuned = json.loads((folder / "tuned.json").read_text())
+    learned = json.loads((folder / "learned-optimiser-seed1.json").read_text())
+    starts = {name: np.array(content["losses"])[:, 0] for name, content in tuned.items()}
+    assert set(starts) == {"SGD", "momentum", "RMSprop", "Adam"}
+    for start in starts.values():  # All begin at the same place.
+        np.testing.assert_array_equal(start, np.array(learned["losses"])[:, 0])
+    assert all(np.mean(content["losses"], axis=0)[-1] < 5 for content in tuned.values())
+    page = (folder / "README.md").read_text()
+    assert "| step 0 | step 10 | step 20 |" in page
+    assert "| learned |" in page
