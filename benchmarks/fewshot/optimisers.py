@@ -1,7 +1,7 @@
 """Learned optimisers against SGD, momentum, RMSprop and Adam with tuned rates (Andrychowicz et al., 2016, section 3).
 
-``python -m metarl.benchmarks.fewshot.optimisers --tasks quadratic`` trains what is missing and writes table and figure
-to ``benchmarks/results/fewshot-<tasks>``. Rates are tuned on validation functions, each for the lowest loss after the last
+``python -m metarl.benchmarks.fewshot.optimisers --tasks quadratic`` trains what is missing; table and figure go to
+``benchmarks/results/fewshot-<tasks>``. Rates are tuned on validation functions, each for the lowest loss after the last
 step; all are then run on the same test functions from the same starts.
 """
 
@@ -193,7 +193,7 @@ def _write_page(scores: list[dict[str, Any]], baselines: Mapping[str, Any], fold
             f"--num-iterations {' '.join(map(str, sorted(iterations)))}",
             "",
             f"Mean loss over {losses['learned'].shape[1]} test functions, and over training seeds for the learned one, "
-            "with 95 % intervals. The other rates are the best of 26 between 1e-4 and 10, by the loss after the last step "
+            "with 95 % intervals. Other rates are the best of 26 between 1e-4 and 10, by the loss after the last step "
             f"on {options.tuning_tasks} other functions; momentum is 0.9, RMSprop's and Adam's further numbers are "
             "those of torch.",
             "",
