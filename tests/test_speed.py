@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from metarl.benchmarks.speed import __main__ as speed
+from metarl.benchmarks.speed import fewshot as fewshot_speed
 from metarl.benchmarks.speed import meta_update as update_speed
 from metarl.benchmarks.speed.__main__ import Speed
 from metarl.benchmarks.speed.measure import product_rate
@@ -20,7 +21,7 @@ from metarl.benchmarks.speed.plain_maml import PlainMAML
 from metarl.errors import ConfigError
 
 CPU = torch.device("cpu")
-Part = Literal["meta-update", "acting", "rl2", "metaworld"]
+Part = Literal["meta-update", "acting", "rl2", "fewshot", "metaworld"]
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,7 @@ Part = Literal["meta-update", "acting", "rl2", "metaworld"]
         ("meta-update", ["times as fast", "Fisher products", "first_order"]),
         ("acting", ["fast weights", "GRU of 256"]),
         ("rl2", ["whole trials", "cosine"]),
+        ("fewshot", ["sinusoid", "Omniglot's net", "share of drawing"]),
         ("metaworld", ["ml10"]),
     ],
 )
@@ -37,6 +39,12 @@ def test_each_part_prints_its_tables(part: Part, words: list[str]) -> None:
     speed.run(Speed(only=part, quick=True, clock="cpu", device="cpu"), Console(file=out, width=200))
     for word in words:
         assert word in out.getvalue()
+
+
+def test_few_shot_gradients_that_differ_are_no_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fewshot_speed, "TOLERANCE", -1.0)
+    with pytest.raises(ConfigError, match="the two gradients differ by"):
+        fewshot_speed.run(Console(file=io.StringIO()), "cpu", CPU, quick=True)
 
 
 def test_a_result_that_differs_is_no_comparison(monkeypatch: pytest.MonkeyPatch) -> None:

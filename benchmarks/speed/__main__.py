@@ -17,6 +17,7 @@ import tyro
 from rich.console import Console
 
 from metarl.benchmarks.speed import acting as acting_speed
+from metarl.benchmarks.speed import fewshot as fewshot_speed
 from metarl.benchmarks.speed import meta_update as update_speed
 from metarl.benchmarks.speed import metaworld as metaworld_speed
 from metarl.benchmarks.speed import rl2 as rl2_speed
@@ -32,7 +33,7 @@ QUICK_METAWORLD = MetaWorldSpeed(num_envs=10, cores=(1,), steps=2, rounds=1, bui
 class Speed:
     """Settings of all parts."""
 
-    only: Literal["meta-update", "acting", "rl2", "metaworld"] | None = None
+    only: Literal["meta-update", "acting", "rl2", "fewshot", "metaworld"] | None = None
     """One part alone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where agents compute; auto takes a GPU if there is one."""
@@ -65,6 +66,8 @@ def run(settings: Speed, console: Console) -> None:
         acting_speed.run(console, clock, device, quick)
     if settings.only in (None, "rl2"):
         rl2_speed.run(console, clock, device, quick)
+    if settings.only in (None, "fewshot"):
+        fewshot_speed.run(console, clock, device, quick)
     if settings.only in (None, "metaworld"):
         metaworld_speed.run(QUICK_METAWORLD if quick else settings.metaworld, console)
 
