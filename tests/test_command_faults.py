@@ -85,6 +85,8 @@ def test_what_a_listener_raises_loses_no_iteration(tmp_path: Path) -> None:
 _TASKS = """
 import os, gymnasium as gym
 from metarl import TaskDistribution
+from metarl.tasks import make
+from metarl.vector.array_env import ArrayVectorEnv
 
 def make_env(task):
     return gym.make("CartPole-v1", disable_env_checker=True)
@@ -106,6 +108,34 @@ def sample(rng):
 def tasks(**changed):
     return TaskDistribution(**{"id": "mine", "sample": sample, "make_env": make_env, "horizon": 5, **changed})
 
+class Own(ArrayVectorEnv):
+    def __init__(self, num_envs, verb="", act=fail, after=0):
+        super().__init__(make("bandit").make_vector(1).dynamics, num_envs, 5)
+        self.verb, self.act, self.left = verb, act, after
+
+    def maybe(self, verb):
+        if verb == self.verb:
+            self.left -= 1
+            if self.left < 0:
+                self.act()
+
+    def reset(self, **arguments):
+        self.maybe("reset")
+        return super().reset(**arguments)
+
+    def step(self, actions):
+        self.maybe("step")
+        return super().step(actions)
+
+    def close_extras(self, **arguments):
+        self.maybe("close")
+
+def own(**faults):
+    return TaskDistribution("mine", make("bandit").sample, make_vector=lambda num: Own(num, **faults), horizon=5)
+
+good, bad_reset, bad_step = own(), own(verb="reset"), own(verb="step")
+bad_close, exit_reset, exit_step = own(verb="close"), own(verb="reset", act=leave), own(verb="step", act=leave)
+late = own(verb="step", after=5)  # In the second rollout.
 sampler, constructor, batch = tasks(sample=fail), tasks(make_env=fail), tasks(meta_batch=fail)
 vector, held_out = tasks(make_env=None, make_vector=fail), tasks(sample_test=fail)
 exit_sampler, exit_constructor = tasks(sample=leave), tasks(make_env=leave)
@@ -132,6 +162,39 @@ def test_what_a_user_s_code_raises_is_named_with_its_own_traceback(name: str, sa
     assert re.fullmatch(f"error: {said}", first)
     assert re.search(r"faulty\.py\", line \d+, in (fail|leave)", rest)
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("name", ["bad_reset", "bad_step", "exit_reset", "exit_step", "late"])
+def test_what_a_vector_environment_of_one_s_own_raises_is_named_with_its_own_traceback(name: str) -> None:
+    Path("faulty.py").write_text(_TASKS)
+    result = in_a_process(_SHORT.replace("rl2 bandit", f"rl2 faulty:{name}"))
+    assert result.returncode == 2
+    verb = "reset" if "reset" in name else "step"
+    what = "SystemExit: 0" if "exit" in name else "KeyError: 'wheel'"
+    first, _, rest = result.stderr.partition("\n\nTraceback:\n")
+    assert re.fullmatch(rf"error: mine: the vector environment raised in {verb} with tasks \[\{{.*\]: {what}", first)
+    assert re.search(r"faulty\.py\", line \d+, in (fail|leave)", rest)
+    assert "collector.py" not in rest and "iterations that were finished before it are saved in" in rest
+
+
+def test_evaluate_names_a_vector_environment_of_one_s_own_that_raises(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("faulty.py").write_text(_TASKS)
+    assert in_a_process(_SHORT.replace("rl2 bandit", "rl2 faulty:good")).returncode == 0
+    (run,) = Path("runs").iterdir()
+    Path("faulty.py").write_text(_TASKS.replace("own(), own", "own(verb='step'), own"))
+    result = in_a_process(f"evaluate {run} --tasks faulty:good --num-tasks 2")
+    assert result.returncode == 2
+    assert re.match(
+        r"error: mine: the vector environment raised in step with tasks .*: KeyError: 'wheel'\n", result.stderr
+    )
+
+
+def test_a_vector_environment_that_cannot_be_closed_is_warned_of() -> None:
+    Path("faulty.py").write_text(_TASKS)
+    result = in_a_process(_SHORT.replace("rl2 bandit", "rl2 faulty:bad_close"))
+    assert result.returncode == 0, result.stderr
+    assert "mine: the vector environment raised in close: KeyError: 'wheel'. It counts as closed." in result.stderr
+    assert "Exception ignored" not in result.stderr and "Traceback" not in result.stderr
 
 
 def test_held_out_tasks_that_cannot_be_drawn_lose_no_iteration() -> None:

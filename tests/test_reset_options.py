@@ -45,6 +45,7 @@ def _metaworld() -> tuple[Any, list[Any]]:
         ([0, 2], r"got int64 of shape \(2,\)"),
         ([True, False], r"got bool of shape \(2,\)"),
         (None, "got object of shape"),
+        ([False, False, False], "reset_mask must be True for one instance at least, got False for all of them"),
     ],
 )
 def test_a_wrong_mask_is_refused_everywhere(kind: Any, mask: Any, message: str) -> None:

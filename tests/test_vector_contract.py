@@ -64,7 +64,8 @@ def test_a_step_before_the_first_reset_and_after_close_is_refused(name: str) -> 
         ([True, False, True], "actions have dtype bool, expected integers"),
         (["a", "b", "c"], "actions have dtype <U1, expected integers"),
         ([[0], [1, 2], 0], "actions cannot be made one array"),
-        (None, r"actions have shape \(\), expected \(3,\)"),
+        (None, "actions are None, expected an array or list with one for each instance"),
+        (0, "actions are 0, expected an array or list"),
     ],
 )
 def test_wrong_choices_are_refused(name: str, actions: Any, message: str) -> None:
@@ -98,6 +99,29 @@ def test_wrong_boxes_are_refused(name: str) -> None:
     for actions, message in wrong:
         with pytest.raises(ConfigError, match=message):
             env.step(actions)
+    env.step(good)
+    env.close()
+
+
+@pytest.mark.parametrize("name", DISCRETE + BOX)
+def test_gymnasiums_kinds_of_errors_are_kept(name: str) -> None:
+    """Gymnasium's vector environments raise TypeError for a wrong kind, and ValueError for a wrong number."""
+    env, task = _vector(name)
+    env.reset(seed=0, options={"tasks": [task] * 3})
+    good = env.action_space.sample()
+    for actions in (0, good[0].item() if good.ndim == 1 else 0.5, good.astype(bool), good.astype(str)):
+        with pytest.raises(TypeError, match="actions"):
+            env.step(actions)
+    for actions in (good[:2], np.concatenate([good, good[:1]])):
+        with pytest.raises(ValueError, match="actions have shape"):
+            env.step(actions)
+    for mask in ([1, 1, 0], [1.0, 1.0, 0.0]):
+        with pytest.raises(TypeError, match="reset_mask must be bool"):
+            env.reset(options={"reset_mask": np.array(mask)})
+    for mask in ([True], [[True, True, True]], [False, False, False]):
+        with pytest.raises(ValueError, match="reset_mask must be") as caught:
+            env.reset(options={"reset_mask": np.array(mask)})
+        assert isinstance(caught.value, ConfigError) and not isinstance(caught.value, TypeError)
     env.step(good)
     env.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -14,10 +15,11 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from metarl.agent import Agent
-from metarl.errors import ConfigError, NonFiniteError
+from metarl.errors import ConfigError, MetarlError, NonFiniteError, WorkerError, raised
 from metarl.seeding import derive
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Rollout, Task, Timestep
+from metarl.vector.instances import ENVIRONMENT_ERRORS
 from metarl.vector.options import environment_seeds
 from metarl.vector.protocol import success_of_batch
 
@@ -57,8 +59,8 @@ class Collector:
     def close(self) -> None:
         """Free the environments and their processes."""
         if self._env is not None:
-            self._env.close()
-            self._env = None
+            env, self._env = self._env, None
+            self.distribution.close_vector_env(env)
 
     @torch.no_grad()
     def collect(
@@ -87,6 +89,7 @@ class Collector:
             NonFiniteError: if an environment returns a NaN or infinite observation or reward, and does not report it
                 as invalid; float32's infinity begins at 3.4e38.
             ConfigError: if a vector environment's rewards, flags or success are not one number for each instance.
+            WorkerError: if an environment raises anything, or leaves Python.
         """
         spec, slots = self._spec, self.rollouts_per_task
         shape = (len(tasks), slots)
@@ -95,7 +98,7 @@ class Collector:
         # Streams belong to the task's place in the batch: a task plays the same in any company.
         seeds: Any = episode_seeds(self._seed, self._num_collected, *shape).flatten().tolist()
         agent.noise.seed(exploration_seed(self._seed, self._num_collected))
-        obs, _ = env.reset(seed=seeds, options={"tasks": instance_tasks})
+        obs, _ = self._call("reset", tasks, seed=seeds, options={"tasks": instance_tasks})
         self._num_collected += 1
         prev_action, prev_reward, prev_done = self._before_first_step(shape, previous)
 
@@ -122,8 +125,8 @@ class Collector:
             )
             action, state = agent.act(state, timestep, deterministic)
             seen = obs
-            obs, rewards, terminated, truncated, info = env.step(
-                env_actions(env.single_action_space, action.value.flatten(0, 1))
+            obs, rewards, terminated, truncated, info = self._call(
+                "step", tasks, env_actions(env.single_action_space, action.value.flatten(0, 1))
             )
             for name, array in (("rewards", rewards), ("terminated", terminated), ("truncated", truncated)):
                 if np.shape(array) != (env.num_envs,):
@@ -182,6 +185,16 @@ class Collector:
             self.close()
             self._env = self.distribution.make_vector_env(num_envs)
         return self._env
+
+    def _call(self, verb: str, tasks: Sequence[Task], *arguments: Any, **options: Any) -> Any:
+        """What a method of the environments returns; those of a user's ``make_vector`` may raise anything."""
+        try:
+            return getattr(self._env, verb)(*arguments, **options)
+        except MetarlError:
+            raise
+        except ENVIRONMENT_ERRORS as error:
+            what = f"the vector environment raised in {verb} with tasks {reprlib.repr(list(tasks))}"
+            raise WorkerError(raised(f"{self.distribution.id}: {what}", error)) from error
 
     def _before_first_step(self, shape: tuple[int, int], previous: Rollout | None) -> tuple[Tensor, Tensor, Tensor]:
         if previous is None:

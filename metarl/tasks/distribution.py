@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -125,7 +126,7 @@ class TaskDistribution:
             vector = self.make_vector_env(1)
             spaces = vector.single_observation_space, vector.single_action_space
             limit = None
-            vector.close()
+            self.close_vector_env(vector)
         horizon = self.horizon or limit
         if horizon is None:
             raise ConfigError(
@@ -156,7 +157,7 @@ class TaskDistribution:
             if vector.num_envs != num_envs:
                 problems.append(f"make_vector({num_envs}) built {vector.num_envs} instances.")
             if problems:
-                vector.close()
+                self.close_vector_env(vector)
                 raise ConfigError(f"{self.id}: {' '.join(problems)}")
             return vector
         assert self.make_env is not None
@@ -167,6 +168,25 @@ class TaskDistribution:
             task_on_reset=self.task_on_reset,
             num_workers=min(self.num_workers, num_envs),
         )
+
+    def close_vector_env(self, env: VectorEnv[Any, Any, Any]) -> None:
+        """Close what :meth:`make_vector_env` built; one of the user's own that raises is warned of: nothing is lost.
+
+        Raises:
+            WorkerError: if a call of :class:`GymVectorEnv` hangs.
+        """
+        try:
+            env.close()
+        except MetarlError:
+            raise
+        except ENVIRONMENT_ERRORS as error:
+            env.closed = True  # Or it would be closed again, in vain, as garbage.
+            warnings.warn(
+                f"{self.id}: the vector environment raised in close: {type(error).__name__}: {error}. It counts as "
+                "closed.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def call(self, part: str, *arguments: Any) -> Any:
         """What a function of this distribution, by the name of its attribute, returns.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 import gymnasium as gym
@@ -16,6 +17,10 @@ Array = NDArray[Any]
 
 class ClosedError(WorkerError, gym.error.ClosedEnvironmentError):
     """A vector environment was used after it was closed."""
+
+
+class KindError(ConfigError, TypeError):
+    """An argument of a kind for which Gymnasium's own vector environments raise ``TypeError``."""
 
 
 class ResetNeededError(ConfigError, gym.error.ResetNeeded):
@@ -54,25 +59,28 @@ def as_actions(actions: Any, space: gym.spaces.Discrete | gym.spaces.Box, num_en
         ``[num_envs]`` int64, or ``[num_envs, action_dim]`` finite floats.
 
     Raises:
-        ConfigError: for another shape, another kind of numbers, no such choice, or a number that is not finite.
+        ConfigError: for another shape, no such choice, or a number that is not finite.
+        KindError: for one action in place of a batch, or another kind of numbers.
     """
     expected = (num_envs, *(space.shape or ()))
     try:
         array = np.asarray(actions)
     except ValueError as error:
         raise ConfigError(f"actions cannot be made one array ({error}), expected shape {expected}.") from error
+    if array.ndim == 0:
+        raise KindError(f"actions are {reprlib.repr(actions)}, expected an array or list with one for each instance.")
     if array.shape != expected:
         raise ConfigError(f"actions have shape {array.shape}, expected {expected}.")
     if isinstance(space, gym.spaces.Discrete):
         if array.dtype.kind not in "iu":
-            raise ConfigError(f"actions have dtype {array.dtype}, expected integers from 0 to {space.n - 1}.")
+            raise KindError(f"actions have dtype {array.dtype}, expected integers from 0 to {space.n - 1}.")
         wrong = (array < 0) | (array >= space.n)
         if wrong.any():
             row = int(np.argmax(wrong))
             raise ConfigError(f"the action of instance {row} is {array[row]}, expected 0 to {space.n - 1}.")
         return array.astype(np.int64, copy=False)
     if array.dtype.kind not in "iuf":
-        raise ConfigError(f"actions have dtype {array.dtype}, expected floating-point numbers.")
+        raise KindError(f"actions have dtype {array.dtype}, expected floating-point numbers.")
     finite = np.isfinite(array).all(axis=1)
     if not finite.all():
         row = int(np.argmin(finite))

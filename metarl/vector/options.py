@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from metarl.errors import ConfigError
 from metarl.seeding import UInt64, row_keys
 from metarl.types import Task
+from metarl.vector.contract import KindError
 
 NO_TASK = 'no task was given: call reset(options={"tasks": [...]}) first.'
 """The error of a reset that nothing told a task."""
@@ -59,7 +60,8 @@ def parse_reset_options(options: Mapping[str, Any] | None, num_envs: int) -> Res
     """``options["tasks"]`` and ``options["reset_mask"]``; without a mask every instance is reset.
 
     Raises:
-        ConfigError: for a wrong number of tasks, or a mask that is not bool ``[num_envs]``.
+        ConfigError: for a wrong number of tasks, or a mask of another shape or without any True.
+        KindError: for a mask that is not bool.
     """
     options = options or {}
     tasks = options.get("tasks")
@@ -67,5 +69,8 @@ def parse_reset_options(options: Mapping[str, Any] | None, num_envs: int) -> Res
         raise ConfigError(f"got {len(tasks)} tasks for {num_envs} instances: give one task per instance.")
     mask = np.asarray(options.get("reset_mask", np.ones(num_envs, bool)))
     if mask.shape != (num_envs,) or mask.dtype != bool:
-        raise ConfigError(f"reset_mask must be bool of shape ({num_envs},), got {mask.dtype} of shape {mask.shape}.")
+        error = ConfigError if mask.dtype == bool else KindError
+        raise error(f"reset_mask must be bool of shape ({num_envs},), got {mask.dtype} of shape {mask.shape}.")
+    if not mask.any():
+        raise ConfigError("reset_mask must be True for one instance at least, got False for all of them.")
     return ResetOptions(None if tasks is None else list(tasks), mask)
