@@ -186,7 +186,8 @@ def build_env(make_env: MakeEnv, task: Task, timeout: float = CALL_TIMEOUT) -> g
     """One environment in this process, to look at.
 
     Raises:
-        WorkerError: if ``make_env`` raises, or takes longer than ``timeout`` seconds.
+        ConfigError: of metarl's own, from within ``make_env``.
+        WorkerError: if ``make_env`` raises anything else, or takes longer than ``timeout`` seconds.
     """
 
     def describe() -> str:
@@ -195,6 +196,8 @@ def build_env(make_env: MakeEnv, task: Task, timeout: float = CALL_TIMEOUT) -> g
     def build() -> gym.Env[Any, Any]:
         try:
             return make_env(held)
+        except ConfigError:
+            raise  # It says itself what to do, e.g. which extra is missing.
         except ENVIRONMENT_ERRORS as error:
             raise WorkerError(raised(f"make_env raised with task {reprlib.repr(task)}", error)) from error
 
