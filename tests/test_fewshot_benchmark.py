@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metarl.benchmarks.fewshot import optimisers
+from metarl.benchmarks.fewshot import fits, optimisers
 from metarl.benchmarks.fewshot.__main__ import main
 from metarl.benchmarks.fewshot.cells import Cell, read_scores
 
@@ -39,9 +39,13 @@ def test_a_page_of_regression_has_steps_and_published_numbers(tmp_path: Path, mo
     shown = re.search(r"\| maml \| 5shot \| ([\d.]+) ±", page)
     assert shown is not None
     assert float(shown[1]) == pytest.approx(means[0], rel=0.01)
+    run = str(tmp_path / "runs" / "sinusoid-1way-5shot-maml-seed1")
+    monkeypatch.setattr(sys, "argv", ["fits", run, "--output", str(folder / "fits.png")])
+    fits.main()
     # Nothing is trained again; what was scored otherwise is not shown as the same.
     before = {path: path.read_bytes() for path in folder.glob("*.json")}
     _run(monkeypatch, *words)
+    assert "![fits](fits.png)" in (folder / "README.md").read_text()
     assert before == {path: path.read_bytes() for path in folder.glob("*.json")}
     monkeypatch.setattr(sys, "argv", ["fewshot", *words, *WORDS[:-5], "5", *WORDS[-4:]])
     with pytest.raises(SystemExit, match="was scored on 4 tasks, and now 5 are asked for"):

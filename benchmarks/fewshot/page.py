@@ -50,6 +50,7 @@ def write_page(scores: Scores, folder: Path, title: str, commands: Sequence[str]
             "",
             "![learning](learning.png)",
             "",
+            *(["![fits](fits.png)", ""] if (folder / "fits.png").exists() else []),
             *_costs(scores),
             "",
             *notes(folder),
