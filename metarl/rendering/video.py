@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from importlib.util import find_spec
@@ -15,7 +14,7 @@ import numpy as np
 
 from metarl.errors import ConfigError, missing_extra
 from metarl.rendering.replay import Frame, Moment
-from metarl.runs.files import replacing
+from metarl.runs.files import replacing, require_writable
 from metarl.statistics import number_text
 
 if TYPE_CHECKING:
@@ -47,8 +46,7 @@ def check_video_path(path: Path) -> None:
         raise ConfigError(f"cannot write the video {path}: it is a folder.")
     if not path.parent.is_dir():
         raise ConfigError(f"cannot write the video {path}: there is no folder {path.parent}.")
-    if not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"cannot write the video {path}: no permission to write into {path.parent}.")
+    require_writable(path.parent, "Name another place for the video.")
 
 
 def side_by_side(titles: Sequence[str], episodes: Sequence[Iterable[Moment]]) -> Iterator[Frame]:
