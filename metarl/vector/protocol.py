@@ -103,8 +103,7 @@ def _number(name: str, value: Any) -> float:
     if isinstance(value, float | int):
         return float(value)
     try:
-        # A tensor that wants a gradient is no array.
-        array = np.asarray(value.detach() if hasattr(value, "detach") else value)
+        array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"{name} is {_described(value)}, expected one number: {error}") from error
     if array.size != 1 or array.dtype.kind not in "biuf":
