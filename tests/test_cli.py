@@ -297,7 +297,7 @@ def test_what_ctrl_c_prints_goes_on_as_printed() -> None:
 
 def test_what_ctrl_c_prints_of_a_few_shot_learner_goes_on_as_printed() -> None:
     small = "--device cpu --hidden-sizes 4 --meta-batch-size 2 --eval-tasks 2 --num-eval-steps 1"
-    endless = "--num-iterations 100000 --checkpoint-every 99999 --eval-every 99999 --runs".split()
+    endless = ["--num-iterations", "100000", "--checkpoint-every", "99999", "--eval-every", "99999", "--runs"]
     run = RunFolder(Path("my [old] runs/maml-sinusoid-1way-10shot-seed1"))
     words = ["fewshot", "train", "maml", "sinusoid", *small.split(), *endless, "my [old] runs"]
     printed = _stop(_start(words), run, 2, signal.SIGINT)
