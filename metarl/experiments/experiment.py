@@ -101,7 +101,8 @@ class Experiment(Setup):
             checkpoint: that it will go on from; default: the newest, if there is one.
 
         Raises:
-            ConfigError: for a change that a checkpoint cannot follow: an optimiser, for one, brings its own step size.
+            ConfigError: for a change that a checkpoint cannot follow: an optimiser, for one, brings its own step size;
+                for a device that this machine lacks, or more memory than it has.
             CheckpointError: if the run is in use, or the checkpoint is that of another one.
         """
         content = self.run.read_config()
@@ -115,8 +116,8 @@ class Experiment(Setup):
                     f"a run that is resumed keeps its seed, meta-batch and agent's settings: {name} is {value!r} in "
                     f"{self.run.path}, got {after[name]!r}. Leave it out, or start a new run."
                 )
-        choose_device(train_config.device)
         changed = dataclasses.replace(self, train_config=train_config, agent_config=agent_config)
+        changed.check_memory()
         if checkpoint is not None or self.run.checkpoints.iterations():
             changed.load(checkpoint)  # What cannot go on must leave the folder as it was.
         with self.run.lock():

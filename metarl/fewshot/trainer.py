@@ -15,6 +15,7 @@ from metarl.fewshot.learner import Learner
 from metarl.fewshot.objective import score_name
 from metarl.fewshot.tasks.base import FewShotTasks
 from metarl.fewshot.types import EpisodeConfig
+from metarl.plugins import refuse_while_importing
 from metarl.runs.files import typed
 from metarl.runs.folder import RunFolder
 from metarl.runs.outer_loop import Progress, load_state, require_content, run_loop
@@ -45,7 +46,12 @@ def train(
 
     Returns:
         See :func:`metarl.runs.outer_loop.run_loop`; it says what is raised, too.
+
+    Raises:
+        ConfigError: for tasks that are not there or not of this size; if the command line is importing the script that
+            trains.
     """
+    refuse_while_importing("trains")
     for split in ("validation", "test"):
         tasks.check(split, episode)
     tasks.check("train", learner.training_episode(episode))

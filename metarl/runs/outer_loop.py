@@ -182,7 +182,7 @@ def run_loop(
                 save(work.components.state_dict())
             try:
                 listener(Progress(iteration, schedule.num_iterations, metrics))
-            except Exception:
+            except (Exception, SystemExit):
                 if saved != iteration:
                     logger.sync()
                     save(work.components.state_dict())

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from metarl.cli.fewshot.report import EVALUATION_SEED, evaluate_with_progress, score_text, shown
+from metarl.cli.fewshot.report import EVALUATION_SEED, evaluate_with_progress, interval_cell, score_text
 from metarl.cli.progress import with_progress
 from metarl.errors import ConfigError, unknown_name
 from metarl.fewshot.experiment import Experiment, Given, Setup, resolve
@@ -153,7 +153,9 @@ def _show(setup: Setup, results: dict[str, _Result], options: CompareOptions, fo
     for name in sorted(results, key=lambda name: better * float(results[name].after.mean())):
         result = results[name]
         before, after[name] = crossed_interval([result.before]), crossed_interval([result.after])
-        table.add_row(escape(name), shown(before, kind), shown(after[name], kind), f"{result.seconds:.0f}")
+        table.add_row(
+            escape(name), interval_cell(before, kind), interval_cell(after[name], kind), f"{result.seconds:.0f}"
+        )
     console.print(table)
     content = {
         "tasks": options.tasks,
