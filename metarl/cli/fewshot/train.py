@@ -120,13 +120,6 @@ def _resume(source: Source, names: list[str], rest: list[str], prog: str, consol
     options = tyro.cli(TrainOptions, args=rest, prog=prog, default=default)
     if options.print_config:
         raise ConfigError(f"--print-config is for new runs; the settings of this one are {known.run.path}/config.json.")
-    store = known.run.checkpoints
-    done = store.load(options.checkpoint)[0] if options.checkpoint is not None else max(store.iterations(), default=0)
-    if done > options.train.num_iterations:
-        raise ConfigError(
-            f"{known.run.path} has done {done} iterations already, more than --num-iterations "
-            f"{options.train.num_iterations}. Ask for more, or go back with --checkpoint."
-        )
     _require_test_tasks(options.test_tasks)
     this = known.reconfigured(options.train, options.settings, options.checkpoint)
     return _train_and_report(this, options.checkpoint, options.test_tasks, console)
