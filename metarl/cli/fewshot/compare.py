@@ -69,6 +69,9 @@ def compare(words: list[str], console: Console) -> int:
             f"--test-tasks must be 2 or more and --seeds hold numbers of 0 or more, got {options.test_tasks} and "
             f"{options.seeds}."
         )
+    for what, values in (("--seeds", options.seeds), ("--learners", options.learners)):
+        if len(set(values)) < len(values):
+            raise ConfigError(f"{what} must hold each value once, got {' '.join(map(str, values))}.")
     for name in options.learners:
         if name not in LEARNERS and ":" not in name:
             raise unknown_name("learner", name, LEARNERS)
@@ -85,6 +88,8 @@ def compare(words: list[str], console: Console) -> int:
             console.print(f"[yellow]{escape(name)} is left out:[/] {escape(str(error))}", soft_wrap=True)
         else:
             setups[name] = setup
+    if not setups:
+        raise ConfigError(f"no learner takes {options.tasks} of this size; the reasons stand above.")
     some = next(iter(setups.values()))
     folder = options.runs / safe_name(f"compare-{options.tasks}-{some.episode.ways}way-{some.episode.shots}shot")
     results: dict[str, _Result] = {}

@@ -123,13 +123,7 @@ def _resume(source: Source, names: list[str], rest: list[str], prog: str, here: 
     options = tyro.cli(TrainOptions, args=rest, prog=prog, default=default)
     if options.print_config:
         raise ConfigError(f"--print-config is for new runs; the settings of this one are {known.run.path}/config.json.")
-    store, checkpoint = known.run.checkpoints, options.checkpoint and here / options.checkpoint
-    done = store.load(checkpoint)[0] if checkpoint is not None else max(store.iterations(), default=0)
-    if done > options.train.num_iterations:
-        raise ConfigError(
-            f"{known.run.path} has done {done} iterations already, more than --num-iterations "
-            f"{options.train.num_iterations}. Ask for more, or go back with --checkpoint."
-        )
+    checkpoint = options.checkpoint and here / options.checkpoint
     _require_test_tasks(options.test_tasks)
     this = known.reconfigured(options.train, options.settings, checkpoint)
     return _train_and_report(this, checkpoint, options.test_tasks, console)
