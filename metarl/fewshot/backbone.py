@@ -88,8 +88,8 @@ def probe(module: nn.Module, input_shape: tuple[int, ...], device: torch.device,
     if not isinstance(found, Tensor) or found.dim() < 2 or len(found) != len(inputs):
         got = f"the shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
         raise ConfigError(
-            f"{name} must give features [example, ...], or outputs, for inputs [example, ...]: for {len(inputs)} inputs "
-            f"it gave {got}."
+            f"{name} must give features [example, ...], or outputs, for inputs [example, ...]: for {len(inputs)} "
+            f"inputs it gave {got}."
         )
     return found
 
