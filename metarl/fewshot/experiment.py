@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from metarl.config import TrainConfig, choose_device, fixed_settings, from_dict
+from metarl.config import TrainConfig, choose_device, fixed_settings, from_dict, require_kept
 from metarl.errors import ConfigError, unknown_name
 from metarl.fewshot.learner import Learner, LearnerConfig
 from metarl.fewshot.learners import load_learner
@@ -285,12 +285,7 @@ class Experiment:
         setup = self.setup
         before = dataclasses.asdict(setup.learner_config) | fixed_settings(setup.train_config)
         after = dataclasses.asdict(learner_config) | fixed_settings(train_config)
-        for name, value in before.items():
-            if after[name] != value:
-                raise ConfigError(
-                    f"a run that is resumed keeps its seed, meta-batch and learner's settings: {name} is {value!r} in "
-                    f"{self.run.path}, got {after[name]!r}. Leave it out, or start a new run."
-                )
+        require_kept(before, after, self.run.path, "learner's")
         choose_device(train_config.device)
         store = self.run.checkpoints
         done = store.load(checkpoint)[0] if checkpoint is not None else max(store.iterations(), default=0)

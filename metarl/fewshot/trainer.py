@@ -19,7 +19,7 @@ from metarl.fewshot.types import EpisodeConfig
 from metarl.plugins import refuse_while_importing
 from metarl.runs.files import typed
 from metarl.runs.folder import RunFolder
-from metarl.runs.outer_loop import Progress, load_state, require_content, run_loop
+from metarl.runs.outer_loop import Progress, load_state, require_content, require_same_run, run_loop
 from metarl.seeding import derive, numpy_stream
 
 
@@ -99,11 +99,7 @@ def restore(
         for name in now
         if name not in apart and then.get(name) != now[name]
     ]
-    if different:
-        raise CheckpointError(
-            f"the checkpoint is of another run: {'; '.join(different)}. Take a checkpoint of this run; if its "
-            "config.json was changed or has lost fields, put them back."
-        )
+    require_same_run(different)
     changed = {name for name, digest in tasks.digests.items() if name in known and known[name] != digest}
     if "classes" in changed:
         raise CheckpointError(
