@@ -33,6 +33,7 @@ class Cell:
         test_shots: the same in the test.
         seed: of training.
         train: fields of TrainConfig that differ from the preset's.
+        settings: fields of the learner's config that do.
     """
 
     learner: str
@@ -42,6 +43,7 @@ class Cell:
     test_shots: int
     seed: int
     train: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def size(self) -> str:
@@ -99,7 +101,7 @@ _NAMES = ("learner", "tasks", "ways", "shots", "test_shots", "seed")
 
 def _run_cell(cell: Cell, data: str | None, path: Path, runs: Path, test_tasks: int) -> bool:
     given = Given(cell.learner, cell.tasks, data, cell.ways, cell.shots)
-    setup = resolve(given, train={"seed": cell.seed, **cell.train})
+    setup = resolve(given, train={"seed": cell.seed, **cell.train}, settings=cell.settings)
     name = cell.name
     if getattr(setup.learner_config, "train_ways", 0):
         # Its training does not depend on the ways of the test: one run is scored in several cells.

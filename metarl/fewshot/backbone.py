@@ -52,6 +52,7 @@ def build_backbone(
                 norm=config.norm,
                 downsample=config.downsample,
                 num_steps=num_steps,
+                precision=config.precision,
             )
         elif name == "mlp":
             module = MLPBackbone(spec.input_shape, config.hidden_sizes, num_outputs)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metarl.config.settings import Count, Counts, Positive, check_settings
 from metarl.fewshot.types import EpisodeConfig, Examples, FewShotSpec, TaskBatch
-from metarl.networks.backbones import Downsample
+from metarl.networks.backbones import Downsample, Precision
 from metarl.networks.task_norm import Norm
 from metarl.runs.components import Components
 
@@ -101,6 +101,8 @@ class LearnerConfig(abc.ABC):
     """Statistics that conv4 normalises by; see metarl.networks.task_norm."""
     downsample: Downsample = "pool"
     """How conv4's blocks halve an image: 2 x 2 maximum, or a stride of 2."""
+    precision: Precision = "float32"
+    """Precision of conv4's convolutions; bfloat16 halves their time where the processor has it."""
     meta_lr: Positive = 1e-3
     """Step size of Adam in the outer loop."""
 

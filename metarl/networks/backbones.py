@@ -14,6 +14,9 @@ from metarl.networks.task_norm import Norm, TaskNorm
 
 Downsample = Literal["pool", "stride"]
 
+Precision = Literal["float32", "bfloat16"]
+"""Of matrix products and convolutions; parameters are float32 in either."""
+
 
 class Conv4(nn.Module):
     """Four blocks of a 3 x 3 convolution, normalisation and ReLU, each halving height and width.
@@ -29,6 +32,7 @@ class Conv4(nn.Module):
         norm: see :class:`TaskNorm`; or none.
         downsample: how blocks halve their input.
         num_steps: inner steps that normalisation per step tells apart.
+        precision: of the convolutions, and of the maps between them; features and outputs are float32.
 
     Raises:
         ConfigError: for inputs that are no images, or too small.
@@ -46,6 +50,7 @@ class Conv4(nn.Module):
         norm: Norm = "transductive",
         downsample: Downsample = "pool",
         num_steps: int = 1,
+        precision: Precision = "float32",
     ) -> None:
         super().__init__()
         smallest = 16 if downsample == "pool" else 1
@@ -57,14 +62,16 @@ class Conv4(nn.Module):
         channels, height, width = input_shape
         blocks: list[nn.Module] = []
         for _ in range(4):
-            blocks.append(nn.Conv2d(channels, num_filters, 3, stride=2 if downsample == "stride" else 1, padding=1))
+            blocks.append(_Convolution(channels, num_filters, 3, stride=2 if downsample == "stride" else 1, padding=1))
             if norm != "none":
                 blocks.append(TaskNorm(num_filters, norm, num_steps))
-            blocks.append(nn.ReLU())
             if downsample == "pool":
+                # The maximum of positive parts is the positive part of the maximum, of a quarter of the numbers.
                 blocks.append(nn.MaxPool2d(2))
+            blocks.append(nn.ReLU())
             channels = num_filters
         self.body = nn.Sequential(*blocks)
+        self.precision = precision
         self.mean_over_positions = downsample == "stride"
         self.num_features = num_filters if self.mean_over_positions else num_filters * (height // 16) * (width // 16)
         self.head = None if num_outputs is None else nn.Linear(self.num_features, num_outputs)
@@ -73,9 +80,19 @@ class Conv4(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features or outputs ``[example, ...]`` of images ``[example, channel, height, width]``."""
-        maps = self.body(x)
+        maps = self.body(x.to(torch.bfloat16) if self.precision == "bfloat16" else x).to(x.dtype)
         features: Tensor = maps.mean((2, 3)) if self.mean_over_positions else maps.flatten(1)
         return features if self.head is None else _linear(self.head, features)
+
+
+class _Convolution(nn.Conv2d):
+    """In the precision of its input; autocast would do so, but has no effect inside of vmap."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As in torch."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        out: Tensor = self._conv_forward(x, self.weight.to(x.dtype), bias)
+        return out
 
 
 class MLPBackbone(nn.Module):

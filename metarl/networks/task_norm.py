@@ -59,14 +59,8 @@ class TaskNorm(nn.Module):
             return F.batch_norm(x, None, None, weight, bias, training=True)
         if not self.training:
             return F.batch_norm(x, self._own(self.running_mean), self._own(self.running_var), weight, bias)
-        out = F.batch_norm(x, None, None, weight, bias, training=True)
-        with torch.no_grad():
-            rest = [axis for axis in range(x.dim()) if axis != 1]
-            var, mean = torch.var_mean(x.detach(), rest)
-            # In place, since callers look for changed buffers; lerp_ has no rule for vmap.
-            self._own(self.running_mean).mul_(1 - _MOMENTUM).add_(mean, alpha=_MOMENTUM)
-            self._own(self.running_var).mul_(1 - _MOMENTUM).add_(var, alpha=_MOMENTUM)
-        return out
+        mean, var = self._own(self.running_mean), self._own(self.running_var)
+        return F.batch_norm(x, mean, var, weight, bias, training=True, momentum=_MOMENTUM)
 
     def _own(self, values: Tensor) -> Tensor:
         """Those of the step."""
