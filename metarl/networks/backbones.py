@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from metarl.errors import ConfigError
+from metarl.networks.params import Params
+from metarl.networks.task_convolution import task_convolution
 from metarl.networks.task_norm import Norm, TaskNorm
 
 Downsample = Literal["pool", "stride"]
@@ -84,9 +86,29 @@ class Conv4(nn.Module):
         features: Tensor = maps.mean((2, 3)) if self.mean_over_positions else maps.flatten(1)
         return features if self.head is None else _linear(self.head, features)
 
+    def run_tasks(self, params: Params, x: Tensor) -> Tensor:
+        """:class:`metarl.networks.module_call.RunsTasks`, for images ``[task, example, channel, height, width]``."""
+        maps = x.movedim(2, -1)
+        if self.precision == "bfloat16":
+            maps = maps.to(torch.bfloat16)
+        for name, part in self.body.named_children():
+            if isinstance(part, _Convolution | TaskNorm):
+                weight, bias = params[f"body.{name}.weight"], params[f"body.{name}.bias"]
+                if isinstance(part, TaskNorm):
+                    maps = part.run_tasks(maps, weight, bias)
+                else:
+                    maps = task_convolution(maps, weight, bias, part.stride[0])
+            else:
+                maps = part(maps.flatten(0, 1).movedim(-1, 1)).movedim(1, -1).unflatten(0, x.shape[:2])
+        maps = maps.to(x.dtype).movedim(-1, 2)
+        features: Tensor = maps.mean((3, 4)) if self.mean_over_positions else maps.flatten(2)
+        if self.head is None:
+            return features
+        return torch.baddbmm(params["head.bias"][:, None], features, params["head.weight"].mT)
+
 
 class _Convolution(nn.Conv2d):
-    """In the precision of its input; autocast would do so, but has no effect inside of vmap."""
+    """In the precision of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         """As in torch."""

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 Norm = Literal["transductive", "running", "per-step", "none"]
 
+_EPSILON = 1e-5
+"""Added to variances, as in torch."""
+
 _MOMENTUM = 0.1
 """Weight of the newest batch in running statistics, as in torch."""
 
@@ -56,11 +59,26 @@ class TaskNorm(nn.Module):
         """The normalised input, of the same shape."""
         weight, bias = self._own(self.weight), self._own(self.bias)
         if self.norm == "transductive":
-            return F.batch_norm(x, None, None, weight, bias, training=True)
-        if not self.training:
-            return F.batch_norm(x, self._own(self.running_mean), self._own(self.running_var), weight, bias)
+            return F.batch_norm(x, None, None, weight, bias, training=True, eps=_EPSILON)
         mean, var = self._own(self.running_mean), self._own(self.running_var)
-        return F.batch_norm(x, mean, var, weight, bias, training=True, momentum=_MOMENTUM)
+        return F.batch_norm(x, mean, var, weight, bias, self.training, _MOMENTUM, _EPSILON)
+
+    def run_tasks(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The same for many tasks, each normalised by itself; running statistics stay as they are.
+
+        Args:
+            x: ``[task, example, ..., channel]``.
+            weight: each task's scales, ``[task, *self.weight.shape]``.
+            bias: its shifts.
+        """
+        weight, bias = (self._own(value.movedim(0, -1)).movedim(-1, 0)[:, None] for value in (weight, bias))
+        values = x.flatten(1, -2).to(weight.dtype)
+        if self.norm == "transductive" or self.training:
+            values = values - values.mean(1, keepdim=True)
+            var = values.square().mean(1, keepdim=True)
+        else:
+            values, var = values - self._own(self.running_mean), self._own(self.running_var)
+        return torch.addcmul(bias, values, weight * torch.rsqrt(var + _EPSILON)).to(x.dtype).view_as(x)
 
     def _own(self, values: Tensor) -> Tensor:
         """Those of the step."""
