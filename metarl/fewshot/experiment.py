@@ -13,6 +13,7 @@ import numpy as np
 
 from metarl.config import TrainConfig, choose_device, fixed_settings, from_dict, require_kept
 from metarl.errors import ConfigError, unknown_name
+from metarl.fewshot.backbone import without_idle
 from metarl.fewshot.learner import Learner, LearnerConfig
 from metarl.fewshot.learners import load_learner
 from metarl.fewshot.presets import PRESETS, preset_of
@@ -90,6 +91,11 @@ class Setup:
             self.name: dataclasses.asdict(self.learner_config),
         }
 
+    def given(self, train_config: TrainConfig, learner_config: LearnerConfig) -> Setup:
+        """The same with settings of the user's, who may have chosen a network that the other settings do not suit."""
+        known = without_idle(learner_config, self.learner_config, self.tasks.spec(self.episode))
+        return dataclasses.replace(self, train_config=train_config, learner_config=known)
+
     def on(self, device: Literal["auto", "cpu", "cuda"]) -> Setup:
         """The same with its networks on ``device``."""
         return dataclasses.replace(self, train_config=dataclasses.replace(self.train_config, device=device))
@@ -130,6 +136,9 @@ def resolve(
 ) -> Setup:
     """A configured experiment; what comes later wins: defaults, preset, file, single settings.
 
+    A setting that does nothing with the network that was chosen later is put back to its default; one that is given
+    though it does nothing stays, and is refused when the learner is built.
+
     Args:
         given: what it is.
         train: fields of :class:`TrainConfig`.
@@ -155,11 +164,12 @@ def resolve(
     if given.preset is not None and given.preset not in PRESETS:
         raise unknown_name("preset", given.preset, PRESETS)
     chosen = preset_of(name, task_name, episode) if given.preset is None else PRESETS[given.preset]
-    train_config, learner_config = from_dict(TrainConfig, chosen.train), from_dict(kind, chosen.learner)
+    setup = Setup(name, task_name, data, episode, from_dict(TrainConfig, chosen.train), from_dict(kind, chosen.learner))
     for train_fields, fields in ((parts.train, parts.settings), (train or {}, settings or {})):
-        train_config = from_dict(TrainConfig, train_fields, train_config)
-        learner_config = from_dict(kind, fields, learner_config)
-    return Setup(name, task_name, data, episode, train_config, learner_config)
+        setup = setup.given(
+            from_dict(TrainConfig, train_fields, setup.train_config), from_dict(kind, fields, setup.learner_config)
+        )
+    return setup
 
 
 @dataclass(frozen=True)
