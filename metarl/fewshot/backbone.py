@@ -48,7 +48,9 @@ def build_backbone(
             one's own that is no function to a module.
     """
     num_outputs = None if features else spec.num_outputs
-    name = backbone_name(config, spec)
+    name = _name(config, spec)
+    if name not in BACKBONES and ":" not in name:
+        raise unknown_name("backbone", name, BACKBONES)
     _require_acting(config, spec)
     with torch_stream(seed, "backbone"):
         if name == "conv4":
@@ -77,22 +79,9 @@ def build_backbone(
     return module.to(device)
 
 
-def backbone_name(config: LearnerConfig, spec: FewShotSpec) -> str:
-    """The network that ``config`` names, ``auto`` being told by the inputs.
-
-    Raises:
-        ConfigError: for an unknown name.
-    """
-    if config.backbone not in BACKBONES and ":" not in config.backbone:
-        raise unknown_name("backbone", config.backbone, BACKBONES)
-    if config.backbone != "auto":
-        return config.backbone
-    return "conv4" if len(spec.input_shape) == 3 else "mlp"
-
-
 def idle_settings(config: LearnerConfig, spec: FewShotSpec) -> dict[str, str]:
     """Settings that do nothing beside the others on such tasks, by name: why, and what makes them act."""
-    name = backbone_name(config, spec)
+    name = _name(config, spec)
     chosen = f"{name} (auto, for inputs of the shape {spec.input_shape})" if config.backbone == "auto" else name
     idle = {
         setting: f"the backbone is {chosen}, and only {own} uses it. Leave it out, or take the backbone {own}."
@@ -118,6 +107,13 @@ def without_idle(config: Config, before: Config, spec: FewShotSpec) -> Config:
     idle = idle_settings(config, spec).keys() - idle_settings(before, spec).keys()
     kept = {name for name in idle if getattr(config, name) == getattr(before, name)}
     return dataclasses.replace(config, **{name: _defaults(config)[name] for name in kept})
+
+
+def _name(config: LearnerConfig, spec: FewShotSpec) -> str:
+    """The network that is meant: ``auto`` is told by the inputs."""
+    if config.backbone != "auto":
+        return config.backbone
+    return "conv4" if len(spec.input_shape) == 3 else "mlp"
 
 
 def _require_acting(config: LearnerConfig, spec: FewShotSpec) -> None:
