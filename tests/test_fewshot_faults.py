@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,55 @@ def test_a_moved_folder_of_data_goes_on_and_another_one_is_refused(tmp_path: Pat
     other = draw(tmp_path / "other", num_classes=11)
     with pytest.raises(CheckpointError, match="other classes, or other numbers of examples"):
         Experiment.open(run, data=str(other)).load()
+
+
+def test_data_that_is_gone_is_told_with_the_option_that_says_where_it_lies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = draw(tmp_path / "photos")
+    run = begin(data, tmp_path / "runs").run.path
+    shutil.move(data, tmp_path / "moved")
+    for words in (["evaluate", str(run)], ["train", "--resume", str(run)], ["predict", str(run), str(data), "x.png"]):
+        assert main(["fewshot", *words]) == 2
+        told = " ".join(capsys.readouterr().err.split())
+        assert f"was trained on data in {data}, and there is no such folder now" in told and "--data FOLDER" in told
+        assert "CLASS" not in told  # How to lay out what was there already is of no help.
+    assert main(["fewshot", "evaluate", str(run), "--data", str(tmp_path / "none")]) == 2
+    assert f"there is no folder {tmp_path / 'none'}" in " ".join(capsys.readouterr().err.split())
+
+
+def test_paths_are_those_of_the_folder_in_which_the_command_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever a user's own module does to the working directory."""
+    draw(tmp_path / "photos")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "wandering_learners.py").write_text(
+        f"import os\nfrom metarl.fewshot.learners import RandomConfig as Config\nos.chdir({str(elsewhere)!r})\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    size = ["--ways", "2", "--shots", "1", "--queries", "2", "--num-iterations", "1", "--test-tasks", "2"]
+
+    def typed(*words: str) -> int:
+        monkeypatch.chdir(tmp_path)
+        sys.modules.pop("wandering_learners", None)
+        return main(["fewshot", *words])
+
+    own = ["--learners", "wandering_learners:Config", "--data", "photos"]
+    assert typed("compare", "folder", *own, *size, "--runs", "results") == 0
+    assert Path.cwd() == elsewhere
+    (folder,) = (tmp_path / "results").iterdir()
+    assert (folder / "comparison.json").is_file()
+    run = f"results/{folder.name}/wandering_learners-Config-seed1"
+    assert typed("evaluate", run, "--num-tasks", "2", "--trust-tasks", "--data", "photos") == 0
+    checkpoint = str(Path(run) / "checkpoints" / "iteration-00000001.safetensors")
+    words = ["photos/class0/1.png", "--trust-tasks", "--checkpoint", checkpoint]
+    capsys.readouterr()
+    assert typed("predict", run, "photos", *words) == 2
+    # It was found and read: an untrained network has as many outputs as it was built for.
+    assert "was trained for 2 classes" in " ".join(capsys.readouterr().err.split())
+    assert not list(elsewhere.iterdir())
 
 
 def test_other_images_of_the_same_classes_are_told(tmp_path: Path) -> None:

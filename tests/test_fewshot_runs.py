@@ -223,8 +223,14 @@ def test_train_evaluate_resume_and_plot(tmp_path: Path, capsys: pytest.CaptureFi
     assert (run / "adaptation.png").is_file()
     assert main(["fewshot", "train", "--resume", str(run), "--num-iterations", "5", "--test-tasks", "4"]) == 0
     assert main(["fewshot", "evaluate", str(run), "--num-tasks", "4", "--shots", "5", "--num-adaptations", "1"]) == 0
-    (found,) = run.glob("evaluation-test-1way-5shot-iteration5-seed*.json")
+    (found,) = run.glob("evaluation-test-1way-5shot-10query-4tasks-1steps-iteration5-seed*.json")
     assert np.shape(json.loads(found.read_text())["rows"][0]["scores"]) == (4, 2)
+    kept = found.read_bytes()
+    for other in (["--num-tasks", "5"], ["--queries", "3"], ["--num-adaptations", "2"]):
+        words = ["--num-tasks", "4", "--shots", "5", "--num-adaptations", "1", *other]  # The last one counts.
+        assert main(["fewshot", "evaluate", str(run), *words]) == 0
+    assert len(list(run.glob("evaluation-*.json"))) == len(list(run.glob("evaluation-*.png"))) == 4
+    assert found.read_bytes() == kept
     assert main(["plot", str(run)]) == 0
     assert (run / "learning.png").is_file()
     capsys.readouterr()

@@ -13,12 +13,13 @@ import numpy as np
 
 from metarl.config import TrainConfig, choose_device, fixed_settings, from_dict, require_kept
 from metarl.errors import ConfigError, unknown_name
+from metarl.fewshot.backbone import without_idle
 from metarl.fewshot.learner import Learner, LearnerConfig
 from metarl.fewshot.learners import load_learner
 from metarl.fewshot.presets import PRESETS, preset_of
 from metarl.fewshot.tasks.base import FewShotTasks
 from metarl.fewshot.tasks.registry import load_tasks
-from metarl.fewshot.trainer import check_sizes, restore, train
+from metarl.fewshot.trainer import check_sizes, require_eval_tasks, restore, train
 from metarl.fewshot.types import EpisodeConfig, FewShotSpec, Kind
 from metarl.plugins import require_trust
 from metarl.runs.config_file import read_config_file
@@ -74,6 +75,7 @@ class Setup:
             ConfigError: for tasks that are not there or not of this size, a device that this machine lacks, or settings
                 that do not fit the tasks.
         """
+        require_eval_tasks(self.train_config, self.tasks)
         learner = self.build()
         check_sizes(learner, self.tasks, self.episode)
         batch = self.tasks.sample("test", 2, self.episode, np.random.default_rng(0)).to(learner.device)
@@ -89,6 +91,11 @@ class Setup:
             "train": dataclasses.asdict(self.train_config),
             self.name: dataclasses.asdict(self.learner_config),
         }
+
+    def given(self, train_config: TrainConfig, learner_config: LearnerConfig) -> Setup:
+        """The same with settings of the user's, who may have chosen a network that the other settings do not suit."""
+        known = without_idle(learner_config, self.learner_config, self.tasks.spec(self.episode))
+        return dataclasses.replace(self, train_config=train_config, learner_config=known)
 
     def on(self, device: Literal["auto", "cpu", "cuda"]) -> Setup:
         """The same with its networks on ``device``."""
@@ -130,6 +137,9 @@ def resolve(
 ) -> Setup:
     """A configured experiment; what comes later wins: defaults, preset, file, single settings.
 
+    A setting that does nothing with the network that was chosen later is put back to its default; one that is given
+    though it does nothing stays, and is refused when the learner is built.
+
     Args:
         given: what it is.
         train: fields of :class:`TrainConfig`.
@@ -155,11 +165,12 @@ def resolve(
     if given.preset is not None and given.preset not in PRESETS:
         raise unknown_name("preset", given.preset, PRESETS)
     chosen = preset_of(name, task_name, episode) if given.preset is None else PRESETS[given.preset]
-    train_config, learner_config = from_dict(TrainConfig, chosen.train), from_dict(kind, chosen.learner)
+    setup = Setup(name, task_name, data, episode, from_dict(TrainConfig, chosen.train), from_dict(kind, chosen.learner))
     for train_fields, fields in ((parts.train, parts.settings), (train or {}, settings or {})):
-        train_config = from_dict(TrainConfig, train_fields, train_config)
-        learner_config = from_dict(kind, fields, learner_config)
-    return Setup(name, task_name, data, episode, train_config, learner_config)
+        setup = setup.given(
+            from_dict(TrainConfig, train_fields, setup.train_config), from_dict(kind, fields, setup.learner_config)
+        )
+    return setup
 
 
 @dataclass(frozen=True)
@@ -235,8 +246,9 @@ class Experiment:
 
         Raises:
             ConfigError: if there is no run, one of reinforcement learning, or one whose config.json does not say what
-                it needs to; for a module that may not be imported, saying what to do.
+                it needs to; for a module that may not be imported, saying what to do; if its data is gone.
         """
+        given = str(Path(data).expanduser().absolute()) if data else None  # Before code of the user's own is imported.
         run = RunFolder.open(path)
         content = run.read_config()
         where = run.path / "config.json"
@@ -258,10 +270,15 @@ class Experiment:
                 raise ConfigError(
                     f"{section} in {where} lacks {', '.join(lost)}; put back what the run was started with."
                 )
+        if given is None and parts.data is not None and not Path(parts.data).is_dir():
+            raise ConfigError(
+                f"the run was trained on data in {parts.data}, and there is no such folder now. Say where it lies with "
+                "--data FOLDER, or put it back."
+            )
         setup = Setup(
             parts.name,
             parts.task_name,
-            str(Path(data).expanduser().absolute()) if data else parts.data,
+            given or parts.data,
             from_dict(EpisodeConfig, parts.episode),
             from_dict(TrainConfig, parts.train),
             from_dict(load_learner(parts.name), parts.settings),
@@ -287,6 +304,7 @@ class Experiment:
         after = dataclasses.asdict(learner_config) | fixed_settings(train_config)
         require_kept(before, after, self.run.path, "learner's")
         choose_device(train_config.device)
+        require_eval_tasks(train_config, setup.tasks)
         store = self.run.checkpoints
         done = store.load(checkpoint)[0] if checkpoint is not None else max(store.iterations(), default=0)
         if done > train_config.num_iterations:
@@ -304,6 +322,22 @@ class Experiment:
     def on(self, device: Literal["auto", "cpu", "cuda"]) -> Experiment:
         """The same experiment, its networks on ``device``."""
         return Experiment(self.setup.on(device), self.run)
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The checkpoint of the best score: see :func:`metarl.fewshot.trainer.train`.
+
+        Raises:
+            ConfigError: if there is none yet.
+        """
+        path = self.run.checkpoints.best_path
+        if not path.is_file():
+            raise ConfigError(
+                f"{self.run.path} has no best checkpoint yet: its learner is scored every "
+                f"{self.setup.train_config.eval_every} iterations (eval_every), and first then. Leave out --best to "
+                "take the newest checkpoint."
+            )
+        return path
 
     def load(self, checkpoint: Path | None = None, *, spec: FewShotSpec | None = None) -> tuple[Learner[Any], int]:
         """The trained learner of a checkpoint, and the iterations behind it.

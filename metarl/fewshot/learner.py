@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -85,11 +86,18 @@ class LearnerConfig(abc.ABC):
 
     The types of its fields say which values they take (:mod:`metarl.config.settings`).
 
+    A setting that never acts on a learner is fixed by a ``Literal`` with one value; one that does not act beside the
+    others is refused where it is not its default (see :func:`metarl.fewshot.backbone.idle_settings`).
+
     Attributes:
         when: when to choose this learner, for ``metarl fewshot list``.
+        acts_with: settings that act only where another one has a least value, by name: that other one and the value.
+        retired: as in :class:`metarl.agent.AgentConfig`.
     """
 
     when: ClassVar[str] = ""
+    acts_with: ClassVar[Mapping[str, tuple[str, int]]] = {}
+    retired: ClassVar[Mapping[str, tuple[Any, ...] | None]] = {}
 
     backbone: str = "auto"
     """The network: conv4 for images, mlp, linear, or module:attribute of (input_shape, num_outputs) -> module."""

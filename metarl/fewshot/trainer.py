@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.config import TrainConfig, fixed_settings, from_dict
-from metarl.errors import CheckpointError
+from metarl.errors import CheckpointError, ConfigError
 from metarl.fewshot.evaluation import evaluate
 from metarl.fewshot.learner import Learner
 from metarl.fewshot.objective import score_name
@@ -19,7 +19,7 @@ from metarl.fewshot.types import EpisodeConfig
 from metarl.plugins import refuse_while_importing
 from metarl.runs.files import typed
 from metarl.runs.folder import RunFolder
-from metarl.runs.outer_loop import Progress, load_state, require_content, require_same_run, run_loop
+from metarl.runs.outer_loop import SCORE_WINDOW, Progress, load_state, require_content, require_same_run, run_loop
 from metarl.seeding import derive, numpy_stream
 
 
@@ -37,8 +37,9 @@ def train(
 
     Args:
         learner: is changed in place.
-        tasks: trained on its train split, monitored on its validation split if it has one. The best checkpoint is that
-            of the best training score.
+        tasks: trained on its train split, monitored on its validation split if it has one. The best checkpoint is then
+            that of the best validation score, among the iterations that are monitored (``eval_every``), each of which
+            leaves a checkpoint; without a validation split, that of the best training score over ten iterations.
         episode: size of the tasks that the learner is scored on.
         config: settings of the outer loop; ``meta_batch_size`` tasks make an update.
         run: where checkpoints and logs go; locked while training.
@@ -54,6 +55,7 @@ def train(
     """
     refuse_while_importing("trains")
     check_sizes(learner, tasks, episode)
+    require_eval_tasks(config, tasks)
     return run_loop(_Work(learner, tasks, episode, config), config, run, checkpoint=checkpoint, listener=listener)
 
 
@@ -66,6 +68,19 @@ def check_sizes(learner: Learner[Any], tasks: FewShotTasks, episode: EpisodeConf
     for split in ("validation", "test") if "validation" in tasks.splits else ("test",):
         tasks.check(split, episode)
     tasks.check("train", learner.training_episode(episode))
+
+
+def require_eval_tasks(config: TrainConfig, tasks: FewShotTasks) -> None:
+    """Refuse a single task to monitor training on: scores are means over tasks with intervals.
+
+    Raises:
+        ConfigError: saying what came and what to do.
+    """
+    if "validation" in tasks.splits and config.eval_tasks < 2:
+        raise ConfigError(
+            f"eval_tasks must be 2 or more, got {config.eval_tasks}: training is monitored by a mean over tasks of the "
+            "validation split, with an interval. To monitor less often, raise eval_every."
+        )
 
 
 def restore(
@@ -141,6 +156,8 @@ class _Work:
         self.tasks, self.episode, self.config = tasks, episode, config
         self.training_episode = learner.training_episode(episode)
         self.name = score_name(learner.spec.kind)
+        self.is_monitored = "validation" in tasks.splits
+        self.score_window = 1 if self.is_monitored else SCORE_WINDOW
 
     def start(self, run: RunFolder) -> None:
         """A script's run gets a config; it can be resumed by the script alone."""
@@ -171,7 +188,7 @@ class _Work:
 
         Nothing if there is no such split: test classes are not looked at in training.
         """
-        if "validation" not in self.tasks.splits:
+        if not self.is_monitored:
             return {}
         learner, config = self.components, self.config
         seed = derive(config.seed, "monitor")
@@ -179,10 +196,14 @@ class _Work:
         ends = {found.steps[index]: found.intervals[index][0] for index in (0, -1)}
         return {f"validation/{self.name}_{step}": mean for step, mean in ends.items()}
 
-    def score(self, metrics: Mapping[str, float]) -> float:
-        """Accuracy, or the error's negative, in training."""
-        value = metrics[f"train/{self.name}_{self.components.num_adaptations}"]
-        return value if self.name == "accuracy" else -value
+    def score(self, metrics: Mapping[str, float]) -> float | None:
+        """Accuracy, or the error's negative, on validation tasks; in training where there are none."""
+        learner = self.components
+        split, steps = (
+            ("validation", learner.num_eval_adaptations) if self.is_monitored else ("train", learner.num_adaptations)
+        )
+        value = metrics.get(f"{split}/{self.name}_{steps}")
+        return value if value is None or self.name == "accuracy" else -value
 
     def content(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The learner's state and its origin."""

@@ -22,7 +22,7 @@ from metarl.fewshot.experiment import Experiment, Given, Setup, resolve
 from metarl.fewshot.learners import LEARNERS
 from metarl.fewshot.objective import score_name
 from metarl.plotting import bar_figure
-from metarl.runs.files import read_json, safe_name, write_atomically, write_json
+from metarl.runs.files import read_json, safe_name, shown, write_atomically, write_json
 from metarl.statistics import Interval, crossed_interval
 
 
@@ -63,6 +63,8 @@ class _Result:
 
 def compare(words: list[str], console: Console) -> int:
     """Run the command with these words after its name; returns the exit status."""
+    # What the user's own modules do, to change the working directory for one, comes after this.
+    here = Path.cwd()
     options = tyro.cli(CompareOptions, args=words, prog="metarl fewshot compare")
     if options.test_tasks < 2 or not options.seeds or min(options.seeds) < 0:
         raise ConfigError(
@@ -75,9 +77,10 @@ def compare(words: list[str], console: Console) -> int:
     for name in options.learners:
         if name not in LEARNERS and ":" not in name:
             raise unknown_name("learner", name, LEARNERS)
+    data = options.data and str(here / Path(options.data).expanduser())
     setups: dict[str, Setup] = {}
     for name in options.learners or LEARNERS:
-        given = Given(name, options.tasks, options.data, options.ways, options.shots, options.queries)
+        given = Given(name, options.tasks, data, options.ways, options.shots, options.queries)
         train = {} if options.num_iterations is None else {"num_iterations": options.num_iterations}
         setup = resolve(given, train=train)
         try:
@@ -91,12 +94,12 @@ def compare(words: list[str], console: Console) -> int:
     if not setups:
         raise ConfigError(f"no learner takes {options.tasks} of this size; the reasons stand above.")
     some = next(iter(setups.values()))
-    folder = options.runs / safe_name(f"compare-{options.tasks}-{some.episode.ways}way-{some.episode.shots}shot")
+    folder = here / options.runs / safe_name(f"compare-{options.tasks}-{some.episode.ways}way-{some.episode.shots}shot")
     results: dict[str, _Result] = {}
     for name, setup in setups.items():
         rows = [_one(setup, seed, folder, options.test_tasks, console) for seed in options.seeds]
         if None in rows:
-            console.print(f"Stopped; everything is saved in {escape(str(folder))}. The same command goes on.")
+            console.print(f"Stopped; everything is saved in {escape(shown(folder))}. The same command goes on.")
             return 130
         done = [row for row in rows if row is not None]
         results[name] = _Result(
@@ -182,4 +185,4 @@ def _show(setup: Setup, results: dict[str, _Result], options: CompareOptions, fo
     write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     figure = path.with_suffix(".png")
     bar_figure(after, figure, f"{options.tasks}, {setup.size}", f"{score_name(kind)} (mean, 95 % interval)")
-    console.print(f"Scores: {escape(str(path))}, figure: {escape(str(figure))}", soft_wrap=True)
+    console.print(f"Scores: {escape(shown(path))}, figure: {escape(shown(figure))}", soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import shlex
@@ -102,7 +101,7 @@ def train(words: list[str], console: Console) -> int:
     options = tyro.cli(TrainOptions, args=rest, prog=prog, default=default)
     if options.checkpoint is not None:
         raise ConfigError(f"--checkpoint {options.checkpoint} needs --resume RUN.")
-    setup = dataclasses.replace(base, train_config=options.train, learner_config=options.settings)
+    setup = base.given(options.train, options.settings)
     if options.print_config:
         setup.check()
         print(json.dumps(setup.to_json(), indent=2))
