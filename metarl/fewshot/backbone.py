@@ -20,7 +20,7 @@ Config = TypeVar("Config", bound=LearnerConfig)
 BACKBONES = ("auto", "conv4", "mlp", "linear")
 """Names of our own networks."""
 
-_USES = {"num_filters": "conv4", "norm": "conv4", "downsample": "conv4", "hidden_sizes": "mlp"}
+_USES = {"num_filters": "conv4", "norm": "conv4", "downsample": "conv4", "precision": "conv4", "hidden_sizes": "mlp"}
 """The only network that uses each of the settings of networks."""
 
 
