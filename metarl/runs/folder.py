@@ -204,7 +204,7 @@ class RunFolder:
             if importlib.util.find_spec(name) is not None
         }
         command = [Path(sys.argv[0]).name, *sys.argv[1:]]
-        manifest = {"versions": versions, "git": _git_state(), "seed": seed, "command": command}
+        manifest = {"versions": versions, "git": git_state(), "seed": seed, "command": command}
         write_json(self.path / "manifest.json", {**manifest, "machine": _machine(device)})
 
     def read_manifest(self) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def _describe_owner(owner: Path) -> str:
     return f"process {pid}"
 
 
-def _git_state() -> dict[str, Any] | None:
+def git_state() -> dict[str, Any] | None:
     """Commit of metarl's own checkout and whether files differ from it; None for an installed metarl."""
     checkout = Path(__file__).resolve().parents[2]
 
