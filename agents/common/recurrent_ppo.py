@@ -298,7 +298,7 @@ def end_to_end(episodes: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         episodes: for each rollout the same tensors ``[task, slot, time, ...]``, the last of them the mask of its steps.
 
     Returns:
-        The tensors as ``[task * slot, time, ...]``, padding moved to the end; time as in the longest trial of all ranks.
+        The tensors as ``[task * slot, time, ...]``, padding moved to the end; as long as the longest trial of a rank.
     """
     joined = [torch.cat(parts, dim=2).flatten(0, 1) for parts in zip(*episodes, strict=True)]
     # A stable sort by "is padding" keeps the order of time and leaves no gap for the memory to run over.
