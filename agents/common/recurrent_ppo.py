@@ -304,7 +304,7 @@ def end_to_end(episodes: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     # A stable sort by "is padding" keeps the order of time and leaves no gap for the memory to run over.
     order = torch.argsort((~joined[-1]).to(torch.uint8), dim=1, stable=True)
     longest = max(current().gather(int(joined[-1].sum(1).max())))
-    return tuple(take(part, order)[:, :longest] for part in joined)
+    return tuple(_to_length(take(part, order), longest) for part in joined)
 
 
 def take(x: Tensor, order: Tensor) -> Tensor:
@@ -313,8 +313,12 @@ def take(x: Tensor, order: Tensor) -> Tensor:
     return x.gather(1, index)
 
 
+def _to_length(x: Tensor, length: int) -> Tensor:
+    """``[sequence, time, ...]``, cut off or filled up with zeros to ``length`` steps."""
+    return torch.cat([x[:, :length], x.new_zeros(x.shape[0], max(0, length - x.shape[1]), *x.shape[2:])], dim=1)
+
+
 def _cut(x: Tensor, size: int) -> Tensor:
     """``[sequence, time, ...]`` -> ``[sequence * piece, size, ...]``, the last piece filled up with zeros."""
-    missing = -x.shape[1] % size
-    filled = torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], dim=1)
+    filled = _to_length(x, x.shape[1] + -x.shape[1] % size)
     return filled.reshape(-1, size, *x.shape[2:])
