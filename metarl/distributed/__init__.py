@@ -2,7 +2,7 @@
 
 from metarl.distributed.agreement import require_same, require_same_state
 from metarl.distributed.group import Group, current, using
-from metarl.distributed.launch import asked_for, device_of_rank, join, require_ready
+from metarl.distributed.launch import asked_for, device_of_rank, join, launcher, require_ready, restarts
 
 __all__ = [
     "Group",
@@ -10,8 +10,10 @@ __all__ = [
     "current",
     "device_of_rank",
     "join",
+    "launcher",
     "require_ready",
     "require_same",
     "require_same_state",
+    "restarts",
     "using",
 ]

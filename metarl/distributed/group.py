@@ -10,6 +10,7 @@ rank alone: its sums are what they are given, bit for bit, and cost nothing.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from datetime import timedelta
@@ -31,6 +32,10 @@ _GRACE = timedelta(seconds=3)
 """How long a rank that lost another one waits for the reason."""
 
 
+_PRECEDENCE = 1.0
+"""Seconds by which the rank that failed comes first in what all ranks print."""
+
+
 class Group:
     """The ranks of one run. Every method but :meth:`share` is called by all of them, in the same order.
 
@@ -49,6 +54,7 @@ class Group:
         self.rank = rank
         self.world_size = world_size
         self._store = store
+        self._echo: str | None = None
 
     @property
     def is_first(self) -> bool:
@@ -160,20 +166,31 @@ class Group:
         """Leave word for the other ranks of why this one ends; only the first of all reports is kept."""
         if self._store is not None:
             with contextlib.suppress(RuntimeError):
-                self._store.compare_set(_FAILURE, "", f"rank {self.rank} of {self.world_size}: {reason}")
+                kept = self._store.compare_set(_FAILURE, "", f"{self.rank}\n{reason}").decode(errors="replace")
+                rank, _, first = kept.partition("\n")
+                self._echo = reason if int(rank) != self.rank and first == reason else None
+
+    def is_echo(self, reason: str) -> bool:
+        """Whether another rank has reported this before, and so says it, too."""
+        return self._echo == reason
 
     def _together(self, what: str, collective: Callable[[], object]) -> None:
         try:
             collective()
         except RuntimeError as error:
-            reason = self._reported()
-            told = f" It said:\n{reason}" if reason else " It left no word: it was killed, or its machine is gone."
+            rank, _, reason = self._reported().partition("\n")
+            if not reason:
+                ended = "another rank has ended without a word: it was killed, or its machine is gone"
+                raise WorkerError(f"rank {self.rank} of {self.world_size} waited in {what}, but {ended}.") from error
+            time.sleep(_PRECEDENCE)
+            # Once is enough: of many ranks the first tells the whole, beside the one that failed.
+            reason = reason if self.is_first else reason.splitlines()[0]
             raise WorkerError(
-                f"rank {self.rank} of {self.world_size} waited in {what}, but another rank has ended.{told}"
-            ) from (None if reason else error)
+                f"rank {self.rank} of {self.world_size} waited in {what}, but rank {rank} has ended. It said:\n{reason}"
+            ) from None
 
     def _reported(self) -> str:
-        """What the first rank that failed said; empty if it said nothing."""
+        """Number and reason of the first rank that failed, a line break between them; empty if none said anything."""
         if self._store is None:
             return ""
         try:

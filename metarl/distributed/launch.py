@@ -7,19 +7,21 @@ import os
 import socket
 import time
 import traceback
+import uuid
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from metarl.distributed.group import Group, current, using
 from metarl.errors import ConfigError, MetarlError, told
 
-_MEETING = timedelta(seconds=45)
-"""How long ranks wait for each other at the start."""
+_MEETING = 45.0
+"""Seconds that ranks wait for each other at the start."""
 
 _WAITING = timedelta(minutes=30)
 """How long a rank waits for the others in a sum, as environments may be slow; one that ends is noticed at once."""
@@ -64,7 +66,7 @@ def join() -> Iterator[Group]:
         raise
     finally:
         dist.destroy_process_group()
-        if group.is_first and "TORCHELASTIC_USE_AGENT_STORE" not in os.environ:
+        if group.is_first and not _torchrun_has_the_store():
             time.sleep(_GOODBYE)  # The store is this process's own, and the others may want to read it.
 
 
@@ -146,13 +148,15 @@ def _meet(world_size: int) -> Group:
         raise ConfigError(f"MASTER_PORT must be a number from 1 to 65535, got {port}.")
     if rank >= world_size:
         raise ConfigError(f"RANK must be a number from 0 to WORLD_SIZE - 1 = {world_size - 1}, got {rank}.")
+    deadline = time.monotonic() + _MEETING
     try:
-        store, _, _ = next(rendezvous("env://", timeout=_MEETING))
-        store.set(f"metarl/here/{rank}", "")
-        store.wait([f"metarl/here/{other}" for other in range(world_size)], _MEETING)
+        if rank > 0 or _torchrun_has_the_store():
+            _wait_for_answer(os.environ["MASTER_ADDR"], port, deadline)
+        board, _, _ = next(rendezvous("env://", timeout=_left(deadline)))
+        store = dist.PrefixStore(f"metarl/{_agree(board, rank, world_size, deadline)}", board)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_WAITING)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         first = str(error).splitlines()[0]
         if "EADDRINUSE" in str(error) or "in use" in str(error):
             raise ConfigError(
@@ -160,12 +164,61 @@ def _meet(world_size: int) -> Group:
             ) from error
         raise ConfigError(
             f"rank {rank} of {world_size} could not meet the others at {where} within "
-            f"{_MEETING.total_seconds():.0f} seconds: do all ranks run, and can they reach that address? ({first})"
+            f"{_MEETING:.0f} seconds: do all ranks run, and can they reach that address? ({first})"
         ) from error
     group = Group(rank, world_size, store)
     if len({*group.gather(rank)}) != world_size:
         raise ConfigError(f"two of the {world_size} ranks have one number; RANK must differ.")
     return group
+
+
+def _agree(board: Store, rank: int, world_size: int, deadline: float) -> str:
+    """A name for this meeting that is no earlier one's.
+
+    The store may be torchrun's, which outlives its processes: what ranks wrote before they were restarted is there,
+    and how often each machine has restarted its ranks need not be the same. So every rank comes under a new name, rank
+    0 answers to all names that it finds, and those that take up its answer are there.
+
+    Raises:
+        RuntimeError: if some do not come.
+    """
+    own = uuid.uuid4().hex
+    if rank > 0:
+        board.set(f"metarl/hello/{rank}", own)
+        board.wait([f"metarl/welcome/{own}"], _left(deadline))
+        meeting = str(board.get(f"metarl/welcome/{own}").decode())
+        board.set(f"metarl/{meeting}/ready/{rank}", "")
+        return meeting
+    missing = set(range(1, world_size))
+    while missing:
+        for other in sorted(missing):
+            if board.check([f"metarl/hello/{other}"]):
+                board.set(f"metarl/welcome/{board.get(f'metarl/hello/{other}').decode()}", own)
+        missing = {other for other in missing if not board.check([f"metarl/{own}/ready/{other}"])}
+        if missing and time.monotonic() > deadline:
+            raise RuntimeError(f"rank {', '.join(map(str, sorted(missing)))} did not come")
+        time.sleep(0.02)
+    return own
+
+
+def _torchrun_has_the_store() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def _wait_for_answer(address: str, port: int, deadline: float) -> None:
+    """Wait until something listens there; the store's own client would wait for up to twice its timeout."""
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=_left(deadline).total_seconds()).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline - 1.0:
+                raise
+            time.sleep(0.2)
+
+
+def _left(deadline: float) -> timedelta:
+    return timedelta(seconds=max(1.0, deadline - time.monotonic()))
 
 
 def _number(name: str, default: str, least: int) -> int:

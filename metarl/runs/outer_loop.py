@@ -138,8 +138,7 @@ def run_loop(
     run.checkpoints.keep_last = schedule.keep_checkpoints
     group = current()
     with contextlib.ExitStack() as stack:
-        if group.is_first:
-            stack.enter_context(run.lock())
+        stack.enter_context(run.lock())
         _require_same_run(group, work, schedule)
         state = _load(work, run, checkpoint)
         logger: Logger | None = None
