@@ -278,9 +278,8 @@ class OwnRows:
     @classmethod
     def of(cls, count: int) -> OwnRows:
         """Those of a rank that has ``count`` of them."""
-        group = current()
-        counts = group.gather(count)
-        return cls(sum(counts[: group.rank]), count, sum(counts))
+        first, total = current().place(count)
+        return cls(first, count, total)
 
     def among(self, rows: Tensor) -> Tensor:
         """Those of ``rows``, numbers in the whole batch, that this rank has, as numbers of its own, in their order."""

@@ -98,14 +98,15 @@ class Group:
         whole[first : first + len(values)] = values.detach()
         return self.sum(whole)[0]  # Exact: but for one rank's, all terms are zero.
 
-    def average(self, values: Tensor, weight: Tensor) -> Tensor:
+    def average(self, values: Tensor, weight: Tensor | int) -> Tensor:
         """The mean of ``values`` over ranks, weighted by ``weight``, a number; values of weight 0 must be finite."""
         if self.world_size == 1:
             return values
-        total, sums = self.sum(weight.to(values.dtype), values * weight)
+        weight = torch.as_tensor(weight, dtype=values.dtype, device=values.device)
+        total, sums = self.sum(weight, values * weight)
         return sums / total
 
-    def average_gradients(self, parameters: Iterable[nn.Parameter], weight: Tensor) -> None:
+    def average_gradients(self, parameters: Iterable[nn.Parameter], weight: Tensor | int) -> None:
         """Replace every gradient by its mean over ranks, weighted; one that is missing counts as zero.
 
         Args:
@@ -119,6 +120,20 @@ class Group:
         flat = self.average(torch.cat([slope.flatten() for slope in slopes]), weight)
         for parameter, slope in zip(found, torch.split(flat, [p.numel() for p in found]), strict=True):
             parameter.grad = slope.view_as(parameter).clone()
+
+    def place(self, count: int) -> tuple[int, int]:
+        """Where the ``count`` rows of this rank begin among the rows of all, and how many these are."""
+        counts = self.gather(count)
+        return sum(counts[: self.rank]), sum(counts)
+
+    def sum_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Replace every gradient by its sum over ranks; one that is missing counts as zero."""
+        if self.world_size == 1:
+            return
+        found = list(parameters)
+        slopes = self.sum(*(torch.zeros_like(p) if p.grad is None else p.grad for p in found))
+        for parameter, slope in zip(found, slopes, strict=True):
+            parameter.grad = slope.clone()
 
     # Numbers and other objects --------------------------------------------------------------------------------------
 
@@ -198,6 +213,23 @@ class Group:
             return str(self._store.get(_FAILURE).decode(errors="replace"))
         except RuntimeError:
             return ""
+
+
+class SumOverRanks(torch.autograd.Function):
+    """The sum of a tensor over the ranks of the current group, through which gradients flow back to each of them.
+
+    The gradient that reaches a rank's tensor is that of the sum of all ranks' losses.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """The sum; a copy."""
+        return current().sum(x)[0].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        """The sum of what the losses of all ranks ask for."""
+        return current().sum(grads[0].contiguous())[0]
 
 
 _current: ContextVar[Group] = ContextVar("group", default=Group())  # noqa: B039 - one rank alone has no state.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch.distributed.distributed_c10d import Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from metarl.distributed.group import Group, current, using
@@ -153,7 +153,7 @@ def _meet(world_size: int) -> Group:
         if rank > 0 or _torchrun_has_the_store():
             _wait_for_answer(os.environ["MASTER_ADDR"], port, deadline)
         board, _, _ = next(rendezvous("env://", timeout=_left(deadline)))
-        store = dist.PrefixStore(f"metarl/{_agree(board, rank, world_size, deadline)}", board)
+        store = PrefixStore(f"metarl/{_agree(board, rank, world_size, deadline)}", board)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_WAITING)
     except (RuntimeError, ValueError, OSError) as error:

@@ -37,7 +37,6 @@ class Learner(Components, Generic[State]):
             what becomes of a task depends on its place in the batch, though not on the tasks beside it.
         data_parallel: whether ``meta_update`` may get a share of the batch, and takes its sums over tasks with
             :func:`metarl.distributed.current`; other learners are refused by more than one rank.
-        first_task: index in the whole batch of the first task of this rank, see :meth:`seed`.
     """
 
     draws_by_index = False
@@ -53,7 +52,6 @@ class Learner(Components, Generic[State]):
         self.num_adaptations = num_adaptations
         self.num_eval_adaptations = num_adaptations if num_eval_adaptations is None else num_eval_adaptations
         self.generator = torch.Generator()
-        self.first_task = 0
 
     @abc.abstractmethod
     def begin(self, num_tasks: int) -> State:
@@ -79,15 +77,9 @@ class Learner(Components, Generic[State]):
         """The size of training tasks, given that of test tasks; the same unless a learner trains on larger ones."""
         return episode
 
-    def seed(self, seed: int, first_task: int = 0) -> None:
-        """Restart the learner's random stream, which happens before every batch.
-
-        Args:
-            seed: for all tasks.
-            first_task: index in the batch of the first task that this process gets, where a batch is shared out.
-        """
+    def seed(self, seed: int) -> None:
+        """Restart the learner's random stream, which happens before every batch."""
         self.generator.manual_seed(seed)
-        self.first_task = first_task
 
 
 @dataclass(frozen=True)

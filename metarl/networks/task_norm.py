@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from metarl.distributed import SumOverRanks, current
+
 Norm = Literal["transductive", "running", "per-step", "none"]
+
+_EPS = 1e-5
+"""Added to variances, as in torch."""
 
 _MOMENTUM = 0.1
 """Weight of the newest batch in running statistics, as in torch."""
@@ -59,10 +67,14 @@ class TaskNorm(nn.Module):
             return F.batch_norm(x, None, None, weight, bias, training=True)
         if not self.training:
             return F.batch_norm(x, self._own(self.running_mean), self._own(self.running_var), weight, bias)
-        out = F.batch_norm(x, None, None, weight, bias, training=True)
+        rest = [axis for axis in range(x.dim()) if axis != 1]
+        if _over_ranks.get() and current().world_size > 1:
+            out, mean, var = _normalised_over_ranks(x, rest, weight, bias)
+        else:
+            out = F.batch_norm(x, None, None, weight, bias, training=True)
+            with torch.no_grad():
+                var, mean = torch.var_mean(x.detach(), rest)
         with torch.no_grad():
-            rest = [axis for axis in range(x.dim()) if axis != 1]
-            var, mean = torch.var_mean(x.detach(), rest)
             # In place, since callers look for changed buffers; lerp_ has no rule for vmap.
             self._own(self.running_mean).mul_(1 - _MOMENTUM).add_(mean, alpha=_MOMENTUM)
             self._own(self.running_var).mul_(1 - _MOMENTUM).add_(var, alpha=_MOMENTUM)
@@ -71,6 +83,30 @@ class TaskNorm(nn.Module):
     def _own(self, values: Tensor) -> Tensor:
         """Those of the step."""
         return values[min(self.step, len(values) - 1)] if self.norm == "per-step" else values
+
+
+_over_ranks: ContextVar[bool] = ContextVar("over_ranks", default=False)
+
+
+@contextlib.contextmanager
+def one_batch() -> Iterator[None]:
+    """Inside the block the examples of all ranks are one batch, whose statistics in training are taken together."""
+    token = _over_ranks.set(True)
+    try:
+        yield
+    finally:
+        _over_ranks.reset(token)
+
+
+def _normalised_over_ranks(x: Tensor, rest: list[int], weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What batch normalisation makes of ``x``, and mean and unbiased variance of the examples of all ranks."""
+    shape = [-1 if axis == 1 else 1 for axis in range(x.dim())]
+    count = current().total(x.numel() // x.shape[1])
+    mean = SumOverRanks.apply(x.sum(rest)) / count  # type: ignore[no-untyped-call]
+    centred = x - mean.view(shape)
+    var = SumOverRanks.apply(centred.square().sum(rest)) / count  # type: ignore[no-untyped-call]
+    out = centred * (var + _EPS).rsqrt().view(shape) * weight.view(shape) + bias.view(shape)
+    return out, mean.detach(), var.detach() * (count / max(count - 1, 1))
 
 
 def set_step(module: nn.Module, step: int) -> None:
