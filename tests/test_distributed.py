@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers.ranks import Ranks
-from torch import Tensor
+from torch import Tensor, nn
 
 from metarl.agent import Agent
-from metarl.agents import AGENTS
-from metarl.distributed import Group, current, require_same, require_same_state, using
+from metarl.agents import AGENTS, GradientAgent, MAMLTRPOConfig
+from metarl.agents.common.gradient_agent import OuterUpdate
+from metarl.agents.common.meta_gradient import Batch, MetaGradient
+from metarl.config import TrainConfig
+from metarl.distributed import Group, current, join, require_same, require_same_state, using
 from metarl.errors import ConfigError
 from metarl.evaluation.evaluator import evaluate
 from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
+from metarl.runs.folder import RunFolder
 from metarl.seeding import numpy_stream
 from metarl.tasks.registry import load_distribution
+from metarl.trainer import train
+from metarl.types import Action, Rollout, Timestep, Trial
 
 CPU = torch.device("cpu")
 
@@ -42,6 +49,42 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "varibad": {**RECURRENT, "num_elbo_terms": 5, "num_decoded_steps": 4, "vae_batch_size": 4, "decode_states": True},
     "random": {},
 }
+
+
+class Own(Agent[None]):
+    """Of a user who never heard of ranks."""
+
+    def components(self) -> Mapping[str, nn.Module]:
+        return {}
+
+    def begin(self, num_tasks: int) -> None:
+        return None
+
+    def act(self, state: None, timestep: Timestep, deterministic: bool = False) -> tuple[Action, None]:
+        raise NotImplementedError
+
+    def adapt(self, state: None, rollout: Rollout) -> None:
+        return None
+
+    def meta_update(self, trial: Trial) -> dict[str, float]:
+        return {}
+
+
+class Nothing:
+    """An outer update of a user's own."""
+
+    def components(self) -> Mapping[str, nn.Module]:
+        return {}
+
+    def __call__(self, batches: list[Batch]) -> dict[str, float]:
+        return {}
+
+
+class OwnUpdate(MAMLTRPOConfig):
+    """MAML with it."""
+
+    def make_update(self, meta: MetaGradient) -> OuterUpdate:
+        return Nothing()
 
 
 @pytest.fixture(scope="module")
@@ -210,3 +253,32 @@ def test_the_current_group_is_that_of_the_block() -> None:
     with using(group):
         assert current() is group
     assert current().world_size == 1
+
+
+def test_an_agent_that_knows_nothing_of_ranks_is_refused_by_two(tmp_path: Path) -> None:
+    distribution = load_distribution("bandit")
+    agent = Own(distribution.spec, CPU, num_adaptations=0, rollouts_per_task=1)
+    with using(Group(1, 2)), pytest.raises(ConfigError, match="the agent Own learns in one process only"):
+        train(agent, distribution, TrainConfig(meta_batch_size=4), RunFolder(tmp_path))
+
+
+def test_an_outer_update_of_ones_own_has_to_say_that_it_knows_of_ranks() -> None:
+    spec = load_distribution("navigation-2d").spec
+    assert GradientAgent(MAMLTRPOConfig(), spec, CPU, 0).data_parallel
+    assert not GradientAgent(OwnUpdate(), spec, CPU, 0).data_parallel
+
+
+def test_a_process_that_was_started_as_one_of_many_does_not_train_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    distribution = load_distribution("bandit")
+    agent = AGENTS["random"]().build(distribution.spec, CPU, 0)
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE is 2, but this process has not joined .*metarl.distributed\.join"):
+        train(agent, distribution, TrainConfig(meta_batch_size=4), RunFolder(tmp_path))
+
+
+def test_without_a_world_size_there_is_nobody_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with join() as group:
+        assert group.world_size == 1 and group.is_first

@@ -215,3 +215,22 @@ def test_commands_that_are_not_shared_out_say_so(tmp_path: Path) -> None:
     env = {**os.environ, **environment(0, 2, 1)}
     result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert result.returncode == 2 and "metarl list runs in one process" in result.stderr
+
+
+@pytest.mark.timeout(300)
+def test_a_rank_that_is_asked_to_stop_stops_all_after_one_iteration(tmp_path: Path) -> None:
+    process = train(tmp_path, "--num-iterations", "5000")
+    metrics = tmp_path / "runs/maml-trpo-tabular-mdp-seed1/metrics.jsonl"
+    try:
+        deadline = time.monotonic() + 120
+        while not metrics.exists() or not metrics.read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(rank_processes(process.pid)[1], signal.SIGTERM)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    printed = finished(process)
+    assert "Stopped after the iteration in hand; everything is saved." in printed
+    iteration, _, lines = outcome(tmp_path)
+    assert 0 < iteration == len(lines) < 5000
