@@ -85,8 +85,10 @@ def kill_a_rank(launcher: int, run_metrics: Path, lines: int, which: int, patien
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         if run_metrics.exists() and len(run_metrics.read_text().splitlines()) >= lines:
-            os.kill(rank_processes(launcher)[which], signal.SIGKILL)
-            return
+            ranks = rank_processes(launcher)
+            if len(ranks) == 2:  # Else torchrun is about to start them.
+                os.kill(ranks[which], signal.SIGKILL)
+                return
         time.sleep(0.01)
     raise AssertionError(f"{run_metrics} has no {lines} lines after {patience} s")
 
