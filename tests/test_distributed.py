@@ -274,7 +274,7 @@ def test_a_process_that_was_started_as_one_of_many_does_not_train_alone(
     monkeypatch.setenv("WORLD_SIZE", "2")
     distribution = load_distribution("bandit")
     agent = AGENTS["random"]().build(distribution.spec, CPU, 0)
-    with pytest.raises(ConfigError, match=r"WORLD_SIZE is 2, but this process has not joined .*metarl.distributed\.join"):
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE is 2, but .*has not joined .*distributed\.join"):
         train(agent, distribution, TrainConfig(meta_batch_size=4), RunFolder(tmp_path))
 
 
