@@ -17,8 +17,9 @@ from metarl.agent import Agent, AgentConfig
 from metarl.agents import AGENTS
 from metarl.agents.registry import agent_name
 from metarl.config import TrainConfig, fixed_settings, from_dict, run_config
-from metarl.errors import CheckpointError, ConfigError
+from metarl.errors import ConfigError
 from metarl.runs.files import typed
+from metarl.runs.outer_loop import require_same_run
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import distribution_name
 
@@ -76,11 +77,7 @@ def require_same_origin(
         # A script's agent need not have a config.
         if then != now and not (name == "agent" and None in (then, now))
     ]
-    if different:
-        raise CheckpointError(
-            f"the checkpoint is of another run: {'; '.join(different)}. Take a checkpoint of this run; if its "
-            "config.json was changed or has lost fields, put them back."
-        )
+    require_same_run(different)
 
 
 def _kind(config: AgentConfig) -> str:

@@ -40,9 +40,6 @@ def train(
     Inside of :func:`metarl.distributed.join` the ranks share out the tasks of every meta-batch, and rank 0 alone
     writes.
 
-    Iteration ``i`` is a function of the checkpoint before it and of (seed, i) alone, hence a run that was killed and
-    resumed ends with the same bits as one that was not.
-
     Args:
         agent: is changed in place.
         distribution: trained on its train split, monitored on its test split. The best checkpoint is chosen by
@@ -50,18 +47,14 @@ def train(
         config: settings.
         run: where checkpoints and logs go; locked while training. A folder without config.json gets one that names
             agent and tasks, as far as another process can find them by a name, for ``metarl evaluate`` and its like.
-        checkpoint: resume from this file instead of the newest; what came after it is kept in the run's folder
-            ``abandoned``.
-        listener: called after every iteration; what it raises ends training, with a checkpoint.
+        checkpoint: resume from this file instead of the newest; see :func:`metarl.runs.outer_loop.run_loop`.
+        listener: called after every iteration; see there.
 
     Returns:
-        Whether training ended by itself; False after Ctrl-C (or SIGTERM, SIGHUP, SIGUSR1, SIGXCPU), which ends the
-        run after the iteration in hand, with a checkpoint.
+        Whether training ended by itself; see there.
 
     Raises:
-        NonFiniteError: if a reward, an observation, a metric or a parameter is NaN or infinite, naming iteration,
-            tensor and last good checkpoint. Nothing of that iteration is saved, nor of one in which anything else
-            fails; those before it are.
+        NonFiniteError: if a reward, an observation, a metric or a parameter is NaN or infinite; see there.
         ConfigError: if the agent was built for other spaces; if the command line is importing the script that trains;
             for ranks that the agent cannot learn on, or that differ in settings or code.
         CheckpointError: if the run is in use, a checkpoint is damaged or of another agent, or the disk is full.

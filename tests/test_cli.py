@@ -295,6 +295,24 @@ def test_what_ctrl_c_prints_goes_on_as_printed() -> None:
     assert run.checkpoints.iterations() == [0, done, len(rows)]
 
 
+def test_what_ctrl_c_prints_of_a_few_shot_learner_goes_on_as_printed() -> None:
+    small = "--device cpu --hidden-sizes 4 --meta-batch-size 2 --eval-tasks 2 --num-eval-steps 1"
+    endless = ["--num-iterations", "100000", "--checkpoint-every", "99999", "--eval-every", "99999", "--runs"]
+    run = RunFolder(Path("my [old] runs/maml-sinusoid-1way-10shot-seed1"))
+    words = ["fewshot", "train", "maml", "sinusoid", *small.split(), *endless, "my [old] runs"]
+    printed = _stop(_start(words), run, 2, signal.SIGINT)
+    assert "everything is saved" in printed
+    done = len(read_metrics(run.metrics))
+    assert run.checkpoints.iterations() == [0, done]
+    (command,) = re.findall(r"^  metarl (fewshot train --resume .*)$", printed, re.MULTILINE)
+    words = shlex.split(command)
+    assert Path(words[-1]).absolute() == run.path
+    _stop(_start(words), run, done + 2, signal.SIGTERM)
+    rows = read_metrics(run.metrics)
+    assert [row["iteration"] for row in rows] == list(range(len(rows)))
+    assert run.checkpoints.iterations() == [0, done, len(rows)]
+
+
 def test_a_damaged_newest_checkpoint_comes_with_a_command_that_works(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,17 +65,18 @@ def test_a_full_standard_output_is_told_once(words: str) -> None:
     )
 
 
-def test_what_a_listener_raises_loses_no_iteration(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [OSError("the screen is full"), SystemExit("the screen is full")])
+def test_what_a_listener_raises_loses_no_iteration(tmp_path: Path, error: BaseException) -> None:
     bandit = load_distribution("bandit")
     run = RunFolder.create(tmp_path, "run")
     agent = RL2Config(hidden_size=4, num_epochs=1, num_minibatches=1).build(bandit.spec, torch.device("cpu"), 1)
 
     def listen(progress: Progress) -> None:
         if progress.iteration == 3:
-            raise OSError("the screen is full")
+            raise error
 
     config = TrainConfig(device="cpu", meta_batch_size=4, eval_every=99, checkpoint_every=99)
-    with pytest.raises(OSError, match="the screen is full"):
+    with pytest.raises(type(error), match="the screen is full"):
         train(agent, bandit, config, run, listener=listen)
     assert run.checkpoints.iterations() == [0, 3]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.command_line import refused
+from helpers.command_line import metarl, refused
 
 from metarl.agents import AGENTS, MAMLTRPOConfig
 from metarl.config import TrainConfig
@@ -49,6 +49,16 @@ def test_too_much_is_refused_with_setting_estimate_and_what_there_is(
 
     assert re.search(named, text)
     assert re.search(r"all together [\d,]+\.\d GiB, but [\d,]+\.\d GiB are available \(cpu\)", text)
+
+
+def test_too_much_is_refused_on_resume_too_and_leaves_the_run_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    small = "--hidden-size 4 --meta-batch-size 2 --num-minibatches 1 --eval-tasks 2 --num-iterations 1"
+    assert metarl(f"train rl2 bandit --device cpu {small}") == 0
+    config = Path("runs/rl2-bandit-seed1/config.json")
+    before = config.read_bytes()
+    text = refused("train --resume runs/rl2-bandit-seed1 --num-iterations 2 --eval-tasks 100000000000", capsys)
+    assert re.search(r"rollouts need at least [\d,]+\.\d GiB \(eval_tasks = 100000000000", text)
+    assert config.read_bytes() == before
 
 
 @pytest.mark.parametrize("name", ["maml-trpo", "rl2", "varibad"])

@@ -13,11 +13,12 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from metarl.agents.rl2 import RL2Config
-from metarl.errors import ConfigError, NonFiniteError, WorkerError
+from metarl.errors import ConfigError, NonFiniteError, TaskCheckError, WorkerError
 from metarl.evaluation.evaluator import evaluate
 from metarl.runs.folder import RunFolder
 from metarl.runs.logger import read_metrics
 from metarl.tasks.distribution import TaskDistribution
+from metarl.testing import check_tasks
 from metarl.trainer import TrainConfig, train
 from metarl.vector.gym_env import GymVectorEnv
 from metarl.vector.spaces import flat_spaces, own_action
@@ -127,6 +128,34 @@ def test_ends_may_be_of_any_kind_that_means_yes_or_no() -> None:
 def test_what_cannot_be_understood_is_named(make_env: Any, message: str) -> None:
     with pytest.raises(WorkerError, match=message):
         step_once(make_env)
+
+
+class Duck:
+    """Gymnasium's protocol without its class."""
+
+    observation_space, action_space = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(2)
+
+    def __init__(self, task: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+@pytest.mark.parametrize(
+    ("make_env", "got"),
+    [(Duck, "an instance of Duck"), (lambda task: None, "None"), (lambda task: Duck, "an instance of type")],
+)
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_what_is_no_environment_is_refused(make_env: Any, got: str, num_workers: int) -> None:
+    message = f"make_env returned {got}, expected a gymnasium.Env: derive its class from gymnasium.Env"
+    with pytest.raises(ConfigError, match=message):
+        GymVectorEnv(make_env, 2, first_task=0, num_workers=num_workers)
+    tasks = TaskDistribution("test/none", lambda rng: 0, make_env, horizon=3, shared_split=True)
+    with pytest.raises(ConfigError, match=message):
+        _ = tasks.spec
+    with pytest.raises(TaskCheckError, match=message):
+        check_tasks(tasks)
 
 
 def test_a_reward_beyond_float32_is_blamed_on_the_environment_and_its_task() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -149,11 +151,38 @@ def test_bad_requests_are_refused_before_anything_is_played(
     assert "--goal must be 0 or more, got -1" in _refused(f"render {run} --goal -1", capsys)
     assert "--num-adaptations must be 0 or more" in _refused(f"render {run} --num-adaptations -1", capsys)
     assert "have no names, got --task 'reach-v3'" in _refused(f"render {run} --task reach-v3", capsys)
+    assert f"--seed must be 0 or more and below 2^63, got {2**63}" in _refused(f"render {run} --seed {2**63}", capsys)
     assert "give one of them" in _refused(f"render {run} --best --checkpoint x", capsys)
     assert "runs/elsewhere does not exist" in _refused("render runs/elsewhere", capsys)
     unpainted = _refused(f"render {run} --tasks helpers.painted:unpainted", capsys)
     assert "test/unpainted cannot be rendered" in unpainted and "make_render_env" in unpainted
     assert "ml1/..., ml10, ml25, ml45" in unpainted and "locomotion/..." in unpainted
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_played(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = _run("rl2", "helpers.painted:painted")
+    monkeypatch.setattr(render_command, "run_trial", None)
+
+    def read_only(path: Path, *arguments: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "touch", read_only)
+    for video, folder in (("", f"{run}"), (" --video both.gif", ".")):
+        assert f"cannot write into {folder}: Read-only file system. Name another place" in _refused(
+            f"render {run}{video}", capsys
+        )
+
+
+def test_tasks_that_change_the_working_directory_change_neither_run_nor_video(tmp_path: Path) -> None:
+    run = _run("rl2", "helpers.painted:painted")
+    (tmp_path / "else").mkdir()
+    Path("wandering.py").write_text("import os\nfrom helpers.painted import painted\nos.chdir('else')\n")
+    newest = f"{run}/checkpoints/iteration-00000001.safetensors"
+    assert _metarl(f"render {run} --tasks wandering:painted --video both.gif --checkpoint {newest}") == 0
+    assert Path.cwd() == tmp_path / "else"
+    assert (tmp_path / "both.gif").is_file() and not list((tmp_path / "else").iterdir())
 
 
 def test_arithmetic_environments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

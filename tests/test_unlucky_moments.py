@@ -26,15 +26,24 @@ _TRAIN = f"train maml-trpo bandit --device cpu --num-iterations 2 --checkpoint-e
 _RUN = "runs/maml-trpo-bandit-seed1"
 
 
+_FEWSHOT = (
+    "fewshot train maml sinusoid --device cpu --num-iterations 2 --checkpoint-every 1 --hidden-sizes 4 "
+    "--meta-batch-size 2 --eval-every 99 --eval-tasks 2 --num-eval-steps 1 --test-tasks 2"
+)
+
+
 _NURSERY = """
 import json, os, signal, sys
 from metarl.cli import entry, train
+from metarl.cli.fewshot import train as fewshot
 from metarl.runs import folder
 
 folder.git_state = lambda: None  # Starts git thrice.
 # The table at the end is no part of training, and takes longer than all of it.
 train.evaluation_rows = lambda *args, **settings: []
 train.show_adaptation = lambda *args: None
+fewshot.evaluate_with_progress = lambda *args, **settings: None
+fewshot.show_scores = lambda *args: None
 _CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree"}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
@@ -72,7 +81,8 @@ def run(words, number, folder):
 # What torch loads at first use takes seconds; here it is loaded once for all children.
 os.dup2(1, 3)
 os.dup2(2, 1)
-entry.main(sys.argv[1].split())
+for words in sys.argv[1:]:
+    entry.main(words.split())
 os.dup2(3, 1)
 for line in sys.stdin:
     pid = os.fork()
@@ -97,7 +107,7 @@ class Nursery:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         self.output = folder / "output.txt"
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _NURSERY, _TRAIN],
+            [sys.executable, "-c", _NURSERY, _TRAIN, _FEWSHOT],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -181,6 +191,30 @@ def test_a_first_training_can_be_killed_before_any_change(nursery: Nursery, tmp_
         assert [path.name for path in (folder / "runs").iterdir()] == [Path(_RUN).name], f"change {number}"
         assert_same_run(folder / _RUN, whole / _RUN)
     assert number > 60 and not resumed[0] and resumed == sorted(resumed)
+
+
+@strides
+def test_a_first_training_of_a_few_shot_learner_can_be_killed_before_any_change(
+    nursery: Nursery, tmp_path: Path, stride: int
+) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    assert nursery.run(_FEWSHOT, whole) == 0, nursery.output.read_text()
+    (made,) = (whole / "runs").iterdir()
+    number, status, resumed = 1 - stride, -signal.SIGKILL, []
+    while status != 0:
+        number += stride
+        folder = tmp_path / f"killed-{number}"
+        folder.mkdir()
+        status = nursery.run(_FEWSHOT, folder, number)
+        assert status in (0, -signal.SIGKILL)
+        run = folder / "runs" / made.name
+        resumed.append((run / "config.json").exists())
+        again = f"fewshot train --resume {run} --test-tasks 2" if resumed[-1] else _FEWSHOT
+        assert nursery.run(again, folder) == 0, nursery.output.read_text()
+        assert [path.name for path in (folder / "runs").iterdir()] == [made.name], f"change {number}"
+        assert_same_run(run, made)
+    assert number > 30 and not resumed[0] and resumed == sorted(resumed)
 
 
 def test_the_folder_of_a_training_that_only_begins_is_not_taken_over(nursery: Nursery, tmp_path: Path) -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from metarl.benchmarks.cells import BENCHMARK_SEED, console
+from metarl.cli.fewshot.report import evaluate_with_progress, score_text
+from metarl.cli.progress import with_progress
 from metarl.errors import ConfigError
-from metarl.fewshot.evaluation import evaluate
 from metarl.fewshot.experiment import Experiment, Given, resolve
+from metarl.fewshot.objective import score_name
 from metarl.runs.files import read_json, safe_name, write_atomically
 from metarl.runs.logger import read_metrics
 
@@ -106,37 +106,23 @@ def _run_cell(cell: Cell, data: str | None, path: Path, runs: Path, test_tasks: 
         setup = dataclasses.replace(setup, episode=dataclasses.replace(setup.episode, ways=5))
         name = safe_name(f"{cell.tasks}-{cell.shots}shot-{cell.learner}-seed{cell.seed}")
     this = Experiment.begin(setup, runs, name)
-    total = setup.train_config.num_iterations
-    started = time.perf_counter()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(cell.name, total=total)
-        if not this.train(lambda progress: bar.update(task, completed=progress.iteration)):
-            return False
-        trained = time.perf_counter() - started
-        episode = dataclasses.replace(setup.episode, ways=cell.ways, shots=cell.test_shots)
-        learner, iteration = this.load(spec=setup.tasks.spec(episode))
-        task = bar.add_task("test tasks", total=test_tasks)
-        found = evaluate(
-            learner,
-            setup.tasks,
-            episode,
-            num_tasks=test_tasks,
-            seed=BENCHMARK_SEED,
-            listener=lambda done: bar.update(task, completed=done),
-        )
+    score = score_name(setup.kind)
+    if not with_progress(
+        lambda listener: this.train(listener),
+        setup.train_config.num_iterations,
+        cell.name,
+        lambda progress: score_text(progress, score),
+        console,
+    ):
+        return False
+    episode = dataclasses.replace(setup.episode, ways=cell.ways, shots=cell.test_shots)
+    learner, iteration = this.load(spec=setup.tasks.spec(episode))
+    found = evaluate_with_progress(setup, learner, num_tasks=test_tasks, seed=BENCHMARK_SEED, episode=episode)
     metrics = read_metrics(this.run.metrics)
     content = {
         **{name: getattr(cell, name) for name in _NAMES},
         "iterations": iteration,
         "seconds": sum(line["seconds/sample"] + line["seconds/meta_update"] for line in metrics),
-        "last_session_seconds": trained,
         "steps": found.steps,
         "kind": found.kind,
         "scores": np.round(found.scores, 5).tolist(),

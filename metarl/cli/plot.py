@@ -16,6 +16,7 @@ from rich.markup import escape
 from metarl.config.train import FREE_ON_RESUME
 from metarl.errors import ConfigError
 from metarl.plotting import learning_figure
+from metarl.runs.files import shown
 from metarl.runs.folder import RunFolder
 
 
@@ -37,7 +38,7 @@ def plot(words: list[str], console: Console) -> int:
     runs = [run for path in options.runs for run in RunFolder.find(path)]
     output = options.output or options.runs[0] / "learning.png"
     learning_figure({label: [run.metrics for run in seeds] for label, seeds in by_experiment(runs).items()}, output)
-    console.print(f"Figure: {escape(str(output))}", soft_wrap=True)
+    console.print(f"Figure: {escape(shown(output))}", soft_wrap=True)
     return 0
 
 

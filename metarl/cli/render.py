@@ -21,7 +21,7 @@ from metarl.rendering.replay import frames_per_second, make_render_env, rendered
 from metarl.rendering.video import check_video_path, side_by_side, write_video
 from metarl.rollouts.collector import Collector, episode_seeds
 from metarl.rollouts.trial import run_trial
-from metarl.runs.files import safe_name
+from metarl.runs.files import safe_name, shown
 from metarl.seeding import numpy_stream
 from metarl.statistics import number_text
 from metarl.tasks.distribution import TaskDistribution
@@ -73,25 +73,30 @@ class RenderOptions:
 
 def render(words: Sequence[str], console: Console) -> int:
     """Run the command; returns the exit status."""
+    # What the user's own modules and environments do, to change the working directory for one, comes after this.
+    here = Path.cwd()
     options = tyro.cli(RenderOptions, args=words, prog="metarl render")
     for name in ("goal", "seed", "num_adaptations"):
         value = getattr(options, name)
         if value is not None and value < 0:
             raise ConfigError(f"--{name.replace('_', '-')} must be 0 or more, got {value}.")
+    if options.seed >= 2**63:
+        raise ConfigError(f"--seed must be 0 or more and below 2^63, got {options.seed}.")
     if options.best and options.checkpoint is not None:
         raise ConfigError(f"--best and --checkpoint {options.checkpoint} name two checkpoints; give one of them.")
-    this = Experiment.open(options.run, agent=options.agent, tasks=options.tasks, trust=options.trust_tasks)
+    this = Experiment.open(here / options.run, agent=options.agent, tasks=options.tasks, trust=options.trust_tasks)
     if options.device is not None:
         this = this.on(options.device)
     distribution = this.seen(load_distribution(options.tasks)) if options.tasks else this.distribution
     if distribution.make_render_env is None:
         raise _not_renderable(distribution)
     task, name = _choose_task(distribution, options)
-    video = options.video or this.run.path / f"{safe_name(name)}.mp4"
+    video = here / options.video if options.video else this.run.path / f"{safe_name(name)}.mp4"
     # What cannot work must fail before episodes are played.
     check_video_path(video)
     fps = _try_rendering(distribution, task)
-    agent, iteration = this.load(this.run.checkpoints.best_path if options.best else options.checkpoint)
+    checkpoint = this.run.checkpoints.best_path if options.best else options.checkpoint and here / options.checkpoint
+    agent, iteration = this.load(checkpoint)
     num_adaptations = agent.num_eval_adaptations if options.num_adaptations is None else options.num_adaptations
     collector = Collector(distribution, agent.rollouts_per_task, agent.device)
     try:
@@ -103,7 +108,7 @@ def render(words: Sequence[str], console: Console) -> int:
         collector.close()
     step = this.agent_config.adapts_by
     titles = ("before adaptation", f"after {num_adaptations} {step}{'' if num_adaptations == 1 else 's'}")
-    shown = [trial.rollouts[-1][0, _SLOT] for trial in (before, after)]
+    episodes = [trial.rollouts[-1][0, _SLOT] for trial in (before, after)]
     every = max(1, -(-fps // _MOST_FPS))
     moments = [
         replay(
@@ -113,16 +118,16 @@ def render(words: Sequence[str], console: Console) -> int:
             reset_seed=int(episode_seeds(options.seed, number, 1, _SLOT + 1)[0, _SLOT]),
             every=every,
         )
-        for episode, number in zip(shown, (0, num_adaptations), strict=True)
+        for episode, number in zip(episodes, (0, num_adaptations), strict=True)
     ]
-    num_frames = 1 + max(-(-int(episode.lengths) // every) for episode in shown)
+    num_frames = 1 + max(-(-int(episode.lengths) // every) for episode in episodes)
     frames = track(side_by_side(titles, moments), "rendering", num_frames, console=console, transient=True)
     write_video(video, frames, Fraction(fps, every))
     console.print(f"{escape(name)}, iteration {iteration}; every reward replayed as it was recorded", highlight=False)
-    for title, episode in zip(titles, shown, strict=True):
+    for title, episode in zip(titles, episodes, strict=True):
         console.print(f"  {title}: {_outcome(episode)}", highlight=False)
     cost = before.num_env_steps + after.num_env_steps
-    console.print(f"Video: {escape(str(video))}   (it cost {cost:,} environment steps)", soft_wrap=True)
+    console.print(f"Video: {escape(shown(video))}   (it cost {cost:,} environment steps)", soft_wrap=True)
     return 0
 
 

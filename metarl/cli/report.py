@@ -18,7 +18,7 @@ from metarl.errors import ConfigError
 from metarl.evaluation.evaluator import Evaluation, evaluate
 from metarl.experiments import Experiment
 from metarl.plotting import adaptation_figure
-from metarl.runs.files import write_atomically
+from metarl.runs.files import shown, write_atomically
 from metarl.statistics import Interval, interval_texts, share_interval
 from metarl.tasks.distribution import TaskDistribution
 
@@ -174,7 +174,7 @@ def show_adaptation(
     xlabel = "episodes of the trial before" if by_episode else "gradient steps"
     figure = write_adaptation(rows, distribution, path, xlabel, details)
     cost = sum(row.evaluation.num_env_steps for row in rows)
-    console.print(f"Figure: {escape(str(figure))}   (this table cost {cost:,} environment steps)", soft_wrap=True)
+    console.print(f"Figure: {escape(shown(figure))}   (this table cost {cost:,} environment steps)", soft_wrap=True)
     warn_of_invalid(sum(row.evaluation.num_invalid for row in rows), "this table", console)
 
 

@@ -2,6 +2,14 @@
 
 from metarl.config.reading import from_dict
 from metarl.config.settings import check_settings
-from metarl.config.train import TrainConfig, choose_device, fixed_settings, run_config
+from metarl.config.train import TrainConfig, choose_device, fixed_settings, require_kept, run_config
 
-__all__ = ["TrainConfig", "check_settings", "choose_device", "fixed_settings", "from_dict", "run_config"]
+__all__ = [
+    "TrainConfig",
+    "check_settings",
+    "choose_device",
+    "fixed_settings",
+    "from_dict",
+    "require_kept",
+    "run_config",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -46,6 +47,26 @@ FREE_ON_RESUME = ("device", "num_iterations", "eval_every", "eval_tasks", "check
 def fixed_settings(config: TrainConfig) -> dict[str, Any]:
     """The settings of the outer loop that a run keeps."""
     return {name: value for name, value in dataclasses.asdict(config).items() if name not in FREE_ON_RESUME}
+
+
+def require_kept(before: Mapping[str, Any], after: Mapping[str, Any], run: Path, whose: str) -> None:
+    """Refuse other settings than a run was begun with.
+
+    Args:
+        before: what it must keep, by name.
+        after: what is asked for now.
+        run: its folder.
+        whose: settings they are besides the outer loop's, e.g. ``"agent's"``.
+
+    Raises:
+        ConfigError: for the first that differs.
+    """
+    for name, value in before.items():
+        if after[name] != value:
+            raise ConfigError(
+                f"a run that is resumed keeps its seed, meta-batch and {whose} settings: {name} is {value!r} in {run}, "
+                f"got {after[name]!r}. Leave it out, or start a new run."
+            )
 
 
 def choose_device(name: str) -> torch.device:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from metarl.agent import Agent, AgentConfig
 from metarl.agents import PretrainedConfig
-from metarl.config import TrainConfig, choose_device, fixed_settings, from_dict
+from metarl.config import TrainConfig, choose_device, fixed_settings, from_dict, require_kept
 from metarl.errors import ConfigError
 from metarl.experiments.setup import Setup
 from metarl.plugins import require_trust
@@ -103,7 +103,8 @@ class Experiment(Setup):
             checkpoint: that it will go on from; default: the newest, if there is one.
 
         Raises:
-            ConfigError: for a change that a checkpoint cannot follow: an optimiser, for one, brings its own step size.
+            ConfigError: for a change that a checkpoint cannot follow: an optimiser, for one, brings its own step size;
+                for a device that this machine lacks, or more memory than it has.
             CheckpointError: if the run is in use, or the checkpoint is that of another one.
         """
         content = self.run.read_config()
@@ -111,14 +112,9 @@ class Experiment(Setup):
         recorded = content.keys() & {self.name, "settings"}
         before = (dataclasses.asdict(self.agent_config) if recorded else {}) | fixed_settings(self.train_config)
         after = dataclasses.asdict(agent_config) | fixed_settings(train_config)
-        for name, value in before.items():
-            if after[name] != value:
-                raise ConfigError(
-                    f"a run that is resumed keeps its seed, meta-batch and agent's settings: {name} is {value!r} in "
-                    f"{self.run.path}, got {after[name]!r}. Leave it out, or start a new run."
-                )
-        choose_device(train_config.device)
+        require_kept(before, after, self.run.path, "agent's")
         changed = dataclasses.replace(self, train_config=train_config, agent_config=agent_config)
+        changed.check_memory()
         if checkpoint is not None or self.run.checkpoints.iterations():
             changed.load(checkpoint)  # What cannot go on must leave the folder as it was.
         with self.run.lock():

@@ -146,8 +146,8 @@ _META_WORLD_PROMP = (
 )
 
 
-def _meta_world(tasks: str, num_tasks: int, meta_batch_size: int) -> dict[str, Preset]:
-    """The official budget on a task set of ``num_tasks`` training tasks: 10 episodes of 500 steps a rollout."""
+def _meta_world(num_tasks: int, meta_batch_size: int) -> dict[str, Preset]:
+    """By agent, the official budget on ``num_tasks`` training tasks: 10 episodes of 500 steps a rollout."""
     budget = 2_000_000 * num_tasks
     maml = {"hidden_sizes": (512, 512), "rollouts_per_task": 10}
     chosen: dict[str, tuple[str, dict[str, Any]]] = {
@@ -164,7 +164,7 @@ def _meta_world(tasks: str, num_tasks: int, meta_batch_size: int) -> dict[str, P
     for agent, (source, settings) in chosen.items():
         each = steps_per_iteration(from_dict(AGENTS[agent], settings), meta_batch_size, HORIZON)
         train = {"num_iterations": budget // each, "meta_batch_size": meta_batch_size, "eval_tasks": 20}
-        presets[f"{agent}:{tasks}"] = Preset(source, _differing(train), settings)
+        presets[agent] = Preset(source, _differing(train), settings)
     return presets
 
 
@@ -210,13 +210,14 @@ PRESETS: dict[str, Preset] = {
         "as rl2 on locomotion", {"meta_batch_size": 100}, {"hidden_size": 64, "meta_lr": 1e-3, "num_epochs": 5}
     ),
     **{
-        name: preset
-        for tasks, num_tasks, meta_batch_size in (
-            *((f"ml1/{name}", 1, 10) for name in TASK_NAMES),
-            ("ml10", 10, 20),
-            ("ml25", 25, 50),
-            ("ml45", 45, 45),
+        f"{agent}:{tasks}": preset
+        for names, num_tasks, meta_batch_size in (
+            ([f"ml1/{name}" for name in TASK_NAMES], 1, 10),
+            (["ml10"], 10, 20),
+            (["ml25"], 25, 50),
+            (["ml45"], 45, 45),
         )
-        for name, preset in _meta_world(tasks, num_tasks, meta_batch_size).items()
+        for agent, preset in _meta_world(num_tasks, meta_batch_size).items()
+        for tasks in names
     },
 }

@@ -71,12 +71,20 @@ class Setup:
             ConfigError: for tasks that are not there, a device that this machine lacks, settings that do not fit the
                 tasks or this machine's memory, or a meta-batch that cannot be drawn.
         """
-        spec, device = self.distribution.spec, choose_device(self.train_config.device)
-        for setting in ("meta_batch_size", "eval_tasks"):
-            require_memory(self.agent_config, spec, getattr(self.train_config, setting), device, setting)
+        self.check_memory()
         self.build()
         rng = np.random.default_rng(0)
         load_distribution(self.task_name).sample_meta_batch(self.train_config.meta_batch_size, rng)
+
+    def check_memory(self) -> None:
+        """Refuse settings that ask for more memory than is free now.
+
+        Raises:
+            ConfigError: see :func:`require_memory`; for a device that this machine lacks.
+        """
+        spec, device = self.distribution.spec, choose_device(self.train_config.device)
+        for setting in ("meta_batch_size", "eval_tasks"):
+            require_memory(self.agent_config, spec, getattr(self.train_config, setting), device, setting)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in a run's ``config.json``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metarl.errors import ConfigError, unknown_name
 from metarl.fewshot.learner import LearnerConfig
@@ -59,9 +59,51 @@ def build_backbone(
             # Without a constant, so that on the tasks `quadratic` its loss is their function of its weights.
             module = MLPBackbone(spec.input_shape, (), num_outputs, head_bias=False)
         elif ":" in name:
-            module = load_attribute(name, "function that makes a module", callable)(spec.input_shape, num_outputs)
+            make = load_attribute(name, "function that makes a module", callable)
+            try:
+                module = make(spec.input_shape, num_outputs)
+            except Exception as error:
+                what = f"the backbone {name} raised when it was called with {spec.input_shape} and {num_outputs}"
+                raise ConfigError(f"{what}: {type(error).__name__}: {error}.") from error
             if not isinstance(module, nn.Module):
                 raise ConfigError(f"the backbone {name} must make a torch.nn.Module, got {type(module).__name__}.")
         else:
             raise unknown_name("backbone", name, BACKBONES)
     return module.to(device)
+
+
+def probe(module: nn.Module, input_shape: tuple[int, ...], device: torch.device, name: str) -> Tensor:
+    """What ``module``, called ``name``, gives for two inputs of zeros, ``[example, ...]``.
+
+    Raises:
+        ConfigError: if it fails on them, or gives no row for each of them.
+    """
+    dtype = next((value.dtype for value in module.parameters() if value.is_floating_point()), torch.float32)
+    inputs = torch.zeros(2, *input_shape, device=device, dtype=dtype)
+    try:
+        with torch.no_grad():
+            found = module(inputs)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ConfigError(f"{name} fails on inputs {tuple(inputs.shape)}, [example, ...]: {error}") from error
+    if not isinstance(found, Tensor) or found.dim() < 2 or len(found) != len(inputs):
+        got = f"the shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise ConfigError(
+            f"{name} must give features [example, ...], or outputs, for inputs [example, ...]: for {len(inputs)} "
+            f"inputs it gave {got}."
+        )
+    return found
+
+
+def require_outputs(module: nn.Module, spec: FewShotSpec, device: torch.device) -> None:
+    """Refuse a network whose outputs are not those of the tasks, which a loss might broadcast.
+
+    Raises:
+        ConfigError: saying which shape came and which was expected.
+    """
+    outputs = probe(module, spec.input_shape, device, "the network")
+    if outputs.shape[1:] != (spec.num_outputs,):
+        raise ConfigError(
+            f"the network must give {spec.num_outputs} outputs for each input, one for each class or each number of a "
+            f"target: expected the shape (2, {spec.num_outputs}) for 2 inputs, got {tuple(outputs.shape)}. Build its "
+            "last layer for the number of outputs that it is asked for."
+        )

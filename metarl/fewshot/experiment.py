@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from metarl.config import TrainConfig, choose_device, fixed_settings, from_dict
+from metarl.config import TrainConfig, choose_device, fixed_settings, from_dict, require_kept
 from metarl.errors import ConfigError, unknown_name
 from metarl.fewshot.learner import Learner, LearnerConfig
 from metarl.fewshot.learners import load_learner
 from metarl.fewshot.presets import PRESETS, preset_of
 from metarl.fewshot.tasks.base import FewShotTasks
 from metarl.fewshot.tasks.registry import load_tasks
-from metarl.fewshot.trainer import restore, train
+from metarl.fewshot.trainer import check_sizes, restore, train
 from metarl.fewshot.types import EpisodeConfig, FewShotSpec, Kind
 from metarl.plugins import require_trust
 from metarl.runs.config_file import read_config_file
@@ -75,9 +75,7 @@ class Setup:
                 that do not fit the tasks.
         """
         learner = self.build()
-        for split in ("validation", "test"):
-            self.tasks.check(split, self.episode)
-        self.tasks.check("train", learner.training_episode(self.episode))
+        check_sizes(learner, self.tasks, self.episode)
         batch = self.tasks.sample("test", 2, self.episode, np.random.default_rng(0)).to(learner.device)
         learner.predict(learner.adapt(learner.begin(2), batch.support), batch.query.x)
 
@@ -148,6 +146,8 @@ def resolve(
         lacking = " and ".join(part for part, value in (("learner", name), ("tasks", task_name)) if value is None)
         raise ConfigError(f"a few-shot experiment needs a learner and tasks; {lacking} missing.")
     data = given.data or parts.data
+    if data and Path(data).expanduser().is_dir():
+        data = str(Path(data).expanduser().absolute())  # A run is resumed from any folder.
     kind = load_learner(name)
     sizes = {size: getattr(given, size) for size in ("ways", "shots", "queries") if getattr(given, size) is not None}
     default = _tasks(task_name, data).default_episode
@@ -173,6 +173,9 @@ class Experiment:
 
     setup: Setup
     run: RunFolder
+
+    def __post_init__(self) -> None:
+        self.run.checkpoints.resume_command = "metarl fewshot train"
 
     @classmethod
     def start(cls, setup: Setup, root: Path | str = "runs", name: str | None = None) -> Experiment:
@@ -260,7 +263,7 @@ class Experiment:
         setup = Setup(
             parts.name,
             parts.task_name,
-            data or parts.data,
+            str(Path(data).expanduser().absolute()) if data else parts.data,
             from_dict(EpisodeConfig, parts.episode),
             from_dict(TrainConfig, parts.train),
             from_dict(load_learner(parts.name), parts.settings),
@@ -278,19 +281,21 @@ class Experiment:
             checkpoint: that it will go on from; default: the newest, if there is one.
 
         Raises:
-            ConfigError: for a change that a checkpoint cannot follow.
+            ConfigError: for a change that a checkpoint cannot follow, and for fewer iterations than are done.
             CheckpointError: if the run is in use, or the checkpoint is that of another one.
         """
         setup = self.setup
         before = dataclasses.asdict(setup.learner_config) | fixed_settings(setup.train_config)
         after = dataclasses.asdict(learner_config) | fixed_settings(train_config)
-        for name, value in before.items():
-            if after[name] != value:
-                raise ConfigError(
-                    f"a run that is resumed keeps its seed, meta-batch and learner's settings: {name} is {value!r} in "
-                    f"{self.run.path}, got {after[name]!r}. Leave it out, or start a new run."
-                )
+        require_kept(before, after, self.run.path, "learner's")
         choose_device(train_config.device)
+        store = self.run.checkpoints
+        done = store.load(checkpoint)[0] if checkpoint is not None else max(store.iterations(), default=0)
+        if done > train_config.num_iterations:
+            raise ConfigError(
+                f"{self.run.path} has done {done} iterations already, more than --num-iterations "
+                f"{train_config.num_iterations}. Ask for more, or go back with --checkpoint."
+            )
         changed = Experiment(dataclasses.replace(setup, train_config=train_config), self.run)
         if checkpoint is not None or self.run.checkpoints.iterations():
             changed.load(checkpoint)  # What cannot go on must leave the folder as it was.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from metarl.fewshot.learner import Learner
 from metarl.fewshot.objective import score_name
 from metarl.fewshot.tasks.base import FewShotTasks
 from metarl.fewshot.types import EpisodeConfig
+from metarl.plugins import refuse_while_importing
 from metarl.runs.files import typed
 from metarl.runs.folder import RunFolder
-from metarl.runs.outer_loop import Progress, load_state, require_content, run_loop
+from metarl.runs.outer_loop import Progress, load_state, require_content, require_same_run, run_loop
 from metarl.seeding import derive, numpy_stream
 
 
@@ -40,8 +42,8 @@ def train(
 
     Args:
         learner: is changed in place.
-        tasks: trained on its train split, monitored on its validation split. The best checkpoint is that of the best
-            training score.
+        tasks: trained on its train split, monitored on its validation split if it has one. The best checkpoint is that
+            of the best training score.
         episode: size of the tasks that the learner is scored on.
         config: settings of the outer loop; ``meta_batch_size`` tasks make an update.
         run: where checkpoints and logs go; locked while training.
@@ -50,12 +52,26 @@ def train(
 
     Returns:
         See :func:`metarl.runs.outer_loop.run_loop`; it says what is raised, too.
+
+    Raises:
+        ConfigError: for tasks that are not there or not of this size; if the command line is importing the script that
+            trains.
     """
+    refuse_while_importing("trains")
     _require_ready(learner, config)
-    for split in ("validation", "test"):
+    check_sizes(learner, tasks, episode)
+    return run_loop(_Work(learner, tasks, episode, config), config, run, checkpoint=checkpoint, listener=listener)
+
+
+def check_sizes(learner: Learner[Any], tasks: FewShotTasks, episode: EpisodeConfig) -> None:
+    """Refuse sizes that training, its monitoring or the test of its result has no tasks of.
+
+    Raises:
+        ConfigError: saying what came, what there is, and what to do.
+    """
+    for split in ("validation", "test") if "validation" in tasks.splits else ("test",):
         tasks.check(split, episode)
     tasks.check("train", learner.training_episode(episode))
-    return run_loop(_Work(learner, tasks, episode, config), config, run, checkpoint=checkpoint, listener=listener)
 
 
 def _require_ready(learner: Learner[Any], config: TrainConfig) -> None:
@@ -95,7 +111,7 @@ def restore(
 
     Raises:
         CheckpointError: if another learner, one with other settings or another seed, or one for other tasks was saved,
-            or if something else than :func:`train` saved it.
+            or if something else than :func:`train` saved it; if the data has other classes than the run was trained on.
     """
     require_content(content, {"learner": dict, "origin": dict, "tasks": int, "scores": list})
     saved, here = content["origin"], _origin(learner, tasks, episode, config)
@@ -103,16 +119,27 @@ def restore(
     if saved.get("learner") == here["learner"]:
         # Settings that a later version has added.
         saved = {**saved, "settings": dataclasses.asdict(from_dict(type(learner.config), saved["settings"]))}
+    known = saved.get("digests") or {}
+    # What tells the data needs no name: that of a folder of images is the folder's, which may have been moved.
+    apart = {*_PARTS, "digests"} | ({"tasks"} if known and tasks.digests else set())
     different = [
         f"{name} is {then.get(name)!r} there and {now[name]!r} here"
         for then, now in ((saved, here), *((saved.get(part) or {}, here[part]) for part in _PARTS))
         for name in now
-        if name not in _PARTS and then.get(name) != now[name]
+        if name not in apart and then.get(name) != now[name]
     ]
-    if different:
+    require_same_run(different)
+    changed = {name for name, digest in tasks.digests.items() if name in known and known[name] != digest}
+    if "classes" in changed:
         raise CheckpointError(
-            f"the checkpoint is of another run: {'; '.join(different)}. Take a checkpoint of this run; if its "
-            "config.json was changed or has lost fields, put them back."
+            f"the data of {tasks.id} is not what the run was trained on: it has other classes, or other numbers of "
+            "examples. Put back the data as it was, or say where it lies now (--data), or start a new run."
+        )
+    if changed:
+        warnings.warn(
+            f"the examples of {tasks.id} differ from those that the run was trained on, though its classes are the "
+            "same ones: files were changed, or another version of a library decodes or draws them.",
+            stacklevel=2,
         )
     load_state(learner, content["learner"], "learner")
 
@@ -129,6 +156,7 @@ def _origin(learner: Learner[Any], tasks: FewShotTasks, episode: EpisodeConfig, 
         "tasks": tasks.id,
         "episode": dataclasses.asdict(episode),
         "train": fixed_settings(config),
+        "digests": dict(tasks.digests),
     }
 
 
@@ -148,6 +176,7 @@ class _Work:
         if not (run.path / "config.json").exists():
             origin = _origin(self.components, self.tasks, self.episode, self.config)
             run.write_manifest(self.config.seed, self.components.device)
+            del origin["digests"]  # Checkpoints hold them.
             run.write_config({**origin, "train": dataclasses.asdict(self.config)})  # Last, as it makes a run.
 
     def iterate(self, iteration: int) -> tuple[dict[str, float], int]:
@@ -169,7 +198,12 @@ class _Work:
         return metrics, config.meta_batch_size
 
     def monitor(self) -> dict[str, float]:
-        """Scores before adaptation and after it, on tasks of the validation split, the same ones every time."""
+        """Scores before adaptation and after it, on tasks of the validation split, the same ones every time.
+
+        Nothing if there is no such split: test classes are not looked at in training.
+        """
+        if "validation" not in self.tasks.splits:
+            return {}
         learner, config = self.components, self.config
         seed = derive(config.seed, "monitor")
         found = evaluate(learner, self.tasks, self.episode, num_tasks=config.eval_tasks, seed=seed, split="validation")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from importlib.util import find_spec
@@ -15,7 +14,7 @@ import numpy as np
 
 from metarl.errors import ConfigError, missing_extra
 from metarl.rendering.replay import Frame, Moment
-from metarl.runs.files import replacing
+from metarl.runs.files import replacing, require_writable, shown
 from metarl.statistics import number_text
 
 if TYPE_CHECKING:
@@ -39,16 +38,17 @@ def check_video_path(path: Path) -> None:
             to, or if the packages that draw and encode are not installed.
     """
     if path.suffix.lower() not in _LIBRARIES:
-        raise ConfigError(f"a video is written as MP4 or GIF: expected a path that ends in .mp4 or .gif, got '{path}'.")
+        raise ConfigError(
+            f"a video is written as MP4 or GIF: expected a path that ends in .mp4 or .gif, got '{shown(path)}'."
+        )
     for name, package in _LIBRARIES[path.suffix.lower()].items():
         if find_spec(name) is None:
             raise missing_extra(package, "video", "writing a video")
     if path.is_dir():
-        raise ConfigError(f"cannot write the video {path}: it is a folder.")
+        raise ConfigError(f"cannot write the video {shown(path)}: it is a folder.")
     if not path.parent.is_dir():
-        raise ConfigError(f"cannot write the video {path}: there is no folder {path.parent}.")
-    if not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"cannot write the video {path}: no permission to write into {path.parent}.")
+        raise ConfigError(f"cannot write the video {shown(path)}: there is no folder {shown(path.parent)}.")
+    require_writable(path.parent, "Name another place for the video.")
 
 
 def side_by_side(titles: Sequence[str], episodes: Sequence[Iterable[Moment]]) -> Iterator[Frame]:

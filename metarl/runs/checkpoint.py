@@ -101,6 +101,8 @@ class CheckpointStore:
             raise CheckpointError(f"CheckpointStore.keep_last must be 1 or more, got {keep_last!r}.")
         self.folder = folder
         self.keep_last = keep_last
+        self.resume_command = "metarl train"
+        """The command that goes on with the run, for messages."""
 
     @property
     def best_path(self) -> Path:
@@ -250,7 +252,7 @@ class CheckpointStore:
             run = shlex.quote(str(self.folder.parent))
             return (
                 f"The newest intact checkpoint before it is {path.name}; resume from it with: "
-                f"metarl train --resume {run} --checkpoint {shlex.quote(str(path))}"
+                f"{self.resume_command} --resume {run} --checkpoint {shlex.quote(str(path))}"
             )
         return "No earlier checkpoint of this run is intact; start the run again."
 

@@ -9,7 +9,7 @@ import math
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -211,7 +211,7 @@ def run_loop(
                 continue
             try:
                 listener(Progress(iteration, schedule.num_iterations, metrics))
-            except Exception:
+            except (Exception, SystemExit):
                 if saved != iteration:
                     save(work.components.state_dict())
                 raise
@@ -296,6 +296,22 @@ def require_content(content: Mapping[str, Any], kinds: Mapping[str, type]) -> No
         )
     for name, kind in kinds.items():
         typed(content, name, kind, "the checkpoint")
+
+
+def require_same_run(different: Sequence[str]) -> None:
+    """Refuse a checkpoint whose origin differs.
+
+    Args:
+        different: what is there and what is here, a sentence without its end each; none is no difference.
+
+    Raises:
+        CheckpointError: if there is any.
+    """
+    if different:
+        raise CheckpointError(
+            f"the checkpoint is of another run: {'; '.join(different)}. Take a checkpoint of this run; if its "
+            "config.json was changed or has lost fields, put them back."
+        )
 
 
 def load_state(components: Components, state: Mapping[str, Any], what: str) -> None:

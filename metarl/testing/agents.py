@@ -24,6 +24,7 @@ from metarl.rollouts.trial import run_trial
 from metarl.runs.checkpoint import load, save
 from metarl.seeding import numpy_stream
 from metarl.tasks.distribution import TaskDistribution
+from metarl.testing.clauses import Clauses
 from metarl.testing.comparison import same_bits, snapshot
 from metarl.types import Action, Rollout, Spec, Task, Timestep
 from metarl.vector.array_env import Array, ArrayVectorEnv, TaskParams
@@ -82,34 +83,26 @@ def check_agent(agent: AgentConfig | Build, distribution: TaskDistribution | Non
         raise AgentCheckError(name, problems)
 
 
-class _Check:
+class _Check(Clauses):
     """One run of :func:`check_agent` on one distribution; ``problems`` grows as it goes."""
 
     def __init__(self, build: Build, distribution: TaskDistribution, seed: int) -> None:
-        self.problems: list[str] = []
+        super().__init__()
         self._build = build
         self._distribution = distribution
         self._seed = seed
         self._tasks: list[Task] = distribution.train.sample(_NUM_TASKS, numpy_stream(seed, "check"))
 
     def run(self) -> None:
-        for name, clause in (
-            ("act", self._acting),
-            ("log_prob", self._log_prob),
-            ("adapt", self._adapting),
-            ("evaluation", self._evaluation),
-            ("a training iteration", self._training),
-        ):
-            try:
-                # Whatever an agent draws from the global generator is undone, so that clauses stay independent.
-                with torch.random.fork_rng(devices=[]):
-                    clause()
-            except Exception as error:
-                self.problems.append(f"{name} raised {type(error).__name__}: {error}")
-
-    def _require(self, condition: bool, problem: str) -> None:
-        if not condition and problem not in self.problems:
-            self.problems.append(problem)
+        self.run_all(
+            {
+                "act": self._acting,
+                "log_prob": self._log_prob,
+                "adapt": self._adapting,
+                "evaluation": self._evaluation,
+                "a training iteration": self._training,
+            }
+        )
 
     def _agent(self, offset: int = 0) -> Agent[Any]:
         return self._build(self._distribution.spec, torch.device("cpu"), self._seed + offset)
@@ -120,7 +113,7 @@ class _Check:
         """Shapes, dtypes, determinism and no side effects of ``act``; parameters follow from the seed."""
         agent, spec = self._agent(), self._distribution.spec
         before = snapshot(agent)
-        self._require(same_bits(before, snapshot(self._agent())), "two agents built with one seed differ")
+        self.require(same_bits(before, snapshot(self._agent())), "two agents built with one seed differ")
         slots = agent.rollouts_per_task + 1
         timestep = self._timesteps(1, _NUM_TASKS, slots)[0]
         state = agent.begin(_NUM_TASKS)
@@ -132,7 +125,7 @@ class _Check:
             torch.rand(1)
             agent.seed(self._seed)
             again, _ = agent.act(state, timestep, deterministic)
-            self._require(
+            self.require(
                 torch.equal(action.value, again.value) and torch.equal(action.log_prob, again.log_prob),
                 "act gave two answers to one state and timestep after seed(): draw from self.noise only",
             )
@@ -140,13 +133,13 @@ class _Check:
         together, _ = agent.act(state, timestep)
         agent.seed(self._seed)
         alone, _ = agent.act(agent.begin(1), timestep[:1])
-        self._require(
+        self.require(
             torch.allclose(together.value[:1].double(), alone.value.double(), rtol=1e-3, atol=1e-3),
             "act samples other actions for a task where other tasks stand beside it: draw from self.noise, whose "
             "streams belong to the tasks",
         )
-        self._require(same_bits(before, snapshot(agent)), "act changes state_dict(); only meta_update may")
-        self._require(
+        self.require(same_bits(before, snapshot(agent)), "act changes state_dict(); only meta_update may")
+        self.require(
             same_bits(reference, self._behaviour(agent, state, slots)),
             "act changes the state it is given; return a new one instead",
         )
@@ -154,22 +147,22 @@ class _Check:
     def _documented(self, action: Action, spec: Spec, shape: tuple[int, int]) -> None:
         expected = (shape, torch.int64) if spec.discrete else ((*shape, spec.action_dim), torch.float32)
         found = (tuple(action.value.shape), action.value.dtype)
-        self._require(
+        self.require(
             found == expected,
             f"act's value has shape {found[0]} and dtype {found[1]}, expected {expected[0]} and {expected[1]}",
         )
         if spec.discrete:
             low, high = int(action.value.min()), int(action.value.max())
-            self._require(
+            self.require(
                 low >= 0 and high < spec.action_dim,
                 f"act's value lies in {low}..{high}, expected 0..{spec.action_dim - 1}",
             )
-        self._require(
+        self.require(
             tuple(action.log_prob.shape) == shape and action.log_prob.is_floating_point(),
             f"act's log_prob has shape {tuple(action.log_prob.shape)} and dtype {action.log_prob.dtype}, "
             f"expected {shape} and torch.float32",
         )
-        self._require(bool(torch.isfinite(action.log_prob).all()), "act's log_prob is not finite")
+        self.require(bool(torch.isfinite(action.log_prob).all()), "act's log_prob is not finite")
 
     def _log_prob(self) -> None:
         """Log-probabilities fit the frequencies of the samples, within 5 standard errors."""
@@ -189,7 +182,7 @@ class _Check:
             ratio = ((value >= low) & (value <= high)).all(-1) / p / (high - low).prod()
             error = ratio.std() / _NUM_SAMPLES**0.5
             fits = bool(torch.isfinite(ratio).all() and (ratio.mean() - 1).abs() <= 5 * error + 0.05)
-        self._require(fits, "act's log_prob does not fit how often its actions are sampled")
+        self.require(fits, "act's log_prob does not fit how often its actions are sampled")
 
     def _adapting(self) -> None:
         """``adapt`` is a function of its arguments, task by task."""
@@ -206,18 +199,18 @@ class _Check:
         given, kept = self._behaviour(agent, state, slots), copy.deepcopy(rollout)
         adapted = agent.adapt(state, rollout)
         result = self._behaviour(agent, adapted, slots)
-        self._require(same_bits(before, snapshot(agent)), "acting and adapt change state_dict(); only meta_update may")
-        self._require(
+        self.require(same_bits(before, snapshot(agent)), "acting and adapt change state_dict(); only meta_update may")
+        self.require(
             same_bits(given, self._behaviour(agent, state, slots)),
             "adapt changes the state it is given; return a new one instead",
         )
-        self._require(same_bits(kept, rollout), "adapt changes the rollout it is given")
+        self.require(same_bits(kept, rollout), "adapt changes the rollout it is given")
 
         other = kept[torch.arange(_NUM_TASKS).flip(0)]
         agent.adapt(self._replay(agent, other), other)
         agent.seed(self._seed + 1)
         torch.rand(1)
-        self._require(
+        self.require(
             same_bits(result, self._behaviour(agent, agent.adapt(state, copy.deepcopy(kept)), slots)),
             "adapt depends on more than its arguments: a second call with the same ones gave another result",
         )
@@ -231,7 +224,7 @@ class _Check:
                 torch.allclose(a[order].double(), b.double(), rtol=1e-3, atol=1e-3)
                 for a, b in zip(result, found, strict=True)
             )
-            self._require(same, problem)
+            self.require(same, problem)
 
     def _evaluation(self) -> None:
         """An untrained agent can be evaluated, repeatably and without a trace."""
@@ -240,8 +233,8 @@ class _Check:
         first = evaluate(agent, self._distribution, num_tasks=_NUM_TASKS, seed=self._seed).returns
         torch.rand(1)
         again = evaluate(agent, self._distribution, num_tasks=_NUM_TASKS, seed=self._seed).returns
-        self._require(same_bits(before, snapshot(agent)), "an evaluation changes state_dict(); only meta_update may")
-        self._require(np.array_equal(first, again), "two evaluations with one seed gave different scores")
+        self.require(same_bits(before, snapshot(agent)), "an evaluation changes state_dict(); only meta_update may")
+        self.require(np.array_equal(first, again), "two evaluations with one seed gave different scores")
 
     def _training(self) -> None:
         """Iterations are a function of parameters and seed, also when these come from a checkpoint."""
@@ -250,19 +243,19 @@ class _Check:
         metrics = self._iterate(agent, self._seed)
         after = snapshot(agent)
         for name, value in metrics.items():
-            self._require(
+            self.require(
                 isinstance(value, float) and math.isfinite(value),
                 f"meta_update's metric {name!r} is {value!r}, expected a finite float",
             )
         tensors = agent.named_tensors()
         if tensors:
-            self._require(not same_bits(before, after), "meta_update changes nothing in state_dict()")
+            self.require(not same_bits(before, after), "meta_update changes nothing in state_dict()")
         for name, tensor in tensors.items():
-            self._require(bool(torch.isfinite(tensor).all()), f"meta_update leaves a NaN or infinity in {name}")
+            self.require(bool(torch.isfinite(tensor).all()), f"meta_update leaves a NaN or infinity in {name}")
 
         agent.load_state_dict(before)
         torch.rand(1)
-        self._require(
+        self.require(
             same_bits(self._iterate(agent, self._seed), metrics) and same_bits(snapshot(agent), after),
             "one training iteration, repeated from the same state_dict() with the same seed, gave another result: keep "
             "everything that lasts in components(), and draw from self.generator only",
@@ -274,7 +267,7 @@ class _Check:
             restored.load_state_dict(load(path))
         self._iterate(agent, self._seed + 1)
         self._iterate(restored, self._seed + 1)
-        self._require(
+        self.require(
             same_bits(snapshot(agent), snapshot(restored)),
             "an agent restored from a checkpoint learns otherwise than the one that was saved: state_dict() and "
             "load_state_dict() must carry everything that lasts",

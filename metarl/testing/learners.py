@@ -18,6 +18,7 @@ from metarl.fewshot.tasks.base import FewShotTasks
 from metarl.fewshot.types import EpisodeConfig, Examples, FewShotSpec
 from metarl.runs.checkpoint import load, save
 from metarl.seeding import numpy_stream
+from metarl.testing.clauses import Clauses
 from metarl.testing.comparison import same_bits, snapshot
 
 Build = Callable[[FewShotSpec, torch.device, int], Learner[Any]]
@@ -67,11 +68,11 @@ def check_learner(
         raise LearnerCheckError(name, check.problems)
 
 
-class _Check:
+class _Check(Clauses):
     """One run of :func:`check_learner`; ``problems`` grows as it goes."""
 
     def __init__(self, build: Build, tasks: FewShotTasks, episode: EpisodeConfig, seed: int) -> None:
-        self.problems: list[str] = []
+        super().__init__()
         self._build = build
         self._tasks = tasks
         self._episode = episode
@@ -79,21 +80,13 @@ class _Check:
         self._batch = tasks.sample("validation", _NUM_TASKS, episode, numpy_stream(seed, "check"))
 
     def run(self) -> None:
-        for name, clause in (
-            ("predict", self._predicting),
-            ("adapt", self._adapting),
-            ("meta_update", self._training),
-        ):
-            try:
-                # Whatever a learner draws from the global generator is undone, so that clauses stay independent.
-                with torch.random.fork_rng(devices=[]):
-                    clause()
-            except Exception as error:
-                self.problems.append(f"{name} raised {type(error).__name__}: {error}")
-
-    def _require(self, condition: bool, problem: str) -> None:
-        if not condition and problem not in self.problems:
-            self.problems.append(problem)
+        self.run_all(
+            {
+                "predict": self._predicting,
+                "adapt": self._adapting,
+                "meta_update": self._training,
+            }
+        )
 
     def _learner(self, offset: int = 0) -> Learner[Any]:
         return self._build(self._tasks.spec(self._episode), _CPU, self._seed + offset)
@@ -105,31 +98,31 @@ class _Check:
         learner, x = self._learner(), self._batch.query.x
         before = snapshot(learner)
         torch.rand(1)
-        self._require(same_bits(before, snapshot(self._learner())), "two learners built with one seed differ")
+        self.require(same_bits(before, snapshot(self._learner())), "two learners built with one seed differ")
         for state, when in (
             (learner.begin(_NUM_TASKS), "before the first adapt"),
             (_adapted(learner, self._batch.support), "after adapt"),
         ):
             outputs = learner.predict(state, x)
             expected = (*x.shape[:2], learner.spec.num_outputs)
-            self._require(
+            self.require(
                 tuple(outputs.shape) == expected and outputs.dtype == x.dtype,
                 f"predict returns the shape {tuple(outputs.shape)} and {outputs.dtype} {when}, expected "
                 f"[task, example, output] = {expected} and {x.dtype}",
             )
-            self._require(bool(torch.isfinite(outputs).all()), f"predict returns a NaN or infinity {when}")
-            self._require(not outputs.requires_grad, "predict keeps gradients")
+            self.require(bool(torch.isfinite(outputs).all()), f"predict returns a NaN or infinity {when}")
+            self.require(not outputs.requires_grad, "predict keeps gradients")
             torch.rand(1)
-            self._require(
+            self.require(
                 same_bits(outputs, learner.predict(state, x)),
                 "predict depends on more than its arguments, or changes the state: a second call gave another result",
             )
             if getattr(learner.config, "norm", None) != "transductive":
-                self._require(
+                self.require(
                     _close(outputs[:, :1], learner.predict(state, x[:, :1])),
                     "what is predicted of one query depends on the other queries",
                 )
-        self._require(same_bits(before, snapshot(learner)), "predict changes state_dict(); only meta_update may")
+        self.require(same_bits(before, snapshot(learner)), "predict changes state_dict(); only meta_update may")
 
     def _adapting(self) -> None:
         """``adapt`` is a function of its arguments, task by task."""
@@ -138,15 +131,15 @@ class _Check:
         state = learner.begin(_NUM_TASKS)
         given = learner.predict(state, x)
         result = learner.predict(learner.adapt(state, support), x)
-        self._require(same_bits(before, snapshot(learner)), "adapt changes state_dict(); only meta_update may")
-        self._require(same_bits(kept, support), "adapt changes the support set it is given")
-        self._require(
+        self.require(same_bits(before, snapshot(learner)), "adapt changes state_dict(); only meta_update may")
+        self.require(same_bits(kept, support), "adapt changes the support set it is given")
+        self.require(
             same_bits(given, learner.predict(state, x)), "adapt changes the state it is given; return a new one instead"
         )
         learner.adapt(learner.begin(_NUM_TASKS), Examples(kept.x.flip(0), kept.y.flip(0)))
         learner.seed(self._seed + 1)
         torch.rand(1)
-        self._require(
+        self.require(
             same_bits(result, learner.predict(learner.adapt(state, kept), x)),
             "adapt depends on more than its arguments: a second call with the same ones gave another result",
         )
@@ -158,7 +151,7 @@ class _Check:
             if learner.draws_by_index and order != [0]:
                 continue  # A task in another place draws other numbers.
             part = Examples(support.x[order], support.y[order])
-            self._require(_close(whole[order], learner.predict(_adapted(learner, part), x[order])), problem)
+            self.require(_close(whole[order], learner.predict(_adapted(learner, part), x[order])), problem)
 
     def _training(self) -> None:
         """Updates are a function of parameters, batch and seed, also when parameters come from a checkpoint."""
@@ -166,21 +159,21 @@ class _Check:
         before = snapshot(learner)
         metrics = self._update(learner, 0)
         after = snapshot(learner)
-        self._require("loss" in metrics, f"meta_update returns no 'loss', only {', '.join(metrics) or 'nothing'}")
+        self.require("loss" in metrics, f"meta_update returns no 'loss', only {', '.join(metrics) or 'nothing'}")
         for name, value in metrics.items():
-            self._require(
+            self.require(
                 isinstance(value, float) and math.isfinite(value),
                 f"meta_update's metric {name!r} is {value!r}, expected a finite float",
             )
         modules = [part for part in learner.components().values() if isinstance(part, nn.Module)]
         if any(value.requires_grad for module in modules for value in module.parameters()):
-            self._require(not same_bits(before, after), "meta_update changes nothing in state_dict()")
+            self.require(not same_bits(before, after), "meta_update changes nothing in state_dict()")
         for name, tensor in learner.named_tensors().items():
-            self._require(bool(torch.isfinite(tensor).all()), f"meta_update leaves a NaN or infinity in {name}")
+            self.require(bool(torch.isfinite(tensor).all()), f"meta_update leaves a NaN or infinity in {name}")
 
         learner.load_state_dict(before)
         torch.rand(1)
-        self._require(
+        self.require(
             same_bits(self._update(learner, 0), metrics) and same_bits(snapshot(learner), after),
             "one meta_update, repeated from the same state_dict() with the same seed, gave another result: keep "
             "everything that lasts in components(), and draw from self.generator only",
@@ -193,7 +186,7 @@ class _Check:
         self._update(learner, 1)
         self._update(restored, 1)
         x = self._batch.query.x
-        self._require(
+        self.require(
             same_bits(snapshot(learner), snapshot(restored))
             and same_bits(
                 learner.predict(_adapted(learner, self._batch.support), x),

@@ -25,7 +25,7 @@ from metarl.testing.environments import check_environment, check_unchanged
 from metarl.types import Task
 from metarl.vector.contract import contract_problems
 from metarl.vector.instances import digest_or_none, own_copy
-from metarl.vector.spaces import flat_spaces
+from metarl.vector.spaces import flat_spaces, require_env
 
 Array = NDArray[Any]
 Record = list[Array]
@@ -161,6 +161,7 @@ class _Check:
             try:
                 handed = own_copy(task)
                 env = distribution.make_env(handed)
+                require_env(env)
                 try:
                     check_unchanged("make_env", task, handed, self._add)
                     spaces = flat_spaces(env)

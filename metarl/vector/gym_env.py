@@ -17,7 +17,7 @@ from metarl.vector.buffers import Buffers, Layout
 from metarl.vector.contract import as_actions, require_open, require_reset
 from metarl.vector.instances import ENVIRONMENT_ERRORS, Failure, Instances, MakeEnv, close_env, own_copy
 from metarl.vector.options import NO_TASK, instance_seeds, parse_reset_options
-from metarl.vector.spaces import ActionSpace, flat_spaces
+from metarl.vector.spaces import ActionSpace, flat_spaces, require_env
 from metarl.vector.watchdog import CALL_TIMEOUT, Call, Watchdog, no_progress
 from metarl.vector.workers import Request, WorkerPool
 
@@ -186,7 +186,7 @@ def build_env(make_env: MakeEnv, task: Task, timeout: float = CALL_TIMEOUT) -> g
     """One environment in this process, to look at.
 
     Raises:
-        ConfigError: of metarl's own, from within ``make_env``.
+        ConfigError: if it returns no environment; of metarl's own, from within ``make_env``.
         WorkerError: if ``make_env`` raises anything else, or takes longer than ``timeout`` seconds.
     """
 
@@ -202,7 +202,9 @@ def build_env(make_env: MakeEnv, task: Task, timeout: float = CALL_TIMEOUT) -> g
             raise WorkerError(raised(f"make_env raised with task {reprlib.repr(task)}", error)) from error
 
     held = own_copy(task)
-    return Watchdog(np.zeros(2, np.int64), timeout, describe).watch(build)
+    env = Watchdog(np.zeros(2, np.int64), timeout, describe).watch(build)
+    require_env(env)
+    return env
 
 
 def env_name(env: gym.Env[Any, Any]) -> str:

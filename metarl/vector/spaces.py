@@ -15,12 +15,26 @@ Array = NDArray[Any]
 ActionSpace = gym.spaces.Discrete | gym.spaces.Box
 
 
+def require_env(built: object) -> None:
+    """Refuse what ``make_env`` returned if it is no environment.
+
+    Raises:
+        ConfigError: naming its class.
+    """
+    if not isinstance(built, gym.Env):
+        raise ConfigError(
+            f"make_env returned {'None' if built is None else f'an instance of {type(built).__name__}'}, expected a "
+            "gymnasium.Env: derive its class from gymnasium.Env or from gymnasium.Wrapper."
+        )
+
+
 def flat_spaces(env: gym.Env[Any, Any]) -> tuple[gym.spaces.Box, ActionSpace]:
     """The spaces that an agent sees: a flat float32 observation, and actions ``0..n-1`` or a flat float32 box.
 
     Raises:
-        ConfigError: naming a space that has no such form.
+        ConfigError: naming a space that has no such form, or what is no environment.
     """
+    require_env(env)
     try:
         flat = gym.spaces.flatten_space(env.observation_space)
     except NotImplementedError as error:

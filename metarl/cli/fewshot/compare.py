@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from metarl.cli.fewshot.report import EVALUATION_SEED, evaluate_with_progress, score_text, shown
+from metarl.cli.fewshot.report import EVALUATION_SEED, evaluate_with_progress, interval_cell, score_text
 from metarl.cli.progress import with_progress
 from metarl.errors import ConfigError, unknown_name
 from metarl.fewshot.experiment import Experiment, Given, Setup, resolve
@@ -69,6 +69,9 @@ def compare(words: list[str], console: Console) -> int:
             f"--test-tasks must be 2 or more and --seeds hold numbers of 0 or more, got {options.test_tasks} and "
             f"{options.seeds}."
         )
+    for what, values in (("--seeds", options.seeds), ("--learners", options.learners)):
+        if len(set(values)) < len(values):
+            raise ConfigError(f"{what} must hold each value once, got {' '.join(map(str, values))}.")
     for name in options.learners:
         if name not in LEARNERS and ":" not in name:
             raise unknown_name("learner", name, LEARNERS)
@@ -85,6 +88,8 @@ def compare(words: list[str], console: Console) -> int:
             console.print(f"[yellow]{escape(name)} is left out:[/] {escape(str(error))}", soft_wrap=True)
         else:
             setups[name] = setup
+    if not setups:
+        raise ConfigError(f"no learner takes {options.tasks} of this size; the reasons stand above.")
     some = next(iter(setups.values()))
     folder = options.runs / safe_name(f"compare-{options.tasks}-{some.episode.ways}way-{some.episode.shots}shot")
     results: dict[str, _Result] = {}
@@ -153,7 +158,9 @@ def _show(setup: Setup, results: dict[str, _Result], options: CompareOptions, fo
     for name in sorted(results, key=lambda name: better * float(results[name].after.mean())):
         result = results[name]
         before, after[name] = crossed_interval([result.before]), crossed_interval([result.after])
-        table.add_row(escape(name), shown(before, kind), shown(after[name], kind), f"{result.seconds:.0f}")
+        table.add_row(
+            escape(name), interval_cell(before, kind), interval_cell(after[name], kind), f"{result.seconds:.0f}"
+        )
     console.print(table)
     content = {
         "tasks": options.tasks,

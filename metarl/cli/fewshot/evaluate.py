@@ -15,6 +15,7 @@ from metarl.config import from_dict
 from metarl.errors import ConfigError
 from metarl.fewshot.experiment import Experiment
 from metarl.fewshot.types import EpisodeConfig
+from metarl.runs.files import require_writable
 
 
 @dataclass(frozen=True)
@@ -55,16 +56,21 @@ class EvaluateOptions:
 
 def evaluate(words: list[str], console: Console) -> int:
     """Run the command with these words after its name; returns the exit status."""
+    # What the user's own modules do, to change the working directory for one, comes after this.
+    here = Path.cwd()
     options = tyro.cli(EvaluateOptions, args=words, prog="metarl fewshot evaluate")
     for name, least in (("num_tasks", 2), ("num_adaptations", 0), ("seed", 0)):
         value = getattr(options, name)
         if value is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} must be {least} or more, got {value}.")
+    if options.seed >= 2**63:
+        raise ConfigError(f"--seed must be 0 or more and below 2^63, got {options.seed}.")
     if options.best and options.checkpoint is not None:
         raise ConfigError(f"--best and --checkpoint {options.checkpoint} name two checkpoints; give one of them.")
     this = Experiment.open(
-        options.run, learner=options.learner, tasks=options.tasks, data=options.data, trust=options.trust_tasks
+        here / options.run, learner=options.learner, tasks=options.tasks, data=options.data, trust=options.trust_tasks
     )
+    require_writable(this.run.path, "Scores are kept with the run: copy it to where files can be written.")
     if options.device is not None:
         this = this.on(options.device)
     setup = this.setup
@@ -73,7 +79,7 @@ def evaluate(words: list[str], console: Console) -> int:
     }
     episode = from_dict(EpisodeConfig, sizes, setup.episode)
     setup.tasks.check(options.split, episode)
-    checkpoint = this.run.checkpoints.best_path if options.best else options.checkpoint
+    checkpoint = this.run.checkpoints.best_path if options.best else options.checkpoint and here / options.checkpoint
     learner, iteration = this.load(checkpoint, spec=setup.tasks.spec(episode))
     found = evaluate_with_progress(
         setup,

@@ -21,7 +21,7 @@ from metarl.fewshot.learner import Learner
 from metarl.fewshot.objective import score_name
 from metarl.fewshot.types import EpisodeConfig, Split
 from metarl.plotting import steps_figure
-from metarl.runs.files import write_atomically
+from metarl.runs.files import shown, write_atomically
 from metarl.runs.outer_loop import Progress
 from metarl.statistics import Interval, number_text
 
@@ -60,7 +60,7 @@ def score_text(progress: Progress, name: str) -> str:
     return next(f"{name} {number_text(x)}" for key, x in progress.metrics.items() if key.startswith(f"train/{name}_"))
 
 
-def shown(interval: Interval, kind: str) -> str:
+def interval_cell(interval: Interval, kind: str) -> str:
     """Mean and half-width, in per cent for accuracies."""
     mean, low, high = interval
     if kind == "classification":
@@ -88,7 +88,7 @@ def show_scores(
     for step in columns:
         table.add_column(str(step), justify="right", no_wrap=True)
     for label, row in rows.items():
-        cells = dict(zip(row.steps, (shown(interval, kind) for interval in row.intervals), strict=True))
+        cells = dict(zip(row.steps, (interval_cell(interval, kind) for interval in row.intervals), strict=True))
         table.add_row(escape(label), *(cells.get(step, "") for step in columns))
     console.print(table)
     content = {
@@ -110,4 +110,4 @@ def show_scores(
     title = f"{next(iter(rows))} on {setup.task_name}, {setup.size}"
     curves = {label: dict(zip(row.steps, row.intervals, strict=True)) for label, row in rows.items()}
     steps_figure(curves, figure, title, "steps of adaptation", score_name(kind))
-    console.print(f"Figure: {escape(str(figure))}", soft_wrap=True)
+    console.print(f"Figure: {escape(shown(figure))}", soft_wrap=True)

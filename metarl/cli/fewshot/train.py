@@ -23,6 +23,7 @@ from metarl.fewshot.experiment import Experiment, Given, resolve
 from metarl.fewshot.learner import LearnerConfig
 from metarl.fewshot.learners import LEARNERS
 from metarl.fewshot.objective import score_name
+from metarl.runs.files import shown
 
 MAIN_JOB = ("maml", "glyphs")
 """What ``metarl fewshot train`` does without arguments."""
@@ -69,13 +70,15 @@ class TrainOptions:
 
 def train(words: list[str], console: Console) -> int:
     """Run the command with these words after its name; returns the exit status."""
+    # What the user's own modules do, to change the working directory for one, comes after this.
+    here = Path.cwd()
     names = list(itertools.takewhile(lambda word: not word.startswith("-"), words[:2]))
     rest = words[len(names) :]
     prog = " ".join(["metarl fewshot train", *names])
     # An error in another option is told by the second parser, which knows them all.
     source, _ = tyro.cli(Source, args=rest, prog=prog, return_unknown_args=True, add_help=False)
     if source.resume is not None:
-        return _resume(source, names, rest, prog, console)
+        return _resume(source, names, rest, prog, here, console)
     if len(names) == 1:
         raise ConfigError(
             f"fewshot train takes LEARNER and TASKS, got only {names[0]!r}. Learners: {', '.join(sorted(LEARNERS))}."
@@ -106,31 +109,25 @@ def train(words: list[str], console: Console) -> int:
         print(json.dumps(setup.to_json(), indent=2))
         return 0
     _require_test_tasks(options.test_tasks)
-    return _train_and_report(Experiment.start(setup, options.runs), None, options.test_tasks, console)
+    return _train_and_report(Experiment.start(setup, here / options.runs), None, options.test_tasks, console)
 
 
-def _resume(source: Source, names: list[str], rest: list[str], prog: str, console: Console) -> int:
+def _resume(source: Source, names: list[str], rest: list[str], prog: str, here: Path, console: Console) -> int:
     assert source.resume is not None
     if names:
         raise ConfigError(f"--resume {source.resume} brings its own learner and tasks; leave out {' '.join(names)!r}.")
     for what in ("preset", "config", "ways", "shots", "queries"):
         if getattr(source, what) is not None:
             raise ConfigError(f"--{what} {getattr(source, what)} is for new runs; --resume brings its own settings.")
-    known = Experiment.open(source.resume, data=source.data, trust=source.trust_tasks)
+    known = Experiment.open(here / source.resume, data=source.data, trust=source.trust_tasks)
     default = TrainOptions(known.setup.train_config, known.setup.learner_config)
     options = tyro.cli(TrainOptions, args=rest, prog=prog, default=default)
     if options.print_config:
         raise ConfigError(f"--print-config is for new runs; the settings of this one are {known.run.path}/config.json.")
-    store = known.run.checkpoints
-    done = store.load(options.checkpoint)[0] if options.checkpoint is not None else max(store.iterations(), default=0)
-    if done > options.train.num_iterations:
-        raise ConfigError(
-            f"{known.run.path} has done {done} iterations already, more than --num-iterations "
-            f"{options.train.num_iterations}. Ask for more, or go back with --checkpoint."
-        )
+    checkpoint = options.checkpoint and here / options.checkpoint
     _require_test_tasks(options.test_tasks)
-    this = known.reconfigured(options.train, options.settings, options.checkpoint)
-    return _train_and_report(this, options.checkpoint, options.test_tasks, console)
+    this = known.reconfigured(options.train, options.settings, checkpoint)
+    return _train_and_report(this, checkpoint, options.test_tasks, console)
 
 
 def _require_test_tasks(count: int) -> None:
@@ -139,7 +136,7 @@ def _require_test_tasks(count: int) -> None:
 
 
 def _train_and_report(this: Experiment, checkpoint: Path | None, test_tasks: int, console: Console) -> int:
-    setup, run = this.setup, escape(shlex.quote(str(this.run.path)))
+    setup, run = this.setup, escape(shlex.quote(shown(this.run.path)))
     trust = " --trust-tasks" if ":" in setup.name + setup.task_name + setup.learner_config.backbone else ""
     console.print(
         f"[bold]{escape(setup.name)}[/] on [bold]{escape(setup.task_name)}[/] ({setup.size}), run folder {run}",
@@ -177,12 +174,13 @@ def _train_and_report(this: Experiment, checkpoint: Path | None, test_tasks: int
         return 130
     if not current().is_first:
         return 0
+    monitored = "validation" if "validation" in setup.tasks.splits else "train"
     details = {"seed": EVALUATION_SEED, "iteration": iteration, "training_seconds": seconds}
     show_scores(setup, rows, this.run.path / "adaptation", details, console)
     console.print(
         f"Trained in {seconds:.0f} s. What to try next:\n"
         f"  metarl plot {run}                              learning curves\n"
-        f"  metarl fewshot evaluate {run}{trust} --split validation\n"
+        f"  metarl fewshot evaluate {run}{trust} --split {monitored}\n"
         f"  metarl fewshot train --resume {run}{trust} --num-iterations {2 * setup.train_config.num_iterations}\n"
         "  metarl fewshot list                            other learners and tasks",
         soft_wrap=True,

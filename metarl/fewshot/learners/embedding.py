@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from metarl.distributed import current
 from metarl.errors import ConfigError
-from metarl.fewshot.backbone import build_backbone
+from metarl.fewshot.backbone import build_backbone, probe
 from metarl.fewshot.learner import LearnerConfig
 from metarl.fewshot.types import FewShotSpec, TaskBatch
 from metarl.networks.backbones import Conv4, MLPBackbone
@@ -50,20 +50,7 @@ def build_features(
     if signed and isinstance(body, Conv4 | MLPBackbone) and not any(isinstance(m, TaskNorm) for m in body.modules()):
         with torch_stream(seed, "embedding"):
             body = nn.Sequential(body, nn.Linear(body.num_features, body.num_features).to(device)).eval()
-    probe = torch.zeros(2, *spec.input_shape, device=device)
-    try:
-        with torch.no_grad():
-            features = body(probe)
-    except (RuntimeError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"the backbone {config.backbone} fails on inputs {tuple(probe.shape)}, [example, ...]: {error}"
-        ) from error
-    if not isinstance(features, Tensor) or features.dim() < 2 or len(features) != len(probe):
-        found = f"the shape {tuple(features.shape)}" if isinstance(features, Tensor) else type(features).__name__
-        raise ConfigError(
-            f"the backbone {config.backbone} must give features [example, ...] for inputs [example, ...]: for "
-            f"{len(probe)} inputs it gave {found}."
-        )
+    features = probe(body, spec.input_shape, device, f"the backbone {config.backbone}")
     return body, features[0].numel()
 
 

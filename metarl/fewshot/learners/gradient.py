@@ -15,6 +15,7 @@ from metarl.adaptation import AdaptedModel, UpdateRule, adapt
 from metarl.adaptation.update_rules import require_parameters
 from metarl.config.settings import Count, Natural, Positive
 from metarl.distributed import current
+from metarl.fewshot.backbone import require_outputs
 from metarl.fewshot.learner import Learner, LearnerConfig
 from metarl.fewshot.learners.outer_step import training_mode
 from metarl.fewshot.objective import task_losses
@@ -106,6 +107,7 @@ class GradientLearner(Learner[FastWeights]):
         )
         self.config: GradientLearnerConfig = config
         self.module = module.to(device).eval()
+        require_outputs(self.module, spec, device)
         self.rule = rule.to(device) if isinstance(rule, UpdateRule) else rule
         params = trainable(self.module)
         require_parameters(adapted, params)

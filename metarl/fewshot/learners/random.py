@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.distributed import current
-from metarl.fewshot.backbone import build_backbone
+from metarl.fewshot.backbone import build_backbone, require_outputs
 from metarl.fewshot.learner import Learner
 from metarl.fewshot.learners.embedding import FeatureConfig, embed
 from metarl.fewshot.objective import score_name, task_losses, task_scores
@@ -44,6 +44,7 @@ class Random(Learner[None]):
         super().__init__(spec, device, num_adaptations=0)
         self.config = config
         self.network = build_backbone(config, spec, device, seed).eval().requires_grad_(False)
+        require_outputs(self.network, spec, device)
 
     def components(self) -> Mapping[str, nn.Module]:
         """The network, which stays as it is."""

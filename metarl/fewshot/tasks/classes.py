@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -93,6 +94,8 @@ class ClassTasks(FewShotTasks):
         self._splits = {split: classes for split, classes in splits.items() if classes.names}
         self._starts = {split: np.cumsum(held.counts) - held.counts for split, held in self._splits.items()}
         _check_splits(id, self._splits, same_classes)
+        self.splits = tuple(self._splits)
+        self.digests = _digests(self._splits, rotations)
         self.input_shape: tuple[int, ...] = next(iter(self._splits.values())).examples.shape[1:]
         if rotations and (len(self.input_shape) != 3 or self.input_shape[1] != self.input_shape[2]):
             raise ConfigError(
@@ -190,6 +193,17 @@ def _draw(sizes: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDA
         is_taken = (drawn[..., :position] == number[..., None]).any(-1)
         drawn[..., position] = np.where(is_taken, last, number)
     return rng.permuted(drawn, axis=-1)
+
+
+def _digests(splits: Mapping[Split, Classes], rotations: bool) -> dict[str, str]:
+    """Digests of which classes there are, with how many examples of what shape, and of the examples."""
+    classes, examples = hashlib.sha256(str(rotations).encode()), hashlib.sha256()
+    for split in sorted(splits):
+        held = splits[split]
+        described = (split, held.names, held.counts.tolist(), held.examples.shape[1:], held.examples.dtype.str)
+        classes.update(repr(described).encode("utf-8", "backslashreplace"))
+        examples.update(np.ascontiguousarray(held.examples).data)
+    return {"classes": classes.hexdigest(), "examples": examples.hexdigest()}
 
 
 def _check_splits(id: str, splits: Mapping[Split, Classes], same_classes: bool) -> None:

@@ -189,7 +189,8 @@ def _only_size(sizes: dict[Path, tuple[int, int]], what: str) -> tuple[int, int]
         file, size = next((file, size) for file, size in sizes.items() if size != (height, width))
         raise ConfigError(
             f"the images of {what} have {len(counts)} sizes: {number} are of {height} x {width}, but {file} is of "
-            f"{size[0]} x {size[1]}. Expected one size: give one that all are resized to, e.g. size=(84, 84)."
+            f"{size[0]} x {size[1]}. Expected one size: give one that all are resized to, "
+            "e.g. image_folder(FOLDER, size=(84, 84)) in a module of your own, named as module:attribute."
         )
     return counts[0][0] if counts else (1, 1)
 

@@ -121,7 +121,7 @@ def labelled_arrays(
     values, positions = np.unique(labels, return_inverse=True)
     rows = {value: row for row, value in enumerate(values.tolist())}
     known = list(rows)
-    if isinstance(splits, tuple):
+    if not isinstance(splits, Mapping):
         chosen = divide(known, splits, seed)
     else:
         for split, names in splits.items():
