@@ -238,7 +238,7 @@ def disagree(what: str) -> None:
 
 def test_ranks_that_differ_are_told_where(ranks: Ranks) -> None:
     for text in ranks.run(disagree, "settings"):
-        assert 'the same settings, which is {"inner_lr": 0.1} on rank 0; {"inner_lr": 1.1} on rank 1' in text
+        assert "the same settings.inner_lr, which is 0.1 on rank 0; 1.1 on rank 1" in text
     for text in ranks.run(disagree, "tensors"):
         assert "rank 1 has drifted from the other ranks: after 5 iterations policy.bias differs" in text
 

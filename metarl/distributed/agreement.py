@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -23,16 +23,17 @@ def require_same(group: Group, values: Mapping[str, Any]) -> None:
 
     Args:
         group: the ranks.
-        values: what must be the same, JSON-able, by what it is called.
+        values: what must be the same, JSON-able, by what it is called; mappings are compared entry by entry.
 
     Raises:
         ConfigError: on every rank, naming the first thing that differs and what it is on the ranks.
     """
     if group.world_size == 1:
         return
-    texts = {name: json.dumps(value, sort_keys=True, default=str) for name, value in values.items()}
+    texts = {name: json.dumps(value, sort_keys=True, default=str) for name, value in _leaves(values)}
     theirs = group.gather({name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()})
-    different = [name for name in theirs[0] if any(digests.get(name) != theirs[0][name] for digests in theirs)]
+    names = dict.fromkeys(name for digests in theirs for name in digests)
+    different = [name for name in names if len({digests.get(name) for digests in theirs}) > 1]
     if not different:
         return
     shown = group.gather(_differing(texts.get(different[0], "nothing")))
@@ -41,6 +42,15 @@ def require_same(group: Group, values: Mapping[str, Any]) -> None:
         f"the ranks of one run must have the same {different[0]}, which is {lines}. Start all of them from one "
         "command, with one installation of metarl."
     )
+
+
+def _leaves(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What is no mapping, by its names with dots between them."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}.{inner}", leaf) for inner, leaf in _leaves(value))
+        else:
+            yield name, value
 
 
 def _differing(text: str) -> str:

@@ -31,7 +31,6 @@ _FAILURE = "metarl/failure"
 _GRACE = timedelta(seconds=3)
 """How long a rank that lost another one waits for the reason."""
 
-
 _PRECEDENCE = 1.0
 """Seconds by which the rank that failed comes first in what all ranks print."""
 
@@ -43,17 +42,21 @@ class Group:
         rank: this process's number, from 0.
         world_size: how many there are.
         store: what the ranks met at, where the first that fails says why; None for one alone.
+        waiting: how long the ranks wait for each other in a sum, for the message.
 
     Raises:
         ConfigError: for a rank that is not below ``world_size``.
     """
 
-    def __init__(self, rank: int = 0, world_size: int = 1, store: Store | None = None) -> None:
+    def __init__(
+        self, rank: int = 0, world_size: int = 1, store: Store | None = None, waiting: timedelta = timedelta()
+    ) -> None:
         if not 0 <= rank < world_size:
             raise ConfigError(f"a rank must be a number from 0 to world_size - 1 = {world_size - 1}, got {rank}.")
         self.rank = rank
         self.world_size = world_size
         self._store = store
+        self._waiting = waiting
         self._echo: str | None = None
 
     @property
@@ -196,6 +199,11 @@ class Group:
             rank, _, reason = self._reported().partition("\n")
             if not reason:
                 ended = "another rank has ended without a word: it was killed, or its machine is gone"
+                if "timed out" in str(error).lower():
+                    ended = (
+                        f"another rank did not come within {self._waiting.total_seconds():.0f} seconds: it hangs, or "
+                        "its machine is gone. If it only takes that long, set METARL_RANK_TIMEOUT to more seconds"
+                    )
                 raise WorkerError(f"rank {self.rank} of {self.world_size} waited in {what}, but {ended}.") from error
             time.sleep(_PRECEDENCE)
             # Once is enough: of many ranks the first tells the whole, beside the one that failed.

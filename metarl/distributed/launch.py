@@ -23,8 +23,13 @@ from metarl.errors import ConfigError, MetarlError, told
 _MEETING = 45.0
 """Seconds that ranks wait for each other at the start."""
 
-_WAITING = timedelta(minutes=30)
-"""How long a rank waits for the others in a sum, as environments may be slow; one that ends is noticed at once."""
+_WAITING = 1800
+"""Seconds that a rank waits for the others in a sum, unless ``METARL_RANK_TIMEOUT`` says otherwise.
+
+Environments may be slow, and one rank may have nothing to do while another evaluates. A rank that ends is noticed at
+once, and one whose environment hangs when the watchdog of environments ends it: this is for machines that are frozen,
+or gone without a word.
+"""
 
 _GOODBYE = 1.0
 """Seconds that the rank with the store outlives its connections."""
@@ -50,6 +55,7 @@ def join() -> Iterator[Group]:
     Raises:
         ConfigError: if the environment lacks something or contradicts itself; if the port is in use; if the others, or
             the address where they meet, do not answer within 45 seconds.
+        WorkerError: inside the block, from whatever takes a sum, if another rank ends or does not come.
     """
     world_size = asked_for()
     if world_size == 1 or current().world_size > 1:
@@ -149,13 +155,14 @@ def _meet(world_size: int) -> Group:
     if rank >= world_size:
         raise ConfigError(f"RANK must be a number from 0 to WORLD_SIZE - 1 = {world_size - 1}, got {rank}.")
     deadline = time.monotonic() + _MEETING
+    waiting = timedelta(seconds=_number("METARL_RANK_TIMEOUT", str(_WAITING), 1))
     try:
         if rank > 0 or _torchrun_has_the_store():
             _wait_for_answer(os.environ["MASTER_ADDR"], port, deadline)
         board, _, _ = next(rendezvous("env://", timeout=_left(deadline)))
         store = PrefixStore(f"metarl/{_agree(board, rank, world_size, deadline)}", board)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=_WAITING)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=waiting)
     except (RuntimeError, ValueError, OSError) as error:
         first = str(error).splitlines()[0]
         if "EADDRINUSE" in str(error) or "in use" in str(error):
@@ -166,7 +173,7 @@ def _meet(world_size: int) -> Group:
             f"rank {rank} of {world_size} could not meet the others at {where} within "
             f"{_MEETING:.0f} seconds: do all ranks run, and can they reach that address? ({first})"
         ) from error
-    group = Group(rank, world_size, store)
+    group = Group(rank, world_size, store, waiting)
     if len({*group.gather(rank)}) != world_size:
         raise ConfigError(f"two of the {world_size} ranks have one number; RANK must differ.")
     return group

@@ -272,8 +272,8 @@ def _require_same_run(group: Group, work: Work, schedule: Schedule) -> None:
         {
             "version of metarl": metadata.version("metarl"),
             "version of torch": torch.__version__,
-            "commit of metarl": git_state(),
-            "settings and tasks": work.content({}),
+            "checkout of metarl": git_state(),
+            **work.content({}),
             "schedule": {name: getattr(schedule, name) for name in names},
         },
     )
