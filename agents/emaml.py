@@ -30,6 +30,7 @@ from metarl.adaptation import UpdateRule
 from metarl.agents.common.gradient_agent import OuterUpdate, named_rule
 from metarl.agents.common.meta_gradient import Batch, MetaGradient, PolicyAt, loss_after_adaptation
 from metarl.agents.maml import TRPOUpdate, TrustRegionConfig
+from metarl.distributed import current
 from metarl.functional.policy_losses import likelihood_ratio_loss
 from metarl.networks.policy import Policy
 
@@ -71,6 +72,8 @@ class ExplorationUpdate:
         meta: policy, rule and derivatives; its meta-parameters move.
     """
 
+    data_parallel = True
+
     def __init__(self, config: EMAMLConfig, meta: MetaGradient) -> None:
         self._trpo = TRPOUpdate(config, meta, loss_with_exploration)
 
@@ -80,8 +83,8 @@ class ExplorationUpdate:
 
     def __call__(self, batches: list[Batch]) -> dict[str, float]:
         """Standardise the returns after adaptation, then one TRPO step."""
-        returns = batches[-1].returns
+        returns, every = batches[-1].returns, current().concatenate(batches[-1].returns)
         # A single task has no others to compare with: its credit is zero.
-        spread = returns.std(correction=0)
-        credit = torch.where(spread > 0, (returns - returns.mean()) / spread.clamp(min=1e-8), torch.zeros_like(returns))
+        spread = every.std(correction=0)
+        credit = torch.where(spread > 0, (returns - every.mean()) / spread.clamp(min=1e-8), torch.zeros_like(returns))
         return self._trpo([*batches[:-1], dataclasses.replace(batches[-1], returns=credit)])

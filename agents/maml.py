@@ -27,6 +27,7 @@ from metarl.adaptation import UpdateRule
 from metarl.agents.common.gradient_agent import GradientConfig, OuterUpdate, named_rule
 from metarl.agents.common.meta_gradient import Batch, Chunk, MetaGradient, Objective, loss_after_adaptation
 from metarl.config.settings import Count, Positive, PositiveShare
+from metarl.distributed import current
 from metarl.errors import NonFiniteError
 from metarl.functional.returns import masked_mean
 from metarl.functional.trust_region import backtrack, conjugate_gradient, step_to_radius
@@ -82,6 +83,8 @@ class TRPOUpdate:
         objective: what to minimise, per task.
     """
 
+    data_parallel = True
+
     def __init__(
         self, config: TrustRegionConfig, meta: MetaGradient, objective: Objective = loss_after_adaptation
     ) -> None:
@@ -95,21 +98,26 @@ class TRPOUpdate:
 
     def __call__(self, batches: list[Batch]) -> dict[str, float]:
         """Gradient, conjugate gradient, line search."""
-        config, meta, num_tasks = self.config, self.meta, len(batches[-1].obs)
+        config, meta, group = self.config, self.meta, current()
+        num_tasks = group.total(len(batches[-1].obs))
         cheap = config.fisher_metric == "first_order"
         chunks = [meta.linearise(part, self.objective, first_order_metric=cheap) for part in meta.chunks(batches)]
-        gradient = torch.stack([chunk.gradient for chunk in chunks]).sum(0) / num_tasks
-        loss_before = float(torch.stack([chunk.loss for chunk in chunks]).sum() / num_tasks)
+        gradient, loss = group.sum(
+            torch.stack([chunk.gradient for chunk in chunks]).sum(0),
+            torch.stack([chunk.loss for chunk in chunks]).sum(),
+        )
+        gradient, loss_before = gradient / num_tasks, float(loss / num_tasks)
         if not (math.isfinite(loss_before) and torch.isfinite(gradient).all()):
             raise NonFiniteError(f"the meta-gradient is not finite (loss {loss_before}).")
 
         def product(vector: Tensor) -> Tensor:
             images = [meta.fisher_product(chunk, vector) for chunk in chunks]
-            return torch.stack(images).sum(0) / num_tasks + config.cg_damping * vector
+            (image,) = group.sum(torch.stack(images).sum(0))
+            return image / num_tasks + config.cg_damping * vector
 
         direction, image = conjugate_gradient(product, gradient, config.cg_iterations)
         end, loss_after, kl, trials = backtrack(
-            lambda flat: self._loss_and_kl(flat, chunks),
+            lambda flat: self._loss_and_kl(flat, chunks, num_tasks),
             meta.current(),
             step_to_radius(direction, image, config.max_kl),
             loss_before,
@@ -119,7 +127,7 @@ class TRPOUpdate:
         )
         meta.assign(end)
         with torch.no_grad():
-            entropies = [masked_mean(c.policy.entropy(), c.batches[-1].valid, (1,)) for c in chunks]
+            entropies = torch.cat([masked_mean(c.policy.entropy(), c.batches[-1].valid, (1,)) for c in chunks])
         return {
             "loss": loss_before,
             "improvement": loss_before - loss_after,
@@ -127,16 +135,19 @@ class TRPOUpdate:
             "accepted": float(loss_after < loss_before),
             "line_search_trials": float(trials),
             "gradient_norm": float(gradient.norm()),
-            "entropy": float(torch.cat(entropies).mean()),
+            "entropy": float(group.concatenate(entropies).mean()),
         }
 
-    def _loss_and_kl(self, flat: Tensor, chunks: list[Chunk]) -> tuple[float, float]:
-        """Mean objective at other meta-parameters, and mean KL of the adapted policies from those that acted."""
+    def _loss_and_kl(self, flat: Tensor, chunks: list[Chunk], num_tasks: int) -> tuple[float, float]:
+        """Mean objective at other meta-parameters, and mean KL of the adapted policies from those that acted.
+
+        Over the tasks of all ranks, so that the line search takes the same branch on each.
+        """
         sums = torch.zeros(2, dtype=flat.dtype, device=flat.device)
         for chunk in chunks:
             losses, policy = self.meta.evaluate_at(flat, chunk.batches, self.objective)
             with torch.no_grad():
                 kl = masked_mean(chunk.policy.kl(policy), chunk.batches[-1].valid, (1,))
             sums = sums + torch.stack([losses.sum(), kl.sum()])
-        loss, kl_mean = (sums / sum(len(chunk.batches[-1].obs) for chunk in chunks)).tolist()
+        loss, kl_mean = (current().sum(sums)[0] / num_tasks).tolist()
         return loss, kl_mean

@@ -18,6 +18,7 @@ from metarl.adaptation import UpdateRule
 from metarl.agents.common.gradient_agent import GradientConfig, OuterUpdate, named_rule
 from metarl.agents.common.meta_gradient import Batch, MetaGradient, Objective, PolicyAt
 from metarl.config.settings import Count, Positive
+from metarl.distributed import current
 from metarl.errors import NonFiniteError
 from metarl.functional.policy_losses import clipped_ratio_loss
 from metarl.functional.returns import masked_mean
@@ -72,6 +73,8 @@ class ClippedUpdate:
         make_objective: the policies that collected the pre-update rollouts -> what to minimise.
     """
 
+    data_parallel = True
+
     def __init__(
         self,
         config: ClippedConfig,
@@ -89,14 +92,19 @@ class ClippedUpdate:
 
     def __call__(self, batches: list[Batch]) -> dict[str, float]:
         """Several steps on one batch of trials."""
-        meta, num_tasks = self.meta, len(batches[-1].obs)
+        meta, group = self.meta, current()
+        num_tasks = group.total(len(batches[-1].obs))
         parts = meta.chunks(batches)
         old = [_acting_policies(meta, part) for part in parts]
         losses: list[Tensor] = []
         for _ in range(self.config.num_epochs):
             chunks = [meta.linearise(part, self.make_objective(known)) for part, known in zip(parts, old, strict=True)]
-            losses.append(torch.stack([chunk.loss for chunk in chunks]).sum() / num_tasks)
-            gradient = torch.stack([chunk.gradient for chunk in chunks]).sum(0) / num_tasks
+            gradient, loss = group.sum(
+                torch.stack([chunk.gradient for chunk in chunks]).sum(0),
+                torch.stack([chunk.loss for chunk in chunks]).sum(),
+            )
+            gradient = gradient / num_tasks
+            losses.append(loss / num_tasks)
             del chunks  # Their graphs, before the next epoch makes its own.
             # Before the step: a NaN would stay in the parameters and in Adam's moments.
             if not torch.isfinite(gradient).all():
@@ -104,11 +112,11 @@ class ClippedUpdate:
             for name, slope in meta.unflatten(gradient).items():
                 meta.meta_parameters()[name].grad = slope.clone()
             self.optimizer.step()
-        kls = [_kl_moved(meta, part, known) for part, known in zip(parts, old, strict=True)]
+        kls = group.gather([float(_kl_moved(meta, part, known)) for part, known in zip(parts, old, strict=True)])
         return {
             "loss": float(losses[0]),
             "improvement": float(losses[0] - losses[-1]),
-            "pre_update_kl": sum(float(kl) for kl in kls) / num_tasks,
+            "pre_update_kl": sum(kl for own in kls for kl in own) / num_tasks,
             "gradient_norm": float(gradient.norm()),
         }
 

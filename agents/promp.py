@@ -67,6 +67,8 @@ class PenalisedUpdate:
         meta: policy, rule and derivatives; its meta-parameters move.
     """
 
+    data_parallel = True
+
     def __init__(self, config: ProMPConfig, meta: MetaGradient) -> None:
         self.target_kl = config.target_kl if config.adaptive_kl else None
         self.penalised = config.kl_coef > 0

@@ -49,6 +49,8 @@ class RandomAgent(Agent[None]):
         device: where actions are drawn.
     """
 
+    data_parallel = True
+
     def __init__(self, config: RandomConfig, spec: Spec, device: torch.device) -> None:
         super().__init__(spec, device, num_adaptations=0, rollouts_per_task=config.rollouts_per_task)
         self.config = config

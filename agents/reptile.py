@@ -18,6 +18,7 @@ from metarl.adaptation import StepSizes, UpdateRule, inner_loop
 from metarl.agents.common.gradient_agent import GradientConfig, OuterUpdate
 from metarl.agents.common.meta_gradient import Batch, MetaGradient
 from metarl.config.settings import Count, PositiveShare
+from metarl.distributed import current
 from metarl.errors import NonFiniteError
 from metarl.networks.params import stack
 from metarl.networks.policy import Policy
@@ -60,6 +61,8 @@ class ReptileUpdate:
         meta: policy, rule and derivatives; its meta-parameters move.
     """
 
+    data_parallel = True
+
     def __init__(self, config: ReptileConfig, meta: MetaGradient) -> None:
         self.config = config
         self.meta = meta
@@ -70,7 +73,7 @@ class ReptileUpdate:
 
     def __call__(self, batches: list[Batch]) -> dict[str, float]:
         """Adapt on every rollout, then interpolate."""
-        meta = self.meta
+        meta, group = self.meta, current()
         start = meta.current()
         move = torch.zeros_like(start)
         for part in meta.chunks(batches):
@@ -78,7 +81,8 @@ class ReptileUpdate:
             stacked = stack(meta.policy.params(), len(part[-1].obs))
             adapted = inner_loop(stacked, losses, meta.rule, second_order=False, differentiable=False).adapted
             move += meta.flatten({name: (value - stacked[name]).sum(0) for name, value in adapted.items()})
-        move /= len(batches[-1].obs)
+        (move,) = group.sum(move)
+        move /= group.total(len(batches[-1].obs))
         if not torch.isfinite(move).all():
             raise NonFiniteError("the mean step of the inner loops is not finite.")
         meta.assign(start + self.config.meta_lr * move)

@@ -34,8 +34,17 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torch.optim import Adam, Optimizer
 
-from metarl.agents.common.recurrent_ppo import RecurrentPPO, RecurrentPPOConfig, Sequences, Trials, end_to_end, take
+from metarl.agents.common.recurrent_ppo import (
+    OwnRows,
+    RecurrentPPO,
+    RecurrentPPOConfig,
+    Sequences,
+    Trials,
+    end_to_end,
+    take,
+)
 from metarl.config.settings import Count, Natural, Positive, SomeCounts
+from metarl.distributed import current
 from metarl.networks.belief import BeliefEncoder, BeliefPolicy, Decoder
 from metarl.networks.distributions import DiagGaussian, Distribution
 from metarl.seeding import torch_stream
@@ -196,23 +205,32 @@ class VariBAD(RecurrentPPO):
     # The belief -----------------------------------------------------------------------------------------------------
 
     def improve_belief(self, experience: Experience) -> dict[str, float]:
-        """Several steps on the ELBO of trials drawn at random."""
-        config, num_trials = self.config, len(experience.seen)
+        """Several steps on the ELBO of trials drawn at random, from those of all ranks."""
+        config, group, own = self.config, current(), OwnRows.of(len(experience.seen))
+        names = ("vae_loss", "reward_error", *(("state_error",) if config.decode_states else ()), "belief_kl")
         metrics: list[Tensor] = []
         for _ in range(config.num_vae_updates):
-            rows = torch.randperm(num_trials, generator=self.generator, device=self.device)[: config.vae_batch_size]
-            batch = experience[rows]
-            terms = self.choose(batch.seen, config.num_elbo_terms)
-            steps = self.choose(batch.trials.valid, config.num_decoded_steps)
-            shape = (*terms[0].shape, config.latent_size)
-            noise = torch.randn(shape, generator=self.generator, device=self.device, dtype=batch.steps.dtype)
-            loss, errors = self.vae_loss(batch, terms, steps, noise)
+            rows = torch.randperm(own.total, generator=self.generator, device=self.device)[: config.vae_batch_size]
+            batch, mine = experience[own.among(rows)], own.mask(rows)
+            # Drawn for the rows of all ranks, so that what a trial gets does not depend on who has it.
+            terms = self.choose(batch.seen, config.num_elbo_terms, mine)
+            steps = self.choose(batch.trials.valid, config.num_decoded_steps, mine)
+            shape = (len(rows), terms[0].shape[1], config.latent_size)
+            noise = torch.randn(shape, generator=self.generator, device=self.device, dtype=batch.steps.dtype)[mine]
             self.vae_optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            found = torch.zeros(len(names), device=self.device)
+            if len(batch.seen):
+                loss, errors = self.vae_loss(batch, terms, steps, noise)
+                loss.backward()  # type: ignore[no-untyped-call]
+                found = torch.stack([loss, *(errors[name] for name in names[1:])]).detach()
+            num_beliefs = batch.seen.sum()
+            group.average_gradients(self._vae_parameters, num_beliefs)
             nn.utils.clip_grad_norm_(self._vae_parameters, config.max_grad_norm)
             self.vae_optimizer.step()
-            metrics.append(torch.stack([loss, *errors.values()]).detach())
-        return dict(zip(("vae_loss", *errors), torch.stack(metrics).mean(0).tolist(), strict=True))
+            num_decoded = (batch.seen.sum(1) * batch.trials.valid.sum(1)).sum()
+            ends = group.average(found[[0, -1]], num_beliefs)
+            metrics.append(torch.cat([ends[:1], group.average(found[1:-1], num_decoded), ends[1:]]))
+        return dict(zip(names, torch.stack(metrics).mean(0).tolist(), strict=True))
 
     def vae_loss(
         self, batch: Experience, terms: tuple[Tensor, Tensor], steps: tuple[Tensor, Tensor], noise: Tensor
@@ -255,15 +273,22 @@ class VariBAD(RecurrentPPO):
         per_step = num_beliefs / weight.sum()
         return loss, {name: value * per_step for name, value in errors.items()} | {"belief_kl": kl}
 
-    def choose(self, valid: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    def choose(self, valid: Tensor, num: int, mine: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Draw up to ``num`` valid steps of every row, all if it is 0, without replacement.
+
+        Args:
+            valid: ``[row, step]`` bool.
+            num: steps of a row.
+            mine: ``[row of all ranks]`` bool, which rows of a batch on several ranks ``valid`` has; default: all.
 
         Returns:
             Indices ``[row, step]``, and weights with which a sum over them estimates the sum over all valid steps.
         """
         num = min(num or valid.shape[1], valid.shape[1])
         # Padding sorts behind everything.
-        keys = torch.rand(valid.shape, generator=self.generator, device=self.device) + (~valid).float()
+        num_rows = len(valid) if mine is None else len(mine)
+        drawn = torch.rand((num_rows, valid.shape[1]), generator=self.generator, device=self.device)
+        keys = (drawn if mine is None else drawn[mine]) + (~valid).float()
         index = keys.argsort(dim=1)[:, :num]
         chosen = valid.gather(1, index)
         weight: Tensor = chosen * (valid.sum(1, keepdim=True) / chosen.sum(1, keepdim=True))

@@ -37,9 +37,12 @@ class Agent(Components, Generic[State]):
         generator: source of every sample that ``meta_update`` draws.
         config: settings that it was built from, recorded in its run's folder so that the command line can build it
             again; None for an agent that has none.
+        data_parallel: whether ``meta_update`` may get a share of the meta-batch, and takes its sums over tasks with
+            :func:`metarl.distributed.current`; other agents are refused by more than one rank.
     """
 
     config: AgentConfig | None = None
+    data_parallel: bool = False
 
     def __init__(
         self,

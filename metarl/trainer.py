@@ -11,6 +11,7 @@ from typing import Any
 
 from metarl.agent import Agent
 from metarl.config import TrainConfig
+from metarl.distributed import current, require_ready
 from metarl.errors import CheckpointError
 from metarl.evaluation.evaluator import evaluate, require_same_spaces
 from metarl.origin import describe_origin, find_names, require_same_origin
@@ -36,6 +37,9 @@ def train(
 ) -> bool:
     """Meta-train ``agent``, from the newest checkpoint of ``run`` if it has one.
 
+    Inside of :func:`metarl.distributed.join` the ranks share out the tasks of every meta-batch, and rank 0 alone
+    writes.
+
     Args:
         agent: is changed in place.
         distribution: trained on its train split, monitored on its test split. The best checkpoint is chosen by
@@ -51,11 +55,13 @@ def train(
 
     Raises:
         NonFiniteError: if a reward, an observation, a metric or a parameter is NaN or infinite; see there.
-        ConfigError: if the agent was built for other spaces; if the command line is importing the script that trains.
+        ConfigError: if the agent was built for other spaces; if the command line is importing the script that trains;
+            for ranks that the agent cannot learn on, or that differ in settings or code.
         CheckpointError: if the run is in use, a checkpoint is damaged or of another agent, or the disk is full.
     """
     refuse_while_importing("trains")
     require_same_spaces(agent, distribution)
+    require_ready(f"the agent {type(agent).__name__}", agent.data_parallel, config.meta_batch_size)
     work = _Work(agent, distribution, config)
     with contextlib.closing(work.collector):
         return run_loop(work, config, run, checkpoint=checkpoint, listener=listener)
@@ -129,8 +135,12 @@ def _iterate(
     agent: Agent[Any], distribution: TaskDistribution, collector: Collector, config: TrainConfig, iteration: int
 ) -> tuple[dict[str, float], int]:
     """One meta-update; returns its metrics and the environment steps that it cost."""
+    group = current()
+    share = group.share(config.meta_batch_size)
+    # Every rank draws all tasks, from the one stream.
     tasks = distribution.sample_meta_batch(config.meta_batch_size, numpy_stream(config.seed, "tasks", iteration))
-    trial = run_trial(agent, collector, tasks, agent.num_adaptations, derive(config.seed, "trial", iteration))
+    seed = derive(config.seed, "trial", iteration)
+    trial = run_trial(agent, collector, tasks[share], agent.num_adaptations, seed, first_task=share.start)
     collected = _trial_metrics(trial)
     # A sum of rewards that overflows is told as that, and not as what an update makes of it.
     check_metrics(collected)
@@ -143,16 +153,20 @@ def _iterate(
         "seconds/adapt": trial.adapt_seconds,
         "seconds/meta_update": time.perf_counter() - started,
     }
-    return metrics, trial.num_env_steps
+    return metrics, group.total(trial.num_env_steps)
 
 
 def _trial_metrics(trial: Trial) -> dict[str, float]:
+    """Means over the tasks of all ranks."""
+    group = current()
     metrics: dict[str, float] = {}
+    reports_success = any(group.gather(trial.reports_success))
     for shot, rollout in enumerate(trial.rollouts):
         metrics[f"train/return_{shot}"] = float(rollout.returns.mean())
-        if trial.reports_success:
+        if reports_success:
             metrics[f"train/success_{shot}"] = float(rollout.success.float().mean())
-    metrics["train/invalid_episodes"] = float(trial.num_invalid)
+    metrics = group.mean(metrics, len(trial.tasks))
+    metrics["train/invalid_episodes"] = float(group.total(trial.num_invalid))
     return metrics
 
 

@@ -20,7 +20,7 @@ TOP_FOLDERS = {"metarl": "metarl", "envs": "metarl.envs", "agents": "metarl.agen
 """Folders of the repository by the package they install as."""
 
 FLOORS = (
-    "types errors seeding statistics digest plugins",
+    "types errors seeding statistics digest plugins distributed",
     "functional networks runs config",
     "adaptation agent vector plotting",
     "tasks agents fewshot",

@@ -168,7 +168,7 @@ def test_a_run_of_this_checkout_names_its_commit() -> None:
         pytest.skip("needs a checkout")
     command = ["git", "-C", str(checkout), "rev-parse", "HEAD"]
     commit = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    assert (run_folder._git_state() or {})["commit"] == commit
+    assert (run_folder.git_state() or {})["commit"] == commit
 
 
 def test_the_commit_is_that_of_a_checkout_of_metarl_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +183,7 @@ def test_the_commit_is_that_of_a_checkout_of_metarl_only(tmp_path: Path, monkeyp
     def state_of(source: Path) -> object:
         source.parent.mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(run_folder, "__file__", str(source))
-        return run_folder._git_state()
+        return run_folder.git_state()
 
     assert state_of(tmp_path / "metarl" / "runs" / "folder.py") is None
     git("init", "--quiet")

@@ -38,7 +38,7 @@ from metarl.cli import entry, train
 from metarl.cli.fewshot import train as fewshot
 from metarl.runs import folder
 
-folder._git_state = lambda: None  # Starts git thrice.
+folder.git_state = lambda: None  # Starts git thrice.
 # The table at the end is no part of training, and takes longer than all of it.
 train.evaluation_rows = lambda *args, **settings: []
 train.show_adaptation = lambda *args: None

@@ -52,7 +52,11 @@ _EVAL_STEPS = 3
 
 
 class OuterUpdate(Protocol):
-    """How the meta-parameters move."""
+    """How the meta-parameters move.
+
+    One that takes its sums over tasks with :func:`metarl.distributed.current` says so by ``data_parallel = True``, and
+    may then get the rollouts of a share of the tasks; others learn in one process only.
+    """
 
     def components(self) -> Mapping[str, nn.Module | Optimizer]:
         """What a checkpoint must hold besides policy and update rule."""
@@ -201,6 +205,8 @@ class GradientAgent(Agent[FastWeights]):
             task_chunk=config.task_chunk,
         )
         self.update = config.make_update(self.meta_gradient)
+        # Of one's own, an outer update need not know of ranks, and one that does not say so is taken not to.
+        self.data_parallel = getattr(self.update, "data_parallel", False)
 
     def components(self) -> Mapping[str, nn.Module | Optimizer]:
         """Policy, a learned update rule, and what the outer update keeps."""

@@ -18,6 +18,7 @@ from torch.optim import Adam, Optimizer
 
 from metarl.agent import Agent, AgentConfig
 from metarl.config.settings import Count, Positive, UnitInterval
+from metarl.distributed import current
 from metarl.functional.policy_losses import clipped_ratio_loss
 from metarl.functional.returns import discounted_sums, gae, masked_mean, normalise
 from metarl.networks.distributions import Categorical, DiagGaussian, Distribution
@@ -110,6 +111,7 @@ class RecurrentPPO(Agent[Tensor]):
     """
 
     config: RecurrentPPOConfig
+    data_parallel = True
 
     def __init__(
         self, config: RecurrentPPOConfig, spec: Spec, device: torch.device, trained: nn.Module, state_size: int
@@ -166,14 +168,14 @@ class RecurrentPPO(Agent[Tensor]):
         }
 
     def improve(self, batch: Sequences) -> dict[str, float]:
-        """Several epochs of minibatches of sequences."""
-        num_sequences = len(batch.inputs)
-        minibatch = -(-num_sequences // min(self.config.num_minibatches, num_sequences))
+        """Several epochs of minibatches of sequences, those of all ranks."""
+        own = OwnRows.of(len(batch.inputs))
+        minibatch = -(-own.total // min(self.config.num_minibatches, own.total))
         metrics: list[Tensor] = []
         for _ in range(self.config.num_epochs):
-            order = torch.randperm(num_sequences, generator=self.generator, device=self.device)
+            order = torch.randperm(own.total, generator=self.generator, device=self.device)
             for rows in torch.split(order, minibatch):
-                metrics.append(self.ppo_step(batch[rows]))
+                metrics.append(self.ppo_step(batch[own.among(rows)]))
         mean = torch.stack(metrics).mean(0).tolist()
         names = ("policy_loss", "value_loss", "entropy", "kl", "gradient_norm")
         return dict(zip(names, mean, strict=True))
@@ -181,9 +183,21 @@ class RecurrentPPO(Agent[Tensor]):
     def ppo_step(self, batch: Sequences) -> Tensor:
         """One step of Adam on the clipped surrogate, the value loss and the entropy bonus of all valid steps.
 
+        Every rank of the current group gives its sequences, which may be none.
+
         Returns:
             Policy loss, value loss, entropy, KL and gradient norm, ``[5]``.
         """
+        group, num_steps = current(), batch.valid.sum()
+        self.optimizer.zero_grad()
+        parts = self._descend(batch) if len(batch.inputs) else torch.zeros(4, device=self.device)
+        group.average_gradients(self._trained.parameters(), num_steps)
+        norm = nn.utils.clip_grad_norm_(self._trained.parameters(), self.config.max_grad_norm)
+        self.optimizer.step()
+        return torch.cat([group.average(parts, num_steps), norm[None].detach()])
+
+    def _descend(self, batch: Sequences) -> Tensor:
+        """Leave the gradient of the loss; returns policy loss, value loss, entropy and KL, ``[4]``."""
         config = self.config
         policy, values = self.evaluate(batch)
         log_prob = policy.log_prob(batch.actions)
@@ -195,12 +209,9 @@ class RecurrentPPO(Agent[Tensor]):
         value_loss = masked_mean((values - batch.value_targets).square(), batch.valid, (0, 1))
         entropy = masked_mean(policy.entropy(), batch.valid, (0, 1))
         loss = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
-        self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self._trained.parameters(), config.max_grad_norm)
-        self.optimizer.step()
         kl = masked_mean(batch.log_probs - log_prob, batch.valid, (0, 1))
-        return torch.stack([policy_loss, value_loss, entropy, kl, norm]).detach()
+        return torch.stack([policy_loss, value_loss, entropy, kl]).detach()
 
     def with_advantages(
         self, trials: Trials, values: Tensor, last_value: Tensor, memories: Tensor, num_steps: int
@@ -214,7 +225,7 @@ class RecurrentPPO(Agent[Tensor]):
         valid, never = trials.valid, torch.zeros_like(trials.valid)
         discount, gae_lambda = self.config.discount, self.config.gae_lambda
         advantages = gae(trials.rewards / scale, values, last_value, never, valid, discount, gae_lambda)
-        targets, advantages = values + advantages, normalise(advantages, valid, (0, 1))
+        targets, advantages = values + advantages, normalise(advantages, valid, (0, 1), group=current())
         whole = (trials.inputs, trials.actions, trials.log_probs, advantages, targets, valid)
         pieces = [_cut(part, num_steps) for part in whole]
         # Of a trial that ended early, the last pieces may hold nothing but padding.
@@ -250,6 +261,35 @@ class RecurrentPPO(Agent[Tensor]):
             self.reward_moments.update(rollout.rewards[..., None], rollout.valid)
 
 
+@dataclass(frozen=True)
+class OwnRows:
+    """Which rows of a batch that lies on all ranks of the current group, one after the other, this rank has.
+
+    Attributes:
+        first: number of its first row in the whole batch.
+        count: rows that it has.
+        total: rows of the whole batch.
+    """
+
+    first: int
+    count: int
+    total: int
+
+    @classmethod
+    def of(cls, count: int) -> OwnRows:
+        """Those of a rank that has ``count`` of them."""
+        first, total = current().place(count)
+        return cls(first, count, total)
+
+    def among(self, rows: Tensor) -> Tensor:
+        """Those of ``rows``, numbers in the whole batch, that this rank has, as numbers of its own, in their order."""
+        return rows if self.count == self.total else rows[self.mask(rows)] - self.first
+
+    def mask(self, rows: Tensor) -> Tensor:
+        """Where ``rows`` are this rank's, bool."""
+        return (rows >= self.first) & (rows < self.first + self.count)
+
+
 def end_to_end(episodes: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
     """Lay the episodes of each trial end to end.
 
@@ -257,13 +297,13 @@ def end_to_end(episodes: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         episodes: for each rollout the same tensors ``[task, slot, time, ...]``, the last of them the mask of its steps.
 
     Returns:
-        The tensors as ``[task * slot, time, ...]``, padding moved to the end.
+        The tensors as ``[task * slot, time, ...]``, padding moved to the end; as long as the longest trial of a rank.
     """
     joined = [torch.cat(parts, dim=2).flatten(0, 1) for parts in zip(*episodes, strict=True)]
     # A stable sort by "is padding" keeps the order of time and leaves no gap for the memory to run over.
     order = torch.argsort((~joined[-1]).to(torch.uint8), dim=1, stable=True)
-    longest = int(joined[-1].sum(1).max())
-    return tuple(take(part, order)[:, :longest] for part in joined)
+    longest = max(current().gather(int(joined[-1].sum(1).max())))
+    return tuple(_to_length(take(part, order), longest) for part in joined)
 
 
 def take(x: Tensor, order: Tensor) -> Tensor:
@@ -272,8 +312,12 @@ def take(x: Tensor, order: Tensor) -> Tensor:
     return x.gather(1, index)
 
 
+def _to_length(x: Tensor, length: int) -> Tensor:
+    """``[sequence, time, ...]``, cut off or filled up with zeros to ``length`` steps."""
+    return torch.cat([x[:, :length], x.new_zeros(x.shape[0], max(0, length - x.shape[1]), *x.shape[2:])], dim=1)
+
+
 def _cut(x: Tensor, size: int) -> Tensor:
     """``[sequence, time, ...]`` -> ``[sequence * piece, size, ...]``, the last piece filled up with zeros."""
-    missing = -x.shape[1] % size
-    filled = torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], dim=1)
+    filled = _to_length(x, x.shape[1] + -x.shape[1] % size)
     return filled.reshape(-1, size, *x.shape[2:])

@@ -17,7 +17,8 @@ from metarl.cli.listing import list_names
 from metarl.cli.output import standard_output
 from metarl.cli.plot import plot
 from metarl.cli.train import train
-from metarl.errors import MetarlError, told, unknown_name
+from metarl.distributed import Group, asked_for, join
+from metarl.errors import ConfigError, MetarlError, told, unknown_name
 from metarl.tasks.registry import load_distribution
 from metarl.testing import check_tasks
 
@@ -52,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "fewshot": fewshot,
     }
     words = list(sys.argv[1:] if arguments is None else arguments)
+    group = Group()
     try:
         with standard_output():
             if not words or words[0] in ("-h", "--help"):
@@ -62,13 +64,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return 0
             if words[0] not in commands:
                 raise unknown_name("command", words[0], commands)
-            return commands[words[0]](words[1:], Console())
+            if words[0] != "train" and words[:2] != ["fewshot", "train"]:
+                _require_one_process(words[0])
+                return commands[words[0]](words[1:], Console())
+            with join() as group:
+                return commands[words[0]](words[1:], Console(quiet=not group.is_first))
     except MetarlError as error:
+        if group.is_echo(told(error)):
+            return 2
         Console(stderr=True).print(f"[bold red]error:[/] {escape(told(error))}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         Console(stderr=True).print("interrupted at once; what the last checkpoint holds is safe.")
         return 130
+
+
+def _require_one_process(command: str) -> None:
+    if asked_for() > 1:
+        raise ConfigError(
+            f"WORLD_SIZE is {asked_for()}, but metarl {command} runs in one process: leave torchrun out. Only "
+            "metarl train and metarl fewshot train share their tasks out over ranks."
+        )
 
 
 def _render(words: list[str], console: Console) -> int:

@@ -20,6 +20,7 @@ from metarl.agents.registry import load_agent
 from metarl.cli.progress import with_progress
 from metarl.cli.report import EVALUATION_SEED, evaluation_rows, show_adaptation, warn_of_invalid
 from metarl.config import TrainConfig
+from metarl.distributed import current
 from metarl.errors import ConfigError
 from metarl.experiments import Experiment, Setup, resolve
 from metarl.experiments.experiment import pretrained_reference, reference_config
@@ -195,6 +196,8 @@ def _train_and_report(this: Experiment, checkpoint: Path | None, wants_reference
             f"Training is done and saved. The table comes with:\n  metarl evaluate {run}{trust}", soft_wrap=True
         )
         return 130
+    if not current().is_first:
+        return 0
     show_adaptation(
         this,
         this.distribution,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from metarl.config.settings import Count, Seed, check_settings
+from metarl.distributed import device_of_rank
 from metarl.errors import ConfigError
 
 
@@ -72,13 +73,13 @@ def choose_device(name: str) -> torch.device:
     """The device called ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        ConfigError: for CUDA on a machine without it.
+        ConfigError: for CUDA on a machine without it, or with fewer devices than ranks.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device 'cuda' was asked for, but torch sees no CUDA device here. Use cpu or auto.")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    return device_of_rank() if name == "cuda" else torch.device(name)
 
 
 def run_config(

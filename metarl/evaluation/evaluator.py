@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
 
 from metarl.agent import Agent
+from metarl.distributed import current
 from metarl.errors import ConfigError, NonFiniteError, unknown_name
 from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
 from metarl.seeding import derive, numpy_stream
 from metarl.statistics import Float, mean_interval
 from metarl.tasks.distribution import TaskDistribution
+from metarl.types import Trial
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ def evaluate(
 ) -> Evaluation:
     """Run one trial on ``num_tasks`` tasks of a split; the agent's meta-parameters stay as they are.
 
+    The ranks of a group (:mod:`metarl.distributed`) share the tasks out; each gets the scores of all.
+
     Args:
         agent: trained or not.
         distribution: tasks whose spaces the agent fits.
@@ -99,21 +104,49 @@ def evaluate(
             f"evaluate needs rollouts_per_task above 0 and num_adaptations of 0 or more, got {rollouts_per_task!r} and "
             f"{num_adaptations!r}."
         )
-    collector = Collector(distribution, rollouts_per_task, agent.device)
-    try:
-        trial = run_trial(
-            agent, collector, tasks, num_adaptations, derive(seed, "evaluation-trial"), deterministic_last
-        )
-    finally:
-        collector.close()
-    returns = np.stack([r.returns.double().mean(1).cpu().numpy() for r in trial.rollouts], axis=1)
+    group = current()
+    share = group.share(num_tasks)
+    own: list[Evaluation] = []
+    if tasks[share]:
+        collector = Collector(distribution, rollouts_per_task, agent.device)
+        trial_seed = derive(seed, "evaluation-trial")
+        try:
+            trial = run_trial(
+                agent, collector, tasks[share], num_adaptations, trial_seed, deterministic_last, first_task=share.start
+            )
+        finally:
+            collector.close()
+        own.append(_scores(trial, rollouts_per_task))
+    found = _joined([part for parts in group.gather(own) for part in parts])
+    returns = found.returns
     if not np.isfinite(returns).all():
         task, shot = (int(index) for index in np.argwhere(~np.isfinite(returns))[0])
         raise NonFiniteError(
             f"{distribution.id}: the return of task {reprlib.repr(tasks[task])} after {shot} adaptations is "
             f"{returns[task, shot]}: the sum of its rewards leaves the range of numbers. Scale the rewards down."
         )
+    return found
+
+
+def _scores(trial: Trial, episodes_per_shot: int) -> Evaluation:
+    def by_shot(values: list[Tensor]) -> Float:
+        return np.stack([value.double().mean(1).cpu().numpy() for value in values], axis=1)
+
+    success = by_shot([rollout.success for rollout in trial.rollouts]) if trial.reports_success else None
+    returns = by_shot([rollout.returns for rollout in trial.rollouts])
+    return Evaluation(returns, success, episodes_per_shot, trial.num_env_steps, trial.num_invalid)
+
+
+def _joined(parts: list[Evaluation]) -> Evaluation:
+    """The scores of several groups of tasks, in their order."""
     success = None
-    if trial.reports_success:
-        success = np.stack([r.success.double().mean(1).cpu().numpy() for r in trial.rollouts], axis=1)
-    return Evaluation(returns, success, collector.rollouts_per_task, trial.num_env_steps, trial.num_invalid)
+    if any(part.success is not None for part in parts):
+        # No environment of that part said so of any episode, which counts as it does beside others.
+        success = np.concatenate([np.zeros_like(p.returns) if p.success is None else p.success for p in parts])
+    return Evaluation(
+        np.concatenate([part.returns for part in parts]),
+        success,
+        parts[0].episodes_per_shot,
+        sum(part.num_env_steps for part in parts),
+        sum(part.num_invalid for part in parts),
+    )

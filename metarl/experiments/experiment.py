@@ -61,6 +61,8 @@ class Experiment(Setup):
         """
         root = Path(root).absolute()  # An environment may change the working directory.
         setup.check()
+        if (begun := RunFolder.of_launch(root)) is not None:
+            return cls.open(begun.path, agent=setup.name, tasks=setup.task_name)
         run = RunFolder.create(root, name or f"{setup.name}-{setup.task_name}-seed{setup.train_config.seed}")
         if reference:
             pretrained_reference(cls.of(setup, run))

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metarl.distributed import current
 from metarl.errors import ConfigError
 from metarl.fewshot.learner import Learner
 from metarl.fewshot.objective import task_scores
@@ -89,6 +90,8 @@ def evaluate(
 ) -> Evaluation:
     """Score ``learner`` on tasks that are a function of ``seed`` alone.
 
+    The ranks of a group (:mod:`metarl.distributed`) share the batches of tasks out; each gets the scores of all.
+
     Args:
         learner: is not changed; neither are its random streams of any account to the result.
         tasks: the family.
@@ -97,7 +100,7 @@ def evaluate(
         seed: seed for tasks and for what adaptation draws.
         split: whose tasks.
         num_adaptations: calls of ``adapt``; default: what the learner asks for.
-        listener: told the number of tasks done.
+        listener: told the number of tasks that are done, by this rank's share of them.
 
     Raises:
         ConfigError: for sizes that the split has no tasks of, or other shapes than the learner was built for.
@@ -108,11 +111,13 @@ def evaluate(
     if num_tasks < 2:
         raise ConfigError(f"an interval over tasks needs two of them at least, got num_tasks = {num_tasks}.")
     adaptations = learner.num_eval_adaptations if num_adaptations is None else num_adaptations
-    scores = []
-    for number, first in enumerate(range(0, num_tasks, _BATCH_SIZE)):
+    scores: list[NDArray[np.float64]] = []
+    group, firsts = current(), list(enumerate(range(0, num_tasks, _BATCH_SIZE)))
+    for number, first in firsts[group.share(len(firsts))]:
         size = min(_BATCH_SIZE, num_tasks - first)
         batch = tasks.sample(split, size, episode, numpy_stream(seed, "tasks", number)).to(learner.device)
         learner.seed(derive(seed, "learner", number))
         scores.append(score_batch(learner, batch, adaptations).double().cpu().numpy())
         listener(first + size)
+    scores = [part for parts in group.gather(scores) for part in parts]
     return Evaluation(np.concatenate(scores), scored_steps(adaptations), learner.spec.kind)

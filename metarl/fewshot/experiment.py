@@ -202,6 +202,8 @@ class Experiment:
         """
         root = Path(root).absolute()  # Code of the user's own may change the working directory.
         setup.check()
+        if (begun := RunFolder.of_launch(root)) is not None:
+            return cls.open(begun.path, learner=setup.name, tasks=setup.task_name, data=setup.data)
         size = f"{setup.episode.ways}way-{setup.episode.shots}shot"
         default = f"{setup.name}-{setup.task_name}-{size}-seed{setup.train_config.seed}"
         run = RunFolder.create(root, name or default)

@@ -36,9 +36,12 @@ class Learner(Components, Generic[State]):
         config: settings that it was built from.
         draws_by_index: whether something is drawn for each task of a batch (initial parameters, minibatches), so that
             what becomes of a task depends on its place in the batch, though not on the tasks beside it.
+        data_parallel: whether ``meta_update`` may get a share of the batch, and takes its sums over tasks with
+            :func:`metarl.distributed.current`; other learners are refused by more than one rank.
     """
 
     draws_by_index = False
+    data_parallel: bool = False
 
     config: LearnerConfig
 

@@ -9,7 +9,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from metarl.config import TrainConfig, fixed_settings, from_dict
+from metarl.distributed import current, require_ready
 from metarl.errors import CheckpointError, ConfigError
 from metarl.fewshot.evaluation import evaluate
 from metarl.fewshot.learner import Learner
@@ -35,6 +38,8 @@ def train(
 ) -> bool:
     """Meta-train ``learner``, from the newest checkpoint of ``run`` if it has one.
 
+    Inside of :func:`metarl.distributed.join` the ranks share out the tasks of every batch, and rank 0 alone writes.
+
     Args:
         learner: is changed in place.
         tasks: trained on its train split, monitored on its validation split if it has one. The best checkpoint is then
@@ -54,6 +59,7 @@ def train(
             trains.
     """
     refuse_while_importing("trains")
+    _require_ready(learner, config)
     check_sizes(learner, tasks, episode)
     require_eval_tasks(config, tasks)
     return run_loop(_Work(learner, tasks, episode, config), config, run, checkpoint=checkpoint, listener=listener)
@@ -81,6 +87,29 @@ def require_eval_tasks(config: TrainConfig, tasks: FewShotTasks) -> None:
             f"eval_tasks must be 2 or more, got {config.eval_tasks}: training is monitored by a mean over tasks of the "
             "validation split, with an interval. To monitor less often, raise eval_every."
         )
+
+
+def _require_ready(learner: Learner[Any], config: TrainConfig) -> None:
+    """Refuse what more than one rank would learn wrongly.
+
+    Raises:
+        ConfigError: see :func:`metarl.distributed.require_ready`; for layers that do not tell tasks apart.
+    """
+    require_ready(f"the learner {type(learner).__name__}", learner.data_parallel, config.meta_batch_size)
+    if current().world_size == 1:
+        return
+    modules = [part for part in learner.components().values() if isinstance(part, nn.Module)]
+    for part in (part for module in modules for part in module.modules()):
+        if isinstance(part, _ACROSS_TASKS) and getattr(part, "p", 1.0) > 0:
+            raise ConfigError(
+                f"the network has a {type(part).__name__}, which draws or averages over the tasks of one process: "
+                "more than one rank would not learn what one does. Start one process without torchrun, or use "
+                "metarl.networks.task_norm.TaskNorm in the place of batch normalisation and no dropout."
+            )
+
+
+_ACROSS_TASKS = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+"""Layers whose effect on a task depends on those beside it."""
 
 
 def restore(
@@ -172,7 +201,9 @@ class _Work:
         learner, config = self.components, self.config
         started = time.perf_counter()
         rng = numpy_stream(config.seed, "tasks", iteration)
-        batch = self.tasks.sample("train", config.meta_batch_size, self.training_episode, rng).to(learner.device)
+        # Every rank draws all tasks, from the one stream.
+        share = current().share(config.meta_batch_size)
+        batch = self.tasks.sample("train", config.meta_batch_size, self.training_episode, rng)[share].to(learner.device)
         sampled = time.perf_counter()
         learner.seed(derive(config.seed, "learner", iteration))
         learned = learner.meta_update(batch)

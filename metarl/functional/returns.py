@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from metarl.distributed import Group
 from metarl.functional.shapes import require_shape
+
+_ALONE = Group()
 
 _BLOCK = 256
 """Steps that one triangular product covers; longer sequences carry a value from block to block."""
@@ -101,7 +104,7 @@ def masked_mean(x: Tensor, valid: Tensor, dims: tuple[int, ...]) -> Tensor:
     return _without_padding(x, valid).sum(dims) / valid.sum(dims)
 
 
-def normalise(x: Tensor, valid: Tensor, dims: tuple[int, ...], eps: float = 1e-8) -> Tensor:
+def normalise(x: Tensor, valid: Tensor, dims: tuple[int, ...], eps: float = 1e-8, group: Group = _ALONE) -> Tensor:
     """Shift and scale the valid entries to mean 0 and standard deviation 1; padding becomes 0.
 
     Args:
@@ -109,15 +112,16 @@ def normalise(x: Tensor, valid: Tensor, dims: tuple[int, ...], eps: float = 1e-8
         valid: bool, the shape of ``x``; some entry must be set wherever a mean is taken.
         dims: axes that mean and standard deviation are taken over.
         eps: added to the standard deviation.
+        group: ranks whose entries are shifted and scaled together; default: this process alone.
 
     Raises:
         ValueError: for a mask of another shape.
     """
     require_shape("normalise", tuple(x.shape), "that of x", valid=valid)
-    count = valid.sum(dims, keepdim=True)
-    mean = _without_padding(x, valid).sum(dims, keepdim=True) / count
+    count, total = group.sum(valid.sum(dims, keepdim=True), _without_padding(x, valid).sum(dims, keepdim=True))
+    mean = total / count
     centred = _without_padding(x - mean, valid)
-    std = (centred.square().sum(dims, keepdim=True) / count).sqrt()
+    std = (group.sum(centred.square().sum(dims, keepdim=True))[0] / count).sqrt()
     return centred / (std + eps)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from metarl.distributed import current
+
 
 class RunningMoments(nn.Module):
     """Mean and variance over all valid entries seen so far, in float64 (Chan, Golub, LeVeque, 1979).
@@ -25,18 +27,19 @@ class RunningMoments(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor, valid: Tensor) -> None:
-        """Take in ``x`` ``[..., size]`` where ``valid`` ``[...]``."""
+        """Take in ``x`` ``[..., size]`` where ``valid`` ``[...]``, from all ranks of the current group."""
+        group = current()
         weight = valid.double()[..., None]
         dims = tuple(range(valid.dim()))
-        count = weight.sum()
         x = x.double().masked_fill(~valid[..., None], 0.0)
-        mean = x.sum(dims) / count
-        squares = ((x - mean).square() * weight).sum(dims)
-        total = self.count + count
+        count, total = group.sum(weight.sum(), x.sum(dims))
+        mean = total / count
+        (squares,) = group.sum(((x - mean).square() * weight).sum(dims))
+        together = self.count + count
         shift = mean - self.mean
-        self.squares += squares + shift.square() * self.count * count / total
-        self.mean += shift * count / total
-        self.count.copy_(total)
+        self.squares += squares + shift.square() * self.count * count / together
+        self.mean += shift * count / together
+        self.count.copy_(together)
 
     @property
     def std(self) -> Tensor:

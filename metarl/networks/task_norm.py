@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from metarl.distributed import SumOverRanks, current
 
 Norm = Literal["transductive", "running", "per-step", "none"]
 
@@ -60,8 +65,13 @@ class TaskNorm(nn.Module):
         weight, bias = self._own(self.weight), self._own(self.bias)
         if self.norm == "transductive":
             return F.batch_norm(x, None, None, weight, bias, training=True, eps=_EPSILON)
-        mean, var = self._own(self.running_mean), self._own(self.running_var)
-        return F.batch_norm(x, mean, var, weight, bias, self.training, _MOMENTUM, _EPSILON)
+        running_mean, running_var = self._own(self.running_mean), self._own(self.running_var)
+        if not self.training or not _over_ranks.get() or current().world_size == 1:
+            return F.batch_norm(x, running_mean, running_var, weight, bias, self.training, _MOMENTUM, _EPSILON)
+        out, mean, var = _normalised_over_ranks(x, weight, bias)
+        running_mean.lerp_(mean, _MOMENTUM)
+        running_var.lerp_(var, _MOMENTUM)
+        return out
 
     def run_tasks(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """The same for many tasks, each normalised by itself; running statistics stay as they are.
@@ -83,6 +93,32 @@ class TaskNorm(nn.Module):
     def _own(self, values: Tensor) -> Tensor:
         """Those of the step."""
         return values[min(self.step, len(values) - 1)] if self.norm == "per-step" else values
+
+
+_over_ranks: ContextVar[bool] = ContextVar("over_ranks", default=False)
+
+
+@contextlib.contextmanager
+def one_batch() -> Iterator[None]:
+    """Inside the block the examples of all ranks are one batch, whose statistics in training are taken together."""
+    token = _over_ranks.set(True)
+    try:
+        yield
+    finally:
+        _over_ranks.reset(token)
+
+
+def _normalised_over_ranks(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What batch normalisation makes of ``x``, and mean and unbiased variance of the examples of all ranks."""
+    rest = [axis for axis in range(x.dim()) if axis != 1]
+    shape = [-1 if axis == 1 else 1 for axis in range(x.dim())]
+    values = x.to(weight.dtype)
+    count = current().total(x.numel() // x.shape[1])
+    mean = SumOverRanks.apply(values.sum(rest)) / count  # type: ignore[no-untyped-call]
+    centred = values - mean.view(shape)
+    var = SumOverRanks.apply(centred.square().sum(rest)) / count  # type: ignore[no-untyped-call]
+    out = centred * (var + _EPSILON).rsqrt().view(shape) * weight.view(shape) + bias.view(shape)
+    return out.to(x.dtype), mean.detach(), var.detach() * (count / max(count - 1, 1))
 
 
 def set_step(module: nn.Module, step: int) -> None:

@@ -49,11 +49,18 @@ class Collector:
         self._spec = distribution.spec
         self._env: VectorEnv[Any, Any, Any] | None = None
         self._seed = 0
+        self._first_task = 0
         self._num_collected = 0
 
-    def seed(self, seed: int) -> None:
-        """Restart the environments' random streams; the next rollouts are a function of ``seed``."""
-        self._seed = seed
+    def seed(self, seed: int, first_task: int = 0) -> None:
+        """Restart the environments' random streams; the next rollouts are a function of ``seed``.
+
+        Args:
+            seed: for all tasks.
+            first_task: index in the meta-batch of the first task that is played, where a meta-batch is shared out over
+                processes.
+        """
+        self._seed, self._first_task = seed, first_task
         self._num_collected = 0
 
     def close(self) -> None:
@@ -96,8 +103,8 @@ class Collector:
         env = self._environments(len(tasks) * slots)
         instance_tasks = [task for task in tasks for _ in range(slots)]
         # Streams belong to the task's place in the batch: a task plays the same in any company.
-        seeds: Any = episode_seeds(self._seed, self._num_collected, *shape).flatten().tolist()
-        agent.noise.seed(exploration_seed(self._seed, self._num_collected))
+        seeds: Any = episode_seeds(self._seed, self._num_collected, *shape, self._first_task).flatten().tolist()
+        agent.noise.seed(exploration_seed(self._seed, self._num_collected), self._first_task)
         obs, _ = self._call("reset", tasks, seed=seeds, options={"tasks": instance_tasks})
         self._num_collected += 1
         prev_action, prev_reward, prev_done = self._before_first_step(shape, previous)
@@ -260,13 +267,14 @@ def exploration_seed(seed: int, number: int) -> int:
     return derive(seed, "actions", number)
 
 
-def episode_seeds(seed: int, number: int, num_tasks: int, slots: int) -> NDArray[np.uint64]:
+def episode_seeds(seed: int, number: int, num_tasks: int, slots: int, first_task: int = 0) -> NDArray[np.uint64]:
     """What the environments are seeded with in rollout ``number`` (from 0) of a collector that got ``seed``.
 
     Returns:
-        ``[task, slot]`` below 2**31, each a function of the task's and the slot's numbers alone.
+        ``[task, slot]`` below 2**31, each a function of the task's and the slot's numbers alone, tasks being counted
+        from ``first_task``.
     """
-    places = np.add.outer(np.arange(num_tasks) << 32, np.arange(slots))
+    places = np.add.outer(np.arange(first_task, first_task + num_tasks) << 32, np.arange(slots))
     return environment_seeds(derive(seed, "rollout", number), places.astype(np.uint64))
 
 

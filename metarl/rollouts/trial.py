@@ -22,6 +22,7 @@ def run_trial(
     seed: int,
     deterministic_last: bool = False,
     last_collector: Collector | None = None,
+    first_task: int = 0,
 ) -> Trial:
     """Let an agent meet new tasks: ``num_adaptations`` times collect and adapt, then collect once more.
 
@@ -33,11 +34,12 @@ def run_trial(
         seed: seed for the agent's samples and the environments' streams; same seed, same trial.
         deterministic_last: act by the distribution's mode in the last rollout.
         last_collector: collects the last rollout instead, e.g. with another number of episodes for each task.
+        first_task: index in the meta-batch of the first of ``tasks``, where a meta-batch is shared out over processes.
     """
     agent.seed(seed)
-    collector.seed(seed)
+    collector.seed(seed, first_task)
     if last_collector is not None:
-        last_collector.seed(derive(seed, "last"))
+        last_collector.seed(derive(seed, "last"), first_task)
     state = agent.begin(len(tasks))
     rollouts: list[Rollout] = []
     collect_seconds = adapt_seconds = 0.0

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from metarl.distributed import current, launcher, restarts
 from metarl.errors import CheckpointError, ConfigError
 from metarl.plugins import refuse_while_importing
 from metarl.runs.checkpoint import CheckpointStore
@@ -37,6 +38,8 @@ _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metaworld", "metarl")
 
 class RunFolder:
     """One run on disk; make it with :meth:`create` or :meth:`open`.
+
+    Of the ranks of a group (:mod:`metarl.distributed`) the first alone makes it, locks it and writes into it.
 
     Attributes:
         path: the folder, absolute.
@@ -67,7 +70,11 @@ class RunFolder:
                 the script that makes it.
         """
         refuse_while_importing("makes a run folder")
-        root = Path(root).absolute()
+        group = current()
+        return cls(group.broadcast(cls._make(Path(root).absolute(), name) if group.is_first else Path()))
+
+    @staticmethod
+    def _make(root: Path, name: str) -> Path:
         stem = safe_name(name)
         if not stem:
             raise ConfigError(f"a run's name needs a letter or digit, got {name!r}.")
@@ -85,7 +92,21 @@ class RunFolder:
             probe.unlink()
         except OSError as error:
             raise ConfigError(f"cannot write runs into {shown(root)}: {error.strerror or error}.") from error
-        return cls(path)
+        return path
+
+    @classmethod
+    def of_launch(cls, root: Path | str) -> RunFolder | None:
+        """The run in ``root`` that this torchrun began before it restarted its processes; None if there is none."""
+        group = current()
+        found = None
+        if restarts():
+            known = {name for name in group.gather(launcher()) if name is not None}
+            runs = sorted(Path(root).absolute().glob("*/manifest.json"), key=lambda file: file.stat().st_mtime)
+            found = next(
+                (file.parent for file in reversed(runs) if is_run(file.parent) and _launcher(file) in known), None
+            )
+        found = group.broadcast(found)
+        return None if found is None else cls(found)
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
@@ -146,6 +167,9 @@ class RunFolder:
         Raises:
             CheckpointError: if another process holds it, with its process id.
         """
+        if not current().is_first:
+            yield
+            return
         lock = FileLock(self.path / ".lock")
         owner = self.path / ".lock.owner"
         try:
@@ -180,8 +204,9 @@ class RunFolder:
             CheckpointError: if it cannot be written.
             ConfigError: if it holds something that JSON cannot.
         """
-        write_json(self.path / CONFIG, config)
-        settle(self.path)
+        if current().is_first:
+            write_json(self.path / CONFIG, config)
+            settle(self.path)
 
     def read_config(self) -> dict[str, Any]:
         """What :meth:`write_config` wrote.
@@ -197,6 +222,8 @@ class RunFolder:
         Raises:
             CheckpointError: if it cannot be written.
         """
+        if not current().is_first:
+            return
         versions = {"python": platform.python_version()} | {
             # What belongs to an extra may be missing; then nothing of this run needs it.
             name: metadata.version(name)
@@ -204,8 +231,9 @@ class RunFolder:
             if importlib.util.find_spec(name) is not None
         }
         command = [Path(sys.argv[0]).name, *sys.argv[1:]]
-        manifest = {"versions": versions, "git": _git_state(), "seed": seed, "command": command}
-        write_json(self.path / "manifest.json", {**manifest, "machine": _machine(device)})
+        manifest = {"versions": versions, "git": git_state(), "seed": seed, "command": command}
+        launch = {} if launcher() is None else {"launcher": launcher(), "ranks": current().world_size}
+        write_json(self.path / "manifest.json", {**manifest, "machine": _machine(device), **launch})
 
     def read_manifest(self) -> dict[str, Any]:
         """What :meth:`write_manifest` wrote.
@@ -214,6 +242,14 @@ class RunFolder:
             CheckpointError: if the file cannot be read.
         """
         return read_json(self.path / "manifest.json")
+
+
+def _launcher(manifest: Path) -> str | None:
+    """What began the run of a manifest, if that was torchrun."""
+    try:
+        return read_json(manifest).get("launcher")
+    except CheckpointError:
+        return None
 
 
 def _numbered(path: Path) -> Iterator[Path]:
@@ -245,7 +281,7 @@ def _describe_owner(owner: Path) -> str:
     return f"process {pid}"
 
 
-def _git_state() -> dict[str, Any] | None:
+def git_state() -> dict[str, Any] | None:
     """Commit of metarl's own checkout and whether files differ from it; None for an installed metarl."""
     checkout = Path(__file__).resolve().parents[2]
 

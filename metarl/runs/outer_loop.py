@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import math
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
+from metarl.distributed import Group, current, require_same, require_same_state
 from metarl.errors import CheckpointError, NonFiniteError, WorkerError, raised
 from metarl.runs.components import Components
+from metarl.runs.encoding import decode, to_text
 from metarl.runs.files import typed
-from metarl.runs.folder import RunFolder
+from metarl.runs.folder import RunFolder, git_state
 from metarl.runs.logger import Logger
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
@@ -116,6 +121,8 @@ def run_loop(
     Iteration ``i`` is a function of the checkpoint before it and of (seed, i) alone, hence a run that was killed and
     resumed ends with the same bits as one that was not.
 
+    All ranks of a group (:mod:`metarl.distributed`) call this; rank 0 alone reads and writes files.
+
     Args:
         work: what to do.
         schedule: how long, and when to evaluate and to save.
@@ -133,31 +140,47 @@ def run_loop(
             tensor and last good checkpoint. Nothing of that iteration is saved, nor of one in which anything else
             fails; those before it are.
         CheckpointError: if the run is in use, a checkpoint is damaged or of another run, or the disk is full.
+        ConfigError: if the ranks have different settings or code.
+        WorkerError: if another rank has ended, or one's parameters are not those of the others any more.
     """
     run.checkpoints.keep_last = schedule.keep_checkpoints
-    with run.lock(), contextlib.ExitStack() as stack:
+    group = current()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run.lock())
+        _require_same_run(group, work, schedule)
         state = _load(work, run, checkpoint)
+        logger: Logger | None = None
         scores = deque(state.scores, maxlen=work.score_window)
         cost, iteration, saved = state.cost, state.iteration, state.iteration
 
         def save(state: Mapping[str, Any]) -> None:
             nonlocal saved
+            saved = iteration
+            if not group.is_first:
+                return
+            if logger is not None:
+                logger.sync()
             content = {**work.content(state), work.counter: cost, "scores": list(scores)}
             run.checkpoints.save(iteration, content, score=sum(scores) / len(scores) if scores else None)
-            saved = iteration
 
-        work.start(run)
-        if checkpoint is not None:
-            run.set_aside(state.iteration)
-            # Drops later checkpoints before the log drops later entries: killed from here on, both still agree.
-            save(work.components.state_dict())
-        elif state.resumed:
-            run.checkpoints.settle()
-        logger = stack.enter_context(Logger(run, resume_from=state.iteration if state.resumed else None))
+        if group.is_first:
+            work.start(run)
+            if checkpoint is not None:
+                run.set_aside(state.iteration)
+                # Drops later checkpoints before the log drops later entries: killed from here on, both still agree.
+                save(work.components.state_dict())
+            elif state.resumed:
+                run.checkpoints.settle()
+            logger = stack.enter_context(Logger(run, resume_from=state.iteration if state.resumed else None))
         stop = stack.enter_context(_graceful_stop())
+
+        def stopping() -> bool:
+            """Whether any rank was asked to stop: all end after the same iteration."""
+            return any(group.gather(stop.is_set()))
+
         if not state.resumed:
             save(work.components.state_dict())
-        while iteration < schedule.num_iterations and not stop.is_set():
+        while iteration < schedule.num_iterations and not stopping():
             before = copy.deepcopy(work.components.state_dict())
             try:
                 metrics, added = work.iterate(iteration)
@@ -168,7 +191,6 @@ def run_loop(
             except (Exception, SystemExit) as error:
                 # The iteration may have failed half way through an update: what is saved is what it began with.
                 if saved != iteration:
-                    logger.sync()
                     save(before)
                 note = f"The {iteration} iterations that were finished before it are saved in {run.path}."
                 if isinstance(error, SystemExit):
@@ -178,7 +200,7 @@ def run_loop(
                     raise
                 raise NonFiniteError(
                     f"iteration {iteration}: {error} Training stopped before anything of this iteration was saved; "
-                    f"the last good checkpoint is {run.checkpoints.latest()}."
+                    f"the last good checkpoint is {run.checkpoints.latest() if group.is_first else 'that of rank 0'}."
                 ) from error
             cost += added
             score = work.score(metrics)
@@ -188,23 +210,28 @@ def run_loop(
                 scores.append(score)
             metrics[work.counter] = float(cost)
             iteration += 1
-            logger.log(iteration - 1, metrics)
-            is_due = iteration % schedule.checkpoint_every == 0 or iteration == schedule.num_iterations
-            if is_due or (score is not None and work.score_window == 1):
-                logger.sync()
+            due = iteration % schedule.checkpoint_every == 0 or iteration == schedule.num_iterations
+            if group.world_size > 1 and (due or iteration == state.iteration + 1):
+                tensors: dict[str, Tensor] = {}
+                to_text(work.components.state_dict(), tensors)
+                require_same_state(group, tensors, f"after {iteration} iterations")
+            if logger is not None:
+                logger.log(iteration - 1, metrics)
+            if due or (score is not None and work.score_window == 1):
                 save(work.components.state_dict())
+            if not group.is_first:
+                continue
             try:
                 listener(Progress(iteration, schedule.num_iterations, metrics))
             except (Exception, SystemExit):
                 if saved != iteration:
-                    logger.sync()
                     save(work.components.state_dict())
                 raise
         # Only here is it certain that no more iterations follow: the signal may come at any line of the loop.
         if saved != iteration:
-            logger.sync()
             save(work.components.state_dict())
-        return not stop.is_set()
+        # Other ranks must not look for the last checkpoint before it is there: this waits for all.
+        return not stopping()
 
 
 @dataclass(frozen=True)
@@ -218,11 +245,50 @@ class _Loaded:
 
 
 def _load(work: Work, run: RunFolder, checkpoint: Path | None) -> _Loaded:
-    if checkpoint is None and not run.checkpoints.iterations():
+    """Rank 0 reads; all ranks then hold the same parameters, buffers and optimisers, those of a new run too."""
+    group = current()
+    found = None
+    if group.is_first and (checkpoint is not None or run.checkpoints.iterations()):
+        found = run.checkpoints.load(checkpoint) if checkpoint else run.checkpoints.load_latest()
+    resumed = group.broadcast(found is not None)
+    if group.world_size > 1:
+        begun = (0, {**work.content(work.components.state_dict()), work.counter: 0, "scores": []})
+        found = _broadcast(group, *(found or begun))
+    if found is None:
         return _Loaded(0, 0, [], False)
-    iteration, content = run.checkpoints.load(checkpoint) if checkpoint else run.checkpoints.load_latest()
+    iteration, content = found
     work.restore(content)
-    return _Loaded(iteration, content[work.counter], content["scores"], True)
+    return _Loaded(iteration, content[work.counter], content["scores"], resumed)
+
+
+def _broadcast(group: Group, iteration: int, content: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    """What rank 0 gives, as it would come out of a checkpoint: on the CPU."""
+    tensors: dict[str, Tensor] = {}
+    text = to_text({"iteration": iteration, "content": content}, tensors)
+    text, tensors = group.broadcast((text, tensors))
+    whole = decode(json.loads(text), tensors)
+    return whole["iteration"], whole["content"]
+
+
+def _require_same_run(group: Group, work: Work, schedule: Schedule) -> None:
+    """Refuse ranks that were started with different settings or code.
+
+    Raises:
+        ConfigError: naming what differs.
+    """
+    if group.world_size == 1:
+        return
+    names = ("num_iterations", "eval_every", "checkpoint_every", "keep_checkpoints")
+    require_same(
+        group,
+        {
+            "version of metarl": metadata.version("metarl"),
+            "version of torch": torch.__version__,
+            "checkout of metarl": git_state(),
+            **work.content({}),
+            "schedule": {name: getattr(schedule, name) for name in names},
+        },
+    )
 
 
 def require_content(content: Mapping[str, Any], kinds: Mapping[str, type]) -> None:

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from metarl.distributed import current
 from metarl.errors import ConfigError
 from metarl.fewshot.evaluation import Evaluation, evaluate
 from metarl.fewshot.experiment import Setup
@@ -40,7 +41,7 @@ def evaluate_with_progress(
 ) -> Evaluation:
     """Score a learner with a bar; see :func:`metarl.fewshot.evaluation.evaluate`."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, transient=True) as bar:
+    with Bars(*columns, transient=True, disable=not current().is_first) as bar:
         task = bar.add_task(f"{split} tasks", total=num_tasks)
         return evaluate(
             learner,

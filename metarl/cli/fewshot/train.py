@@ -16,6 +16,7 @@ from rich.markup import escape
 from metarl.cli.fewshot.report import EVALUATION_SEED, evaluate_with_progress, score_text, show_scores
 from metarl.cli.progress import with_progress
 from metarl.config import TrainConfig
+from metarl.distributed import current
 from metarl.errors import ConfigError
 from metarl.fewshot.experiment import Experiment, Given, resolve
 from metarl.fewshot.learner import LearnerConfig
@@ -170,6 +171,8 @@ def _train_and_report(this: Experiment, checkpoint: Path | None, test_tasks: int
             soft_wrap=True,
         )
         return 130
+    if not current().is_first:
+        return 0
     monitored = "validation" if "validation" in setup.tasks.splits else "train"
     details = {"seed": EVALUATION_SEED, "iteration": iteration, "training_seconds": seconds}
     show_scores(setup, rows, this.run.path / "adaptation", details, console)

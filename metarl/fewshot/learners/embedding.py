@@ -8,12 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from metarl.distributed import current
 from metarl.errors import ConfigError
 from metarl.fewshot.backbone import build_backbone, probe
 from metarl.fewshot.learner import LearnerConfig
 from metarl.fewshot.types import FewShotSpec, TaskBatch
 from metarl.networks.backbones import Conv4, MLPBackbone
-from metarl.networks.task_norm import TaskNorm
+from metarl.networks.task_norm import TaskNorm, one_batch
 from metarl.seeding import torch_stream
 
 FeatureNorm = Literal["running", "transductive", "none"]
@@ -62,7 +63,8 @@ def embed(body: nn.Module, x: Tensor) -> Tensor:
     if _is_transductive(body):
         features: Tensor = torch.func.vmap(body, randomness="different")(x)
     else:
-        features = body(x.flatten(0, 1))
+        with one_batch():
+            features = body(x.flatten(0, 1))
     return features.reshape(*x.shape[:2], -1)
 
 
@@ -77,6 +79,13 @@ def embed_batch(body: nn.Module, batch: TaskBatch) -> tuple[Tensor, Tensor]:
     both = embed(body, torch.cat([batch.support.x, batch.query.x], dim=1))
     num_support = batch.support.x.shape[1]
     return both[:, :num_support], both[:, num_support:]
+
+
+def shuffled(num_tasks: int, num_examples: int, generator: torch.Generator) -> Tensor:
+    """An order of the examples of each task ``[task, example]``, drawn by its place in the batch of all ranks."""
+    first, total = current().place(num_tasks)
+    drawn = torch.rand((total, num_examples), generator=generator)
+    return drawn[first : first + num_tasks].argsort(1)
 
 
 def _is_transductive(body: nn.Module) -> bool:

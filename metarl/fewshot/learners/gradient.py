@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from metarl.adaptation import AdaptedModel, UpdateRule, adapt
 from metarl.adaptation.update_rules import require_parameters
 from metarl.config.settings import Count, Natural, Positive
+from metarl.distributed import current
 from metarl.fewshot.backbone import require_outputs
 from metarl.fewshot.learner import Learner, LearnerConfig
 from metarl.fewshot.learners.outer_step import training_mode
@@ -93,6 +94,8 @@ class GradientLearner(Learner[FastWeights]):
         adapted: names of those that do, the others being shared by all tasks; default: all.
     """
 
+    data_parallel = True
+
     def __init__(
         self,
         spec: FewShotSpec,
@@ -120,8 +123,15 @@ class GradientLearner(Learner[FastWeights]):
 
     def begin(self, num_tasks: int) -> FastWeights:
         """All tasks at the parameters that they start from."""
+        return self._begin(num_tasks, 0)
+
+    def begin_share(self, num_tasks: int) -> FastWeights:
+        """The same for a batch whose tasks lie on all ranks: each draws by its place in the whole batch."""
+        return self._begin(num_tasks, current().place(num_tasks)[0])
+
+    def _begin(self, num_tasks: int, first_task: int) -> FastWeights:
         seed = int(torch.randint(2**62, (), generator=self.generator))
-        seeds = row_keys(seed, np.arange(num_tasks, dtype=np.uint64))
+        seeds = row_keys(seed, np.arange(first_task, first_task + num_tasks, dtype=np.uint64))
         return FastWeights(AdaptedModel(self.module, self.start(seeds)), seeds)
 
     def start(self, seeds: UInt64) -> Params:
@@ -180,7 +190,7 @@ class GradientLearner(Learner[FastWeights]):
 
     def chunks(self, batch: TaskBatch) -> Iterator[tuple[FastWeights, TaskBatch]]:
         """States to begin with and tasks, in pieces of ``task_chunk`` tasks."""
-        start = self.begin(batch.num_tasks)
+        start = self.begin_share(batch.num_tasks)
         for tasks in self._slices(start):
             yield start[tasks], batch[tasks]
 
@@ -205,7 +215,7 @@ class GradientLearner(Learner[FastWeights]):
             with training_mode(self.module, self.generator):
                 means = mean_buffers(self.module, params, (batch.query if last else batch.support).x)
             for name, buffer in self.module.named_buffers():
-                buffer.copy_(means[name])
+                buffer.copy_(current().average(means[name], batch.num_tasks))
 
 
 def steps_done(optimizer: torch.optim.Optimizer) -> int:

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from metarl.adaptation import AdaptedModel, AndrychowiczLSTM, LossFn, UpdateRule, inner_loop, meta_gradient
 from metarl.config.settings import Count, NonNegative, Positive
+from metarl.distributed import current
 from metarl.errors import ConfigError
 from metarl.fewshot.backbone import build_backbone
 from metarl.fewshot.learners.gradient import FastWeights, GradientLearner, GradientLearnerConfig
@@ -108,19 +109,21 @@ class LearnedOptimiser(GradientLearner):
 
         All tasks are in memory together: a step of Adam in between needs the gradients of all.
         """
-        state = self.begin(batch.num_tasks)
+        state = self.begin_share(batch.num_tasks)
         paths = [state.model]
         rule_state: Params | None = None
         for _ in range(self.config.num_inner_steps // self.config.unroll):
             with training_mode(self.module, self.generator):
                 state, rule_state = self._unrolled(state, rule_state, batch)
+            current().average_gradients(self.rule.parameters(), batch.num_tasks)
             self.optimizer.step()
             paths.append(state.model)
         with torch.no_grad():
             outputs, y = self.outputs(state.model, batch.query.x), batch.query.y
         self.refresh_buffers([paths], batch)
         losses, scores = (score(outputs, y, self.spec.kind) for score in (task_losses, task_scores))
-        return {"loss": float(losses.mean()), score_name(self.spec.kind): float(scores.mean())}
+        loss, score = current().average(torch.stack([losses.mean(), scores.mean()]), batch.num_tasks).tolist()
+        return {"loss": loss, score_name(self.spec.kind): score}
 
     def _unrolled(
         self, state: FastWeights, rule_state: Params | None, batch: TaskBatch

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from metarl.adaptation import LearnedRates, RaviLSTM, StepSizes, UpdateRule
 from metarl.config.settings import Natural, Positive
+from metarl.distributed import current
 from metarl.errors import ConfigError
 from metarl.fewshot.backbone import build_backbone
 from metarl.fewshot.learners.gradient import GradientLearner, GradientLearnerConfig, steps_done
@@ -187,10 +188,12 @@ class MAML(GradientLearner):
             scores = task_scores(outputs.detach(), tasks.query.y, self.spec.kind)
             totals += torch.stack([losses.detach().sum(), scores.sum()])
             paths.append(path)
+        current().average_gradients(self._learned(), batch.num_tasks)
         norm = nn.utils.clip_grad_norm_(self._learned(), self.config.max_grad_norm)
         self.refresh_buffers(paths, batch)
         self.optimizer.step()
-        loss, score, gradient_norm = (float(value) for value in (*(totals / batch.num_tasks), norm))
+        means = current().average(totals / batch.num_tasks, batch.num_tasks)
+        loss, score, gradient_norm = (float(value) for value in (*means, norm))
         return {"loss": loss, score_name(self.spec.kind): score, "gradient_norm": gradient_norm}
 
     def step_weights(self) -> list[float]:

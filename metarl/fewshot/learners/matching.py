@@ -27,6 +27,7 @@ from metarl.fewshot.learners.embedding import (
     embed,
     embed_batch,
     require_classification,
+    shuffled,
 )
 from metarl.fewshot.learners.outer_step import OuterStep
 from metarl.fewshot.types import Examples, FewShotSpec, TaskBatch
@@ -109,6 +110,8 @@ class MatchingNet(Learner[Matched]):
         ConfigError: for tasks of regression.
     """
 
+    data_parallel = True
+
     def __init__(self, config: MatchingConfig, spec: FewShotSpec, device: torch.device, seed: int) -> None:
         require_classification("matching", spec)
         super().__init__(spec, device, num_adaptations=1)
@@ -151,7 +154,7 @@ class MatchingNet(Learner[Matched]):
             support, query = embed_batch(self.body, batch)
             y = batch.support.y
             if self.context is not None:
-                order = torch.rand(y.shape, generator=self.generator).argsort(1).to(y.device)
+                order = shuffled(y.shape[0], y.shape[1], self.generator).to(y.device)
                 support = self.context.of_support(support.gather(1, order[..., None].expand_as(support)))
                 y = y.gather(1, order)
             return self._logits(query, support, y, int(y.max()) + 1), batch.query.y

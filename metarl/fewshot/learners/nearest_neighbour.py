@@ -53,6 +53,8 @@ class NearestNeighbour(Learner[Neighbours]):
         ConfigError: for tasks of regression, or if the number of training classes is not known.
     """
 
+    data_parallel = True
+
     def __init__(self, config: NearestNeighbourConfig, spec: FewShotSpec, device: torch.device, seed: int) -> None:
         require_classification("nearest-neighbour", spec)
         super().__init__(spec, device, num_adaptations=1)

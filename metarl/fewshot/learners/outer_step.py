@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from metarl.distributed import current
 from metarl.errors import NonFiniteError
 from metarl.fewshot.objective import score_name, task_losses, task_scores
 from metarl.fewshot.types import Kind
@@ -45,7 +46,7 @@ class OuterStep:
             generator: source of what is random in the module (dropout).
 
         Returns:
-            Loss and score, means over tasks, before the step.
+            Loss and score, means over the tasks of all ranks, before the step.
 
         Raises:
             NonFiniteError: for a loss that is not finite.
@@ -58,10 +59,14 @@ class OuterStep:
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr()
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        ranks, num_tasks = current(), len(y)
+        # Weighed before it goes back: where ranks share statistics, a rank's tensors serve the losses of all.
+        (loss * (num_tasks / ranks.total(num_tasks))).backward()  # type: ignore[no-untyped-call]
+        ranks.sum_gradients(trainable(self.module).values())
         self.optimizer.step()
         score = task_scores(outputs.detach(), y, kind).mean()
-        return {"loss": float(loss.detach()), score_name(kind): float(score)}
+        means = ranks.average(torch.stack([loss.detach(), score]), num_tasks)
+        return {"loss": float(means[0]), score_name(kind): float(means[1])}
 
     def _lr(self) -> float:
         """Step size of the next step."""

@@ -146,6 +146,8 @@ class Pretrained(Learner[FineTuned]):
         ConfigError: in classification, if the number of training classes is not known.
     """
 
+    data_parallel = True
+
     def __init__(self, config: PretrainedConfig, spec: FewShotSpec, device: torch.device, seed: int) -> None:
         super().__init__(spec, device, num_adaptations=0, num_eval_adaptations=config.num_inner_steps)
         self.config = config

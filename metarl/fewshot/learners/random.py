@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from metarl.distributed import current
 from metarl.fewshot.backbone import build_backbone, require_outputs
 from metarl.fewshot.learner import Learner
 from metarl.fewshot.learners.embedding import FeatureConfig, embed
@@ -42,6 +43,8 @@ class Random(Learner[None]):
         seed: seed for the parameters.
     """
 
+    data_parallel = True
+
     def __init__(self, config: RandomConfig, spec: FewShotSpec, device: torch.device, seed: int) -> None:
         super().__init__(spec, device, num_adaptations=0)
         self.config = config
@@ -66,7 +69,8 @@ class Random(Learner[None]):
     def meta_update(self, batch: TaskBatch) -> dict[str, float]:
         """Nothing to improve; the metrics are those of the queries."""
         outputs, y = self.predict(None, batch.query.x), batch.query.y
-        return {
+        metrics = {
             "loss": float(task_losses(outputs, y, self.spec.kind).mean()),
             score_name(self.spec.kind): float(task_scores(outputs, y, self.spec.kind).mean()),
         }
+        return current().mean(metrics, len(y))

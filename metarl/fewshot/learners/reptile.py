@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from metarl.adaptation import SGD, Adam, UpdateRule
 from metarl.config.settings import Natural, Positive, PositiveShare, UnitInterval
+from metarl.distributed import current
 from metarl.fewshot.backbone import build_backbone
 from metarl.fewshot.learners.gradient import GradientLearner, GradientLearnerConfig
 from metarl.fewshot.learners.outer_step import training_mode
@@ -101,6 +102,8 @@ class Reptile(GradientLearner):
             losses, scores = (score(outputs, y, self.spec.kind) for score in (task_losses, task_scores))
             totals += torch.stack([losses.sum(), scores.sum()])
             paths.append(path)
+        for name, move in moves.items():
+            moves[name] = current().average(move, batch.num_tasks)
         self.refresh_buffers(paths, TaskBatch(batch.support, batch.support))  # Training sees no query.
         share = self._share()
         with torch.no_grad():
@@ -108,7 +111,8 @@ class Reptile(GradientLearner):
                 if name in moves:
                     parameter.add_(moves[name], alpha=share)
         self.counter.count += 1
-        loss, score = (float(value) for value in totals / batch.num_tasks)
+        means = current().average(totals / batch.num_tasks, batch.num_tasks)
+        loss, score = (float(value) for value in means)
         step_norm = float(torch.stack([move.square().sum() for move in moves.values()]).sum().sqrt())
         return {"loss": loss, score_name(self.spec.kind): score, "step_norm": step_norm}
 

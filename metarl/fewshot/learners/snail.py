@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from metarl.config.settings import Count, Natural, SomeCounts
 from metarl.errors import ConfigError
 from metarl.fewshot.learner import Learner
-from metarl.fewshot.learners.embedding import FeatureConfig, build_features, embed, embed_batch
+from metarl.fewshot.learners.embedding import FeatureConfig, build_features, embed, embed_batch, shuffled
 from metarl.fewshot.learners.outer_step import OuterStep
 from metarl.fewshot.types import Examples, FewShotSpec, TaskBatch
 from metarl.networks.snail import AttentionBlock, DenseBlock
@@ -138,6 +138,8 @@ class SNAIL(Learner[Reading]):
         ConfigError: if neither the settings nor the tasks say how long a support set is.
     """
 
+    data_parallel = True
+
     def __init__(self, config: SNAILConfig, spec: FewShotSpec, device: torch.device, seed: int) -> None:
         super().__init__(spec, device, num_adaptations=1)
         num_support = config.num_support or spec.num_support
@@ -178,7 +180,7 @@ class SNAIL(Learner[Reading]):
 
         def predict() -> tuple[Tensor, Tensor]:
             support, query = embed_batch(self.body, batch)
-            order = torch.rand(support.shape[:2], generator=self.generator).argsort(1).to(support.device)[..., None]
+            order = shuffled(support.shape[0], support.shape[1], self.generator).to(support.device)[..., None]
             labels = self._labels(batch.support.y)
             states = self.reader.read(
                 support.gather(1, order.expand_as(support)), labels.gather(1, order.expand_as(labels))
