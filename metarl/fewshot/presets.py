@@ -122,15 +122,56 @@ PRESETS: dict[str, Preset] = {
         for learner in ("maml", "fomaml", "anil", "meta-sgd")
     },
     "reptile:glyphs": Preset(
-        "supervised-reptile's for Omniglot with half the filters, for CPU minutes",
+        "supervised-reptile's for Omniglot with half the filters and three times the inner step, for CPU minutes",
         {"num_iterations": 1500, "meta_batch_size": 5, **_SHORT},
-        {"downsample": "stride", "num_inner_steps": 5, "num_eval_steps": 20, "num_filters": 32}
+        {"downsample": "stride", "num_inner_steps": 5, "num_eval_steps": 20, "num_filters": 32, "inner_lr": 0.003}
         | {"anneal_iterations": 1500},
     ),
     "protonet:glyphs": Preset(
         "Prototypical Networks' for Omniglot with half the filters and a third of the ways, for CPU minutes",
         {"num_iterations": 1000, "meta_batch_size": 1, **_SHORT},
         {"train_ways": 20, "train_queries": 5, "num_filters": 32},
+    ),
+    "matching:glyphs": Preset(
+        "the network of the other learners on glyphs, for CPU minutes",
+        {"num_iterations": 1000, "meta_batch_size": 8, **_SHORT},
+        {"num_filters": 32},
+    ),
+    "matching:glyphs:20-way": Preset(
+        "the network of the other learners on glyphs, for CPU minutes",
+        {"num_iterations": 1000, "meta_batch_size": 2, **_SHORT},
+        {"num_filters": 32},
+    ),
+    "snail:glyphs": Preset(
+        "the network of the other learners on glyphs, for CPU minutes",
+        {"num_iterations": 1500, "meta_batch_size": 4, **_SHORT},
+        {"num_filters": 32},
+    ),
+    "snail:glyphs:20-way": Preset(
+        "the network of the other learners on glyphs, for CPU minutes; at first it learns nothing for a long time",
+        {"num_iterations": 2000, "meta_batch_size": 2, **_SHORT},
+        {"num_filters": 32},
+    ),
+    **{
+        f"{learner}:glyphs{ways}": Preset(
+            "the network of the other learners on glyphs, for CPU minutes",
+            {"num_iterations": 1000, "meta_batch_size": tasks, **_SHORT},
+            {"num_filters": 32, **({"inner_lr": 0.5, "fine_tune": "head"} if learner == "pretrained" else {})},
+        )
+        for learner in ("pretrained", "nearest-neighbour")
+        for ways, tasks in (("", 8), (":20-way", 2))
+    },
+    "random:glyphs": Preset("the network of the other learners on glyphs", {"num_iterations": 1}, {"num_filters": 32}),
+    "meta-lstm:glyphs": Preset(
+        "MAML's network for Omniglot with half the filters, one task at a time as in Ravi and Larochelle (section 4), "
+        "for CPU minutes",
+        {"num_iterations": 1000, "meta_batch_size": 1, **_SHORT},
+        {**_maml_omniglot(0.4, 2, 3, 1).learner, "train_queries": 3, "num_filters": 32},
+    ),
+    "learned-optimiser:glyphs": Preset(
+        "one hidden layer of 20 units as in Andrychowicz et al. (arXiv 1606.04474) 3.2, 10 steps, for CPU minutes",
+        {"num_iterations": 150, "meta_batch_size": 1, **_SHORT},
+        {"backbone": "mlp", "hidden_sizes": (20,), "num_inner_steps": 10, "num_eval_steps": 10, "unroll": 10},
     ),
     "learned-optimiser:quadratic": Preset(
         "Andrychowicz et al. (arXiv 1606.04474) and its code: 128 functions, 100 steps, unrolled over 20",
