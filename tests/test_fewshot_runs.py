@@ -237,7 +237,7 @@ def test_train_evaluate_resume_and_plot(tmp_path: Path, capsys: pytest.CaptureFi
     for bad, message in (
         (["fewshot", "train", "maml", "--resume", str(run)], "leave out 'maml'"),
         (["fewshot", "train", "--resume", str(run), "--shots", "3"], "--shots 3 is for new runs"),
-        (["fewshot", "train", "--resume", str(run), "--inner-lr", "3"], "inner_lr is 0.01"),
+        (["fewshot", "train", "--resume", str(run), "--inner-lr", "3"], "inner_lr is 0.001"),
         (["fewshot", "train", "--resume", str(run), "--num-iterations", "2"], "has done 5 iterations already"),
         (["fewshot", "train", "maml"], "LEARNER and TASKS, got only 'maml'"),
         (["fewshot", "train", "protonet", "sinusoid"], "protonet classifies"),
