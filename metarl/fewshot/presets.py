@@ -122,8 +122,8 @@ PRESETS: dict[str, Preset] = {
         for learner in ("maml", "fomaml", "anil", "meta-sgd")
     },
     "reptile:glyphs": Preset(
-        "supervised-reptile's for Omniglot with half the filters, and gradient descent inside: on validation characters "
-        "after 600 iterations 86 %, with Adam at 0.003 79 %, at its 0.001 66 %",
+        "supervised-reptile's for Omniglot with half the filters, and gradient descent inside: 86 % on validation "
+        "characters after 600 iterations, with Adam at 0.003 79 %, at its 0.001 66 %",
         {"num_iterations": 1500, "meta_batch_size": 5, **_SHORT},
         {"downsample": "stride", "num_inner_steps": 5, "num_eval_steps": 20, "num_filters": 32}
         | {"inner_rule": "sgd", "inner_lr": 0.1, "anneal_iterations": 1500},
