@@ -186,6 +186,7 @@ def test_a_damaged_checkpoint_comes_with_the_command_that_goes_on(tmp_path: Path
     ("words", "message"),
     [
         (["--seeds", "1", "1"], "--seeds must hold each value once, got 1 1"),
+        (["--learners"], "--learners needs at least one; leave it out to compare all: maml, fomaml"),
         (["--learners", "maml", "maml"], "--learners must hold each value once"),
         (["--ways", "5"], "no learner takes sinusoid of this size"),
     ],
@@ -209,7 +210,7 @@ def test_compare_shows_no_longer_training_than_was_asked_for(
     [
         (
             ["reptile", "quadratic"],
-            "size of its own, 1 ways, 10 shots and 1 queries, that quadratic cannot have: the",
+            "size of its own (ways 1, shots 10, queries 1), which quadratic cannot have: the",
         ),
         (["reptile", "quadratic"], "Learners that train on such tasks: learned-optimiser, maml, pretrained, random"),
         (

@@ -74,9 +74,9 @@ def check_sizes(learner: Learner[Any], tasks: FewShotTasks, episode: EpisodeConf
         if training == episode:
             raise
         raise ConfigError(
-            f"the learner trains on tasks of a size of its own, {training.ways} ways, {training.shots} shots and "
-            f"{training.queries} queries, that {tasks.id} cannot have: {error} Settings whose names begin with train_ "
-            "decide that size; or take another learner."
+            f"the learner trains on tasks of a size of its own (ways {training.ways}, shots {training.shots}, queries "
+            f"{training.queries}), which {tasks.id} cannot have: {error} Settings whose names begin with train_ decide "
+            "that size; or take another learner."
         ) from error
 
 

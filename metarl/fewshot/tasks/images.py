@@ -223,6 +223,6 @@ def _tell(problems: dict[Path, str], num_files: int, damaged: Damaged, what: str
     if damaged == "refuse" or len(problems) == num_files:
         raise ConfigError(
             f"{len(problems)} of the {num_files} images of {what} cannot be read: {listed}. Expected whole image "
-            "files: replace or remove these, or have them skipped with damaged='skip' if that leaves enough."
+            "files: replace or remove these; tasks made in Python skip them with damaged='skip', if that leaves enough."
         )
     warnings.warn(f"skipped {len(problems)} of the {num_files} images of {what}: {listed}.", stacklevel=3)
