@@ -14,8 +14,10 @@ import numpy as np
 from metarl.config import TrainConfig, choose_device, fixed_settings, from_dict, require_kept
 from metarl.errors import ConfigError, unknown_name
 from metarl.fewshot.backbone import without_idle
+from metarl.fewshot.evaluation import EVALUATION_BATCH
 from metarl.fewshot.learner import Learner, LearnerConfig
 from metarl.fewshot.learners import load_learner
+from metarl.fewshot.memory import batch_shares, network_share
 from metarl.fewshot.presets import PRESETS, preset_of
 from metarl.fewshot.tasks.base import FewShotTasks
 from metarl.fewshot.tasks.registry import load_tasks
@@ -24,6 +26,7 @@ from metarl.fewshot.types import EpisodeConfig, FewShotSpec, Kind
 from metarl.plugins import require_trust
 from metarl.runs.config_file import read_config_file
 from metarl.runs.folder import RunFolder
+from metarl.runs.memory import available_bytes, require_available
 from metarl.runs.outer_loop import Progress
 
 
@@ -73,11 +76,20 @@ class Setup:
 
         Raises:
             ConfigError: for tasks that are not there or not of this size, a device that this machine lacks, or settings
-                that do not fit the tasks.
+                that do not fit the tasks or this machine's memory.
         """
         require_eval_tasks(self.train_config, self.tasks)
+        device, spec = choose_device(self.train_config.device), self.tasks.spec(self.episode)
+        network = network_share(self.learner_config, spec)
+        require_available([network], available_bytes(device), device)
         learner = self.build()
         check_sizes(learner, self.tasks, self.episode)
+        for episode, tasks, learns in (
+            (learner.training_episode(self.episode), ("meta_batch_size", self.train_config.meta_batch_size), True),
+            (self.episode, ("tasks of an evaluation at a time", EVALUATION_BATCH), False),
+        ):
+            shares = batch_shares(self.learner_config, spec, episode, tasks, learns=learns)
+            require_available([network, *shares], available_bytes(device), device)
         batch = self.tasks.sample("test", 2, self.episode, np.random.default_rng(0)).to(learner.device)
         learner.predict(learner.adapt(learner.begin(2), batch.support), batch.query.x)
 
