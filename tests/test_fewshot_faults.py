@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,8 @@ from metarl.errors import CheckpointError, ConfigError
 from metarl.fewshot.experiment import Experiment, Given, resolve
 from metarl.fewshot.learners import MAMLConfig, RandomConfig
 from metarl.fewshot.learners.maml import MAML
-from metarl.fewshot.tasks import labelled_arrays, load_tasks
-from metarl.fewshot.trainer import train
+from metarl.fewshot.tasks import labelled_arrays, load_tasks, sampled_tasks
+from metarl.fewshot.trainer import restore, train
 from metarl.fewshot.types import EpisodeConfig, FewShotSpec
 from metarl.runs.folder import RunFolder
 
@@ -127,6 +129,46 @@ def test_other_images_of_the_same_classes_are_told(tmp_path: Path) -> None:
         Experiment.open(run, data=str(draw(tmp_path / "other", shift=9))).load()
 
 
+@pytest.mark.parametrize("text", ["x**3 + rng.normal()", "x**2 * np.random.normal() + rng.normal()"])
+def test_a_function_that_draws_other_tasks_than_it_did_is_told(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Since it was changed, or since it never drew from its generator alone."""
+
+    def write(y: str) -> None:
+        (tmp_path / "drawn_tasks.py").write_text(
+            "import numpy as np\n"
+            "from metarl.fewshot.tasks import sampled_tasks\n"
+            "def draw(rng, episode, split):\n"
+            "    x = rng.uniform(-1, 1, (episode.shots + episode.queries, 1))\n"
+            f"    y = {y}\n"
+            "    return x[:episode.shots], y[:episode.shots], x[episode.shots:], y[episode.shots:]\n"
+            "drawn = sampled_tasks(draw, (1,), 'regression')\n"
+        )
+        sys.modules.pop("drawn_tasks", None)
+        importlib.invalidate_caches()
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    write("x**2 + rng.normal()" if "random" not in text else text)
+    tasks = load_tasks("drawn_tasks:drawn")
+    episode, config = tasks.default_episode, TrainConfig(**SHORT)  # type: ignore[arg-type]
+    learner = RandomConfig().build(tasks.spec(episode), CPU, 0)
+    run = RunFolder.create(tmp_path, "run")
+    train(learner, tasks, episode, config, run)
+    _, content = run.checkpoints.load_latest()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        restore(learner, content, tasks, episode, config)
+    write(text)
+    with pytest.warns(UserWarning, match="the function of sampled draws other tasks than those that the run was"):
+        restore(learner, content, load_tasks("drawn_tasks:drawn"), episode, config)
+    other = sampled_tasks(lambda rng, episode, split: (), (1,), "regression", id="other")
+    assert other.digests == {}
+    with pytest.raises(CheckpointError, match="tasks is 'sampled' there and 'other' here"):
+        restore(learner, content, other, episode, config)
+
+
 def test_the_folder_of_data_is_recorded_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
@@ -144,6 +186,7 @@ def test_a_damaged_checkpoint_comes_with_the_command_that_goes_on(tmp_path: Path
     ("words", "message"),
     [
         (["--seeds", "1", "1"], "--seeds must hold each value once, got 1 1"),
+        (["--learners"], "--learners needs at least one; leave it out to compare all: maml, fomaml"),
         (["--learners", "maml", "maml"], "--learners must hold each value once"),
         (["--ways", "5"], "no learner takes sinusoid of this size"),
     ],
@@ -160,6 +203,33 @@ def test_compare_shows_no_longer_training_than_was_asked_for(
     assert main([*words, "--num-iterations", "3"]) == 0
     assert main([*words, "--num-iterations", "2"]) == 2
     assert "has done 3 iterations already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["reptile", "quadratic"],
+            "size of its own (ways 1, shots 10, queries 1), which quadratic cannot have: the",
+        ),
+        (["reptile", "quadratic"], "Learners that train on such tasks: learned-optimiser, maml, pretrained, random"),
+        (
+            ["protonet", "glyphs", "--train-ways", "9999"],
+            "cannot have: 9999 ways are more than the 2133 classes",
+        ),
+        (["maml", "quadratic", "--queries", "3"], "error: the queries of quadratic are its shots"),
+    ],
+)
+def test_sizes_that_a_learner_trains_on_are_told_apart_from_those_of_the_test(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["fewshot", "train", *words, "--runs", str(tmp_path)]) == 2
+    assert told in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("learner", ["learned-optimiser", "maml", "pretrained", "random"])
+def test_what_is_said_to_take_quadratics_does(learner: str) -> None:
+    resolve(Given(learner, "quadratic"), settings={"backbone": "linear"}).check()
 
 
 @pytest.mark.parametrize("outputs", [2, 3])

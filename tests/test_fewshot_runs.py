@@ -240,11 +240,17 @@ def test_train_evaluate_resume_and_plot(tmp_path: Path, capsys: pytest.CaptureFi
         (["fewshot", "train", "--resume", str(run), "--inner-lr", "3"], "inner_lr is 0.001"),
         (["fewshot", "train", "--resume", str(run), "--num-iterations", "2"], "has done 5 iterations already"),
         (["fewshot", "train", "maml"], "LEARNER and TASKS, got only 'maml'"),
+        (["fewshot", "train", "mamll"], "unknown learner 'mamll'. Did you mean 'maml'"),
         (["fewshot", "train", "protonet", "sinusoid"], "protonet classifies"),
         (["fewshot", "train", "maml", "sinusoid", "--ways", "5"], "ways must be 1, got 5"),
         (["fewshot", "trian"], "Did you mean 'train'"),
         (["fewshot", "evaluate", str(run), "--num-tasks", "1"], "--num-tasks must be 2 or more, got 1"),
-        (["fewshot", "evaluate", str(tmp_path)], "is not a run folder"),
+        (["fewshot", "evaluate", str(tmp_path)], f"is not a run folder (it has no config.json). Runs nearby: {run}."),
+        (["fewshot", "evaluate", str(run), "--learner", "anil"], "the run's learner is 'maml', got --learner 'anil'"),
+        (
+            ["fewshot", "train", "anil", "sinusoid", "--config", str(run / "config.json")],
+            "holds the settings of maml, and the learner that is asked for is anil. Leave out",
+        ),
         (["evaluate", str(run)], "metarl fewshot has the commands for it"),
     ):
         assert main(bad) == 2, bad
@@ -282,6 +288,7 @@ def test_a_users_images_are_told_apart(drawings: Path, tmp_path: Path, capsys: p
         ([str(tmp_path / "none"), images[0]], "there is no folder"),
         ([str(support / "angle0"), images[0]], "at least two, got 0"),
         ([str(support), str(tmp_path / "none.png")], "there is no image"),
+        ([str(support), str(support)], f"there is no image {support}, which is a folder: name the images in it"),
     ):
         assert main(["fewshot", "predict", str(run), *bad]) == 2
         assert message in " ".join(capsys.readouterr().err.split())

@@ -222,6 +222,11 @@ def test_a_presets_settings_of_the_network_do_not_stand_in_the_way_of_another_ne
         resolve(Given("maml", "glyphs"), settings={"backbone": "mlp", "num_filters": 16}).build()
 
 
+def test_a_preset_of_images_serves_vectors_without_its_settings_of_the_network() -> None:
+    found = settings_of(resolve(Given("maml", "sinusoid", preset="maml:omniglot")))
+    assert (found["downsample"], found["inner_lr"]) == ("pool", 0.4)
+
+
 def test_a_files_settings_give_way_to_a_network_that_is_given_later(tmp_path: Path) -> None:
     file = tmp_path / "mine.json"
     file.write_text(json.dumps({"learner": "maml", "tasks": "glyphs", "maml": {"num_filters": 16}}))

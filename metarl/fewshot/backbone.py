@@ -96,18 +96,21 @@ def idle_settings(config: LearnerConfig, spec: FewShotSpec) -> dict[str, str]:
     return idle
 
 
-def without_idle(config: Config, before: Config, spec: FewShotSpec) -> Config:
-    """``config`` with the defaults of settings that acted before, so that what is recorded is what acts.
+def without_idle(config: Config, spec: FewShotSpec, before: Config | None = None) -> Config:
+    """``config`` with the defaults of settings that do nothing, so that what is recorded is what acts.
 
     Args:
-        config: settings, some of which were given by the user.
-        before: what they were before that, by a preset or a file. Values that differ from these are the user's and
-            stay, so that :func:`build_backbone` refuses them.
+        config: settings.
         spec: shapes of the tasks.
+        before: what they were, by a preset or a file, before some were given by the user; None if none was. Values that
+            differ from these, and those that did nothing already, are the user's and stay, so that
+            :func:`build_backbone` refuses them.
     """
-    idle = idle_settings(config, spec).keys() - idle_settings(before, spec).keys()
-    kept = {name for name in idle if getattr(config, name) == getattr(before, name)}
-    return dataclasses.replace(config, **{name: _defaults(config)[name] for name in kept})
+    idle = set(idle_settings(config, spec))
+    if before is not None:
+        idle -= idle_settings(before, spec).keys()
+        idle = {name for name in idle if getattr(config, name) == getattr(before, name)}
+    return dataclasses.replace(config, **{name: _defaults(config)[name] for name in idle})
 
 
 def _name(config: LearnerConfig, spec: FewShotSpec) -> str:

@@ -14,8 +14,10 @@ import numpy as np
 from metarl.config import TrainConfig, choose_device, fixed_settings, from_dict, require_kept
 from metarl.errors import ConfigError, unknown_name
 from metarl.fewshot.backbone import without_idle
+from metarl.fewshot.evaluation import EVALUATION_BATCH
 from metarl.fewshot.learner import Learner, LearnerConfig
 from metarl.fewshot.learners import load_learner
+from metarl.fewshot.memory import batch_shares, network_share
 from metarl.fewshot.presets import PRESETS, preset_of
 from metarl.fewshot.tasks.base import FewShotTasks
 from metarl.fewshot.tasks.registry import load_tasks
@@ -24,6 +26,7 @@ from metarl.fewshot.types import EpisodeConfig, FewShotSpec, Kind
 from metarl.plugins import require_trust
 from metarl.runs.config_file import read_config_file
 from metarl.runs.folder import RunFolder
+from metarl.runs.memory import available_bytes, require_available
 from metarl.runs.outer_loop import Progress
 
 
@@ -73,11 +76,20 @@ class Setup:
 
         Raises:
             ConfigError: for tasks that are not there or not of this size, a device that this machine lacks, or settings
-                that do not fit the tasks.
+                that do not fit the tasks or this machine's memory.
         """
         require_eval_tasks(self.train_config, self.tasks)
+        device, spec = choose_device(self.train_config.device), self.tasks.spec(self.episode)
+        network = network_share(self.learner_config, spec)
+        require_available([network], available_bytes(device), device)
         learner = self.build()
         check_sizes(learner, self.tasks, self.episode)
+        for episode, tasks, learns in (
+            (learner.training_episode(self.episode), ("meta_batch_size", self.train_config.meta_batch_size), True),
+            (self.episode, ("tasks of an evaluation at a time", EVALUATION_BATCH), False),
+        ):
+            shares = batch_shares(self.learner_config, spec, episode, tasks, learns=learns)
+            require_available([network, *shares], available_bytes(device), device)
         batch = self.tasks.sample("test", 2, self.episode, np.random.default_rng(0)).to(learner.device)
         learner.predict(learner.adapt(learner.begin(2), batch.support), batch.query.x)
 
@@ -94,7 +106,7 @@ class Setup:
 
     def given(self, train_config: TrainConfig, learner_config: LearnerConfig) -> Setup:
         """The same with settings of the user's, who may have chosen a network that the other settings do not suit."""
-        known = without_idle(learner_config, self.learner_config, self.tasks.spec(self.episode))
+        known = without_idle(learner_config, self.tasks.spec(self.episode), self.learner_config)
         return dataclasses.replace(self, train_config=train_config, learner_config=known)
 
     def on(self, device: Literal["auto", "cpu", "cuda"]) -> Setup:
@@ -165,7 +177,9 @@ def resolve(
     if given.preset is not None and given.preset not in PRESETS:
         raise unknown_name("preset", given.preset, PRESETS)
     chosen = preset_of(name, task_name, episode) if given.preset is None else PRESETS[given.preset]
-    setup = Setup(name, task_name, data, episode, from_dict(TrainConfig, chosen.train), from_dict(kind, chosen.learner))
+    # A preset may be that of other tasks, whose inputs take another network.
+    preset = without_idle(from_dict(kind, chosen.learner), _tasks(task_name, data).spec(episode))
+    setup = Setup(name, task_name, data, episode, from_dict(TrainConfig, chosen.train), preset)
     for train_fields, fields in ((parts.train, parts.settings), (train or {}, settings or {})):
         setup = setup.given(
             from_dict(TrainConfig, train_fields, setup.train_config), from_dict(kind, fields, setup.learner_config)
@@ -256,12 +270,12 @@ class Experiment:
         where = run.path / "config.json"
         if "agent" in content and "learner" not in content:
             raise ConfigError(f"{path} is a run of reinforcement learning: metarl evaluate {path}, not metarl fewshot.")
-        parts = _read(content, where, Given(learner, tasks, trust=trust), run.path)
-        for part, named, own in (("learner", learner, parts.name), ("tasks", tasks, parts.task_name)):
-            if own is None:
+        for part, named in (("learner", learner), ("tasks", tasks)):
+            if (own := content.get(part)) is None:
                 raise ConfigError(f"{where} does not name the {part}: it is not that of a few-shot run.")
             if named not in (None, own):
                 raise ConfigError(f"the run's {part} is {own!r}, got --{part} {named!r}. Leave it out.")
+        parts = _read(content, where, Given(learner, tasks, trust=trust), run.path)
         assert parts.name is not None and parts.task_name is not None
         for section, kind, values in (
             ("train", TrainConfig, parts.train),
@@ -421,6 +435,11 @@ def _read(content: Mapping[str, Any], where: Path | str, given: Given, folder: P
             require_trust(value, part, where, trusted=given.trust or value in named, folder=folder)
     known = ["learner", "tasks", "data", "episode", "train", *([own] if own else [])]
     for key in content:
+        if key == name != own:
+            raise ConfigError(
+                f"{where} holds the settings of {name}, and the learner that is asked for is {own}. Leave out the "
+                f"learner's name, or take a file without {name!r}."
+            )
         if key not in known:
             raise unknown_name(f"key in {where}", str(key), known)
     return _Parts(name, task_name, word("data"), section("episode"), section("train"), settings)

@@ -73,7 +73,17 @@ def check_sizes(learner: Learner[Any], tasks: FewShotTasks, episode: EpisodeConf
     """
     for split in ("validation", "test") if "validation" in tasks.splits else ("test",):
         tasks.check(split, episode)
-    tasks.check("train", learner.training_episode(episode))
+    training = learner.training_episode(episode)
+    try:
+        tasks.check("train", training)
+    except ConfigError as error:
+        if training == episode:
+            raise
+        raise ConfigError(
+            f"the learner trains on tasks of a size of its own (ways {training.ways}, shots {training.shots}, queries "
+            f"{training.queries}), which {tasks.id} cannot have: {error} Settings whose names begin with train_ decide "
+            "that size; or take another learner."
+        ) from error
 
 
 def require_eval_tasks(config: TrainConfig, tasks: FewShotTasks) -> None:
@@ -136,7 +146,7 @@ def restore(
         saved = {**saved, "settings": dataclasses.asdict(from_dict(type(learner.config), saved["settings"]))}
     known = saved.get("digests") or {}
     # What tells the data needs no name: that of a folder of images is the folder's, which may have been moved.
-    apart = {*_PARTS, "digests"} | ({"tasks"} if known and tasks.digests else set())
+    apart = {*_PARTS, "digests"} | ({"tasks"} if "classes" in known and "classes" in tasks.digests else set())
     different = [
         f"{name} is {then.get(name)!r} there and {now[name]!r} here"
         for then, now in ((saved, here), *((saved.get(part) or {}, here[part]) for part in _PARTS))
@@ -150,7 +160,13 @@ def restore(
             f"the data of {tasks.id} is not what the run was trained on: it has other classes, or other numbers of "
             "examples. Put back the data as it was, or say where it lies now (--data), or start a new run."
         )
-    if changed:
+    if "draws" in changed:
+        warnings.warn(
+            f"the function of {tasks.id} draws other tasks than those that the run was trained on: it was changed, or "
+            "it draws from something else than its rng, or another version of a library draws otherwise.",
+            stacklevel=2,
+        )
+    elif changed:
         warnings.warn(
             f"the examples of {tasks.id} differ from those that the run was trained on, though its classes are the "
             "same ones: files were changed, or another version of a library decodes or draws them.",

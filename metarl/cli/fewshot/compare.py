@@ -32,7 +32,7 @@ class CompareOptions:
 
     tasks: tyro.conf.Positional[str]
     """Name of the family."""
-    learners: tuple[str, ...] = ()
+    learners: tuple[str, ...] | None = None
     """Which learners; default: all that take these tasks."""
     seeds: tuple[int, ...] = (1,)
     """Training seeds of each."""
@@ -71,22 +71,25 @@ def compare(words: list[str], console: Console) -> int:
             f"--test-tasks must be 2 or more and --seeds hold numbers of 0 or more, got {options.test_tasks} and "
             f"{options.seeds}."
         )
-    for what, values in (("--seeds", options.seeds), ("--learners", options.learners)):
+    learners = LEARNERS if options.learners is None else options.learners
+    if not learners:
+        raise ConfigError(f"--learners needs at least one; leave it out to compare all: {', '.join(LEARNERS)}.")
+    for what, values in (("--seeds", options.seeds), ("--learners", tuple(learners))):
         if len(set(values)) < len(values):
             raise ConfigError(f"{what} must hold each value once, got {' '.join(map(str, values))}.")
-    for name in options.learners:
+    for name in learners:
         if name not in LEARNERS and ":" not in name:
             raise unknown_name("learner", name, LEARNERS)
     data = options.data and str(here / Path(options.data).expanduser())
     setups: dict[str, Setup] = {}
-    for name in options.learners or LEARNERS:
+    for name in learners:
         given = Given(name, options.tasks, data, options.ways, options.shots, options.queries)
         train = {} if options.num_iterations is None else {"num_iterations": options.num_iterations}
         setup = resolve(given, train=train)
         try:
             setup.check()
         except ConfigError as error:
-            if options.learners:
+            if options.learners is not None:
                 raise
             console.print(f"[yellow]{escape(name)} is left out:[/] {escape(str(error))}", soft_wrap=True)
         else:

@@ -63,13 +63,14 @@ def predict(words: list[str], console: Console) -> int:
         raise ConfigError(f"{tasks.id} are no tasks of image files, so that no file can be predicted by this run.")
     classes, files, labels = _support(here / options.support)
     if missing := [path for path in options.images if not (here / path).is_file()]:
-        raise ConfigError(f"there is no image {', '.join(map(str, missing))}.")
+        what = "which is a folder: name the images in it" if (here / missing[0]).is_dir() else "or it is no file"
+        raise ConfigError(f"there is no image {', '.join(map(str, missing))}, {what}.")
     usual = tasks.spec(this.setup.episode)
     spec = dataclasses.replace(usual, num_outputs=len(classes), num_support=len(files))
     checkpoint = this.best_checkpoint if options.best else options.checkpoint and here / options.checkpoint
     learner, _ = this.load(checkpoint, spec=spec)
     support = _inputs(files, tasks.image_format, f"the support set {options.support}").to(learner.device)
-    query = _inputs([here / path for path in options.images], tasks.image_format, "the images to predict").to(
+    query = _inputs([here / path for path in options.images], tasks.image_format, "what is to be predicted").to(
         learner.device
     )
     learner.seed(0)

@@ -20,7 +20,7 @@ from metarl.distributed import current
 from metarl.errors import ConfigError
 from metarl.fewshot.experiment import Experiment, Given, resolve
 from metarl.fewshot.learner import LearnerConfig
-from metarl.fewshot.learners import LEARNERS
+from metarl.fewshot.learners import LEARNERS, load_learner
 from metarl.fewshot.objective import score_name
 from metarl.runs.files import shown
 
@@ -79,6 +79,7 @@ def train(words: list[str], console: Console) -> int:
     if source.resume is not None:
         return _resume(source, names, rest, prog, here, console)
     if len(names) == 1:
+        load_learner(names[0])  # A name that is none is the nearer mistake.
         raise ConfigError(
             f"fewshot train takes LEARNER and TASKS, got only {names[0]!r}. Learners: {', '.join(sorted(LEARNERS))}."
         )
