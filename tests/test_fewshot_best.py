@@ -14,8 +14,9 @@ from helpers.fewshot_runs import CPU
 from metarl.cli import main
 from metarl.config import TrainConfig
 from metarl.errors import ConfigError
-from metarl.fewshot.experiment import Experiment, Given, Setup, resolve
+from metarl.fewshot.experiment import Experiment
 from metarl.fewshot.learners import ProtoNetConfig, RandomConfig
+from metarl.fewshot.setup import Given, Setup, resolve
 from metarl.fewshot.tasks import labelled_arrays
 from metarl.fewshot.trainer import train
 from metarl.fewshot.types import EpisodeConfig

@@ -17,9 +17,10 @@ from PIL import Image
 from metarl.cli import main
 from metarl.config import TrainConfig
 from metarl.errors import CheckpointError, ConfigError
-from metarl.fewshot.experiment import Experiment, Given, resolve
+from metarl.fewshot.experiment import Experiment
 from metarl.fewshot.learners import MAMLConfig, RandomConfig
 from metarl.fewshot.learners.maml import MAML
+from metarl.fewshot.setup import Given, resolve
 from metarl.fewshot.tasks import labelled_arrays, load_tasks, sampled_tasks
 from metarl.fewshot.trainer import restore, train
 from metarl.fewshot.types import EpisodeConfig, FewShotSpec

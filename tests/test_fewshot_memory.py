@@ -16,10 +16,10 @@ from torch import Tensor
 from metarl.cli import main
 from metarl.config import TrainConfig, from_dict
 from metarl.errors import ConfigError
-from metarl.fewshot.experiment import Given, resolve
 from metarl.fewshot.learners import LEARNERS, MAMLConfig, ProtoNetConfig
 from metarl.fewshot.memory import batch_shares, network_share
 from metarl.fewshot.presets import PRESETS
+from metarl.fewshot.setup import Given, resolve
 from metarl.fewshot.types import EpisodeConfig, FewShotSpec
 
 IMAGES = Clusters(num_signal=56, num_noise=728, shape=(1, 28, 28))

@@ -17,9 +17,10 @@ from metarl.cli import main
 from metarl.config import TrainConfig
 from metarl.errors import CheckpointError, ConfigError
 from metarl.fewshot.evaluation import evaluate
-from metarl.fewshot.experiment import Experiment, Given, Setup, resolve
+from metarl.fewshot.experiment import Experiment
 from metarl.fewshot.learners.maml import MAMLConfig
 from metarl.fewshot.presets import PRESETS
+from metarl.fewshot.setup import Given, Setup, resolve
 from metarl.fewshot.tasks.registry import DESCRIPTIONS, FEWSHOT_FOLDERS, FEWSHOT_TASKS
 from metarl.fewshot.types import EpisodeConfig
 

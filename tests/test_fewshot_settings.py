@@ -17,11 +17,11 @@ from helpers.fewshot_runs import adapted, built
 from metarl.cli import main
 from metarl.config import from_dict
 from metarl.errors import ConfigError
-from metarl.fewshot.experiment import Given, Setup, resolve
 from metarl.fewshot.learner import LearnerConfig
 from metarl.fewshot.learners import LEARNERS, MAMLConfig, RandomConfig
 from metarl.fewshot.learners.gradient import GradientLearner
 from metarl.fewshot.presets import PRESETS
+from metarl.fewshot.setup import Given, Setup, resolve
 from metarl.fewshot.types import EpisodeConfig
 from metarl.seeding import derive, numpy_stream
 

@@ -16,7 +16,7 @@ from metarl.benchmarks.cells import console
 from metarl.benchmarks.fewshot.cells import Cell, read_scores, run_cells
 from metarl.benchmarks.fewshot.page import Scores, write_page
 from metarl.errors import ConfigError, told_errors
-from metarl.fewshot.experiment import Given, resolve
+from metarl.fewshot.setup import Given, resolve
 from metarl.networks.backbones import Precision
 from metarl.runs.files import safe_name
 

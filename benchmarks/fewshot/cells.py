@@ -15,8 +15,9 @@ from metarl.benchmarks.cells import BENCHMARK_SEED, console
 from metarl.cli.fewshot.report import evaluate_with_progress, score_text
 from metarl.cli.progress import with_progress
 from metarl.errors import ConfigError
-from metarl.fewshot.experiment import Experiment, Given, resolve
+from metarl.fewshot.experiment import Experiment
 from metarl.fewshot.objective import score_name
+from metarl.fewshot.setup import Given, resolve
 from metarl.runs.files import read_json, safe_name, write_atomically
 from metarl.runs.logger import read_metrics
 

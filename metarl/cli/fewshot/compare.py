@@ -18,9 +18,10 @@ from rich.table import Table
 from metarl.cli.fewshot.report import EVALUATION_SEED, evaluate_with_progress, interval_cell, score_text
 from metarl.cli.progress import with_progress
 from metarl.errors import ConfigError, unknown_name
-from metarl.fewshot.experiment import Experiment, Given, Setup, resolve
+from metarl.fewshot.experiment import Experiment
 from metarl.fewshot.learners import LEARNERS
 from metarl.fewshot.objective import score_name
+from metarl.fewshot.setup import Given, Setup, resolve
 from metarl.plotting import bar_figure
 from metarl.runs.files import read_json, safe_name, shown, write_atomically, write_json
 from metarl.statistics import Interval, crossed_interval

@@ -18,10 +18,11 @@ from metarl.cli.progress import with_progress
 from metarl.config import TrainConfig
 from metarl.distributed import current
 from metarl.errors import ConfigError
-from metarl.fewshot.experiment import Experiment, Given, resolve
+from metarl.fewshot.experiment import Experiment
 from metarl.fewshot.learner import LearnerConfig
 from metarl.fewshot.learners import LEARNERS, load_learner
 from metarl.fewshot.objective import score_name
+from metarl.fewshot.setup import Given, resolve
 from metarl.runs.files import shown
 
 MAIN_JOB = ("maml", "glyphs")
