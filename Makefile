@@ -1,6 +1,8 @@
 # The first python that runs; `make PYTHON=...` overrides it.
 PYTHON ?= $(shell for python in python3.11 python3; do $$python -c "" 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
+# A test file at a time on each core; what they start computes with one thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 STAMP := .venv/.installed
 SOURCES := metarl envs agents benchmarks tests
 
@@ -33,7 +35,7 @@ train: $(STAMP)
 	@$(BIN)/metarl train
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow" --timeout 300
+	$(PYTEST) -m "not slow" --timeout 300
 
 check: $(STAMP)
 	$(BIN)/ruff format --check $(SOURCES)
@@ -41,7 +43,7 @@ check: $(STAMP)
 	@$(MAKE) --no-print-directory types test
 
 slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 # Type checkers cannot follow an editable install that maps envs/ to metarl.envs: show them the installed layout.
 types: $(STAMP)
