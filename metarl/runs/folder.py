@@ -21,7 +21,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from metarl.distributed import current, launcher, restarts
-from metarl.errors import CheckpointError, ConfigError
+from metarl.errors import CheckpointError, ConfigError, RunInUseError
 from metarl.plugins import refuse_while_importing
 from metarl.runs.checkpoint import CheckpointStore
 from metarl.runs.claims import CONFIG, claim, is_run, settle
@@ -165,7 +165,8 @@ class RunFolder:
         """Keep other processes from writing into this run; the system frees the lock even if this process is killed.
 
         Raises:
-            CheckpointError: if another process holds it, with its process id.
+            RunInUseError: if another process holds it, with its process id.
+            CheckpointError: if it cannot be locked.
         """
         if not current().is_first:
             yield
@@ -175,7 +176,7 @@ class RunFolder:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise CheckpointError(
+            raise RunInUseError(
                 f"the run {self.path} is in use by {_describe_owner(owner)}. "
                 "Wait until it ends, stop it (Ctrl-C saves first), or start a run of its own without --resume."
             ) from None
