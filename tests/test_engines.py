@@ -15,6 +15,7 @@ from rich.console import Console
 from metarl.benchmarks.engines import Engine, Job, run_jobs
 from metarl.benchmarks.fewshot import cells as fewshot
 from metarl.errors import ConfigError, WorkerError
+from metarl.runs.folder import RunFolder
 
 
 @pytest.mark.timeout(300)
@@ -75,16 +76,12 @@ def test_engines_that_cannot_be_are_refused(tmp_path: Path, engine: Engine, mess
 
 
 def test_few_shot_cells_of_one_run_are_one_job(tmp_path: Path) -> None:
-    """A prototypical network is trained once for tests of two sizes, by one process."""
+    """A prototypical network is trained once for tests of two sizes: two processes would both want its run."""
     train = {"num_iterations": 2, "device": "cpu", "eval_every": 2, "meta_batch_size": 1}
     cells = [fewshot.Cell("protonet", "glyphs", ways, 1, 1, 1, train) for ways in (2, 3)]
-    alone, two = (
-        fewshot.run_cells(cells, None, tmp_path / f"results{jobs}", tmp_path / f"runs{jobs}", 4, Engine(jobs=jobs))
-        for jobs in (1, 2)
-    )
-    assert len(list((tmp_path / "runs2").iterdir())) == 1
-    for cell in cells:
-        assert alone[cell]["scores"] == two[cell]["scores"]
+    found = fewshot.run_cells(cells, None, tmp_path / "results", tmp_path / "runs", 4)
+    assert [len(found[cell]["scores"]) for cell in cells] == [4, 4]
+    assert [run.path.name for run in RunFolder.find(tmp_path / "runs")] == ["glyphs-1shot-protonet-seed1"]
 
 
 @pytest.mark.timeout(300)

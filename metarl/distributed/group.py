@@ -13,6 +13,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -35,6 +36,23 @@ _PRECEDENCE = 1.0
 """Seconds by which the rank that failed comes first in what all ranks print."""
 
 
+@dataclass
+class Traffic:
+    """What a rank has exchanged with the others so far.
+
+    Attributes:
+        seconds: in sums and messages, waiting for slower ranks included.
+        sums: of tensors.
+        num_bytes: that it gave to sums.
+        messages: gatherings and broadcasts of objects, which are small but for what a run begins with.
+    """
+
+    seconds: float = 0.0
+    sums: int = 0
+    num_bytes: int = 0
+    messages: int = 0
+
+
 class Group:
     """The ranks of one run. Every method but :meth:`share` is called by all of them, in the same order.
 
@@ -43,6 +61,9 @@ class Group:
         world_size: how many there are.
         store: what the ranks met at, where the first that fails says why; None for one alone.
         waiting: how long the ranks wait for each other in a sum, for the message.
+
+    Attributes:
+        traffic: counts what this rank exchanges.
 
     Raises:
         ConfigError: for a rank that is not below ``world_size``.
@@ -58,6 +79,7 @@ class Group:
         self._store = store
         self._waiting = waiting
         self._echo: str | None = None
+        self.traffic = Traffic()
 
     @property
     def is_first(self) -> bool:
@@ -85,6 +107,8 @@ class Group:
         flat = torch.cat([tensor.detach().flatten().to(dtype) for tensor in tensors])
         parts = [torch.empty_like(flat) for _ in range(self.world_size)]
         self._together("a sum", lambda: dist.all_gather(parts, flat))
+        self.traffic.sums += 1
+        self.traffic.num_bytes += flat.numel() * flat.element_size()
         total = parts[0]
         for part in parts[1:]:
             total = total + part
@@ -146,6 +170,7 @@ class Group:
             return [value]
         values: list[Any] = [None] * self.world_size
         self._together("a gathering", lambda: dist.all_gather_object(values, value))
+        self.traffic.messages += 1
         return values
 
     def broadcast(self, value: Value) -> Value:
@@ -154,6 +179,7 @@ class Group:
             return value
         values: list[Any] = [value]
         self._together("a broadcast", lambda: dist.broadcast_object_list(values, src=0))
+        self.traffic.messages += 1
         result: Value = values[0]
         return result
 
@@ -193,8 +219,10 @@ class Group:
         return self._echo == reason
 
     def _together(self, what: str, collective: Callable[[], object]) -> None:
+        started = time.perf_counter()
         try:
             collective()
+            self.traffic.seconds += time.perf_counter() - started
         except RuntimeError as error:
             rank, _, reason = self._reported().partition("\n")
             if not reason:

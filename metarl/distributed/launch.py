@@ -115,7 +115,7 @@ def device_of_rank() -> torch.device:
     """
     if current().world_size == 1:
         return torch.device("cuda")
-    here, local, count = _number("LOCAL_WORLD_SIZE", "1", 1), _number("LOCAL_RANK", "0", 0), torch.cuda.device_count()
+    here, local, count = ranks_here(), _number("LOCAL_RANK", "0", 0), torch.cuda.device_count()
     if max(here, local + 1) > count:
         raise ConfigError(
             f"{max(here, local + 1)} ranks on this machine need as many CUDA devices, and torch sees {count}: start "
@@ -123,6 +123,11 @@ def device_of_rank() -> torch.device:
         )
     torch.cuda.set_device(local)
     return torch.device("cuda", local)
+
+
+def ranks_here() -> int:
+    """How many ranks of the current group share this machine, and so its cores; 1 without other ranks."""
+    return 1 if current().world_size == 1 else _number("LOCAL_WORLD_SIZE", "1", 1)
 
 
 def launcher() -> str | None:

@@ -234,7 +234,7 @@ class RunFolder:
         command = [Path(sys.argv[0]).name, *sys.argv[1:]]
         manifest = {"versions": versions, "git": git_state(), "seed": seed, "command": command}
         launch = {} if launcher() is None else {"launcher": launcher(), "ranks": current().world_size}
-        write_json(self.path / "manifest.json", {**manifest, "machine": _machine(device), **launch})
+        write_json(self.path / "manifest.json", {**manifest, "machine": machine(device), **launch})
 
     def read_manifest(self) -> dict[str, Any]:
         """What :meth:`write_manifest` wrote.
@@ -299,7 +299,8 @@ def git_state() -> dict[str, Any] | None:
         return None
 
 
-def _machine(device: torch.device) -> dict[str, Any]:
+def machine(device: torch.device) -> dict[str, Any]:
+    """What this machine is, and how much of it torch uses, as it stands in manifests."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "platform": platform.platform(),
