@@ -59,6 +59,7 @@ class Group:
     Args:
         rank: this process's number, from 0.
         world_size: how many there are.
+        connections: to the other ranks; None for one alone.
         store: what the ranks met at, where the first that fails says why; None for one alone.
         waiting: how long the ranks wait for each other in a sum, for the message.
 
@@ -70,12 +71,18 @@ class Group:
     """
 
     def __init__(
-        self, rank: int = 0, world_size: int = 1, store: Store | None = None, waiting: timedelta = timedelta()
+        self,
+        rank: int = 0,
+        world_size: int = 1,
+        connections: dist.ProcessGroup | None = None,
+        store: Store | None = None,
+        waiting: timedelta = timedelta(),
     ) -> None:
         if not 0 <= rank < world_size:
             raise ConfigError(f"a rank must be a number from 0 to world_size - 1 = {world_size - 1}, got {rank}.")
         self.rank = rank
         self.world_size = world_size
+        self._connections = connections
         self._store = store
         self._waiting = waiting
         self._echo: str | None = None
@@ -106,7 +113,7 @@ class Group:
             dtype = torch.promote_types(dtype, tensor.dtype if tensor.is_floating_point() else torch.float64)
         flat = torch.cat([tensor.detach().flatten().to(dtype) for tensor in tensors])
         parts = [torch.empty_like(flat) for _ in range(self.world_size)]
-        self._together("a sum", lambda: dist.all_gather(parts, flat))
+        self._together("a sum", lambda: dist.all_gather(parts, flat, self._connections))
         self.traffic.sums += 1
         self.traffic.num_bytes += flat.numel() * flat.element_size()
         total = parts[0]
@@ -169,7 +176,7 @@ class Group:
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        self._together("a gathering", lambda: dist.all_gather_object(values, value))
+        self._together("a gathering", lambda: dist.all_gather_object(values, value, self._connections))
         self.traffic.messages += 1
         return values
 
@@ -178,7 +185,7 @@ class Group:
         if self.world_size == 1:
             return value
         values: list[Any] = [value]
-        self._together("a broadcast", lambda: dist.broadcast_object_list(values, src=0))
+        self._together("a broadcast", lambda: dist.broadcast_object_list(values, 0, self._connections))
         self.traffic.messages += 1
         result: Value = values[0]
         return result
