@@ -20,7 +20,7 @@ from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
 from metarl.runs.files import typed
 from metarl.runs.folder import RunFolder
-from metarl.runs.outer_loop import Progress, check_metrics, load_state, require_content, run_loop
+from metarl.runs.outer_loop import SCORE_WINDOW, Progress, check_metrics, load_state, require_content, run_loop
 from metarl.seeding import derive, numpy_stream
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Trial
@@ -95,6 +95,7 @@ class _Work:
     """Meta-training of an agent, for :func:`metarl.runs.outer_loop.run_loop`."""
 
     counter = "env_steps"
+    score_window = SCORE_WINDOW
 
     def __init__(self, agent: Agent[Any], distribution: TaskDistribution, config: TrainConfig) -> None:
         self.components = agent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from metarl.cli import main
 from metarl.errors import ConfigError
 from metarl.fewshot.backbone import build_backbone
 from metarl.fewshot.learner import Learner, LearnerConfig
@@ -136,6 +138,25 @@ def test_miniimagenet_is_read_in_both_of_its_layouts(tmp_path: Path, make: Calla
     reds = (batch.support.x[:, :, 0].mean((2, 3)) * 255).round()
     assert all(sorted(task) == pytest.approx([120, 140], abs=3) for task in reds.tolist())
     assert batch.query.x[:, :, 1].mean() == pytest.approx(200 / 255, abs=0.02)
+
+
+@pytest.mark.parametrize("make", [_mini_lists, _mini_folders])
+def test_a_learner_of_miniimagenet_is_trained_by_the_command_and_beats_chance(
+    tmp_path: Path, make: Callable[[Path], None]
+) -> None:
+    """From files in the true layout to scores on test classes: their colours tell them apart."""
+    (tmp_path / "mini").mkdir()
+    make(tmp_path / "mini")
+    size = "--ways 2 --shots 1 --queries 3 --train-ways 3 --train-queries 2 --num-filters 4"
+    schedule = "--num-iterations 30 --meta-batch-size 2 --eval-every 15 --eval-tasks 4 --test-tasks 20 --device cpu"
+    words = f"fewshot train protonet miniimagenet {size} {schedule}".split()
+    assert main([*words, "--data", str(tmp_path / "mini"), "--runs", str(tmp_path / "runs")]) == 0
+    run = tmp_path / "runs" / "protonet-miniimagenet-2way-1shot-seed1"
+    rows = json.loads((run / "adaptation.json").read_text())["rows"]
+    mean, low, _ = rows[0]["intervals"][-1]
+    assert rows[0]["label"] == "protonet" and rows[0]["steps"] == [0, 1]
+    assert low > 0.7 and mean > rows[0]["intervals"][0][0] == 0.5  # Two ways; before adaptation it is chance.
+    assert (run / "checkpoints" / "best.safetensors").is_file()
 
 
 def test_miniimagenet_that_is_not_whole_says_what_to_put_where(tmp_path: Path) -> None:

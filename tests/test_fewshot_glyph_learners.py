@@ -80,7 +80,11 @@ def test_gradient_steps_beat_chance_and_the_network_before_them_on_new_alphabets
         (FOMAMLConfig(**_STRIDE, num_eval_steps=3), 400, 0.85),
         (ANILConfig(**_STRIDE, num_eval_steps=3), 400, 0.8),
         (MetaSGDConfig(**_STRIDE, num_eval_steps=3), 400, 0.85),
-        (ReptileConfig(downsample="stride", num_filters=16, num_inner_steps=5), 600, 0.75),
+        (
+            ReptileConfig(downsample="stride", num_filters=16, num_inner_steps=5, inner_rule="sgd", inner_lr=0.1),
+            600,
+            0.75,
+        ),
         (ProtoNetConfig(num_filters=16), 200, 0.85),
         (MatchingConfig(num_filters=16), 200, 0.75),
         (

@@ -25,7 +25,6 @@ from metarl.fewshot.learners.reptile import Reptile, ReptileConfig
 from metarl.fewshot.tasks.quadratic import Quadratic
 from metarl.fewshot.tasks.sinusoid import Sinusoid
 from metarl.fewshot.types import EpisodeConfig, Examples, FewShotSpec, TaskBatch
-from metarl.networks.backbones import Conv4, MLPBackbone
 from metarl.networks.params import trainable
 from metarl.networks.task_norm import TaskNorm
 from metarl.testing.learners import check_learner
@@ -378,13 +377,6 @@ def test_anil_names_the_parameters_if_there_is_no_head() -> None:
 def test_an_unroll_that_does_not_divide_the_steps_is_refused() -> None:
     with pytest.raises(ConfigError, match="multiple of unroll, got 100 and 30"):
         LearnedOptimiserConfig(unroll=30)
-
-
-def test_images_that_are_too_small_to_pool_are_told() -> None:
-    with pytest.raises(ConfigError, match=r"at least 16 x 16.*got the shape \(1, 8, 8\)"):
-        Conv4((1, 8, 8), 4)
-    assert Conv4((1, 8, 8), 4, 3, downsample="stride")(torch.rand(2, 1, 8, 8)).shape == (2, 3)
-    assert MLPBackbone((1, 8, 8), (6,), 3, norm="running")(torch.rand(2, 1, 8, 8)).shape == (2, 3)
 
 
 def _train(learner: Any, tasks: Any, episode: EpisodeConfig, iterations: int, meta_batch_size: int = 25) -> None:

@@ -97,6 +97,16 @@ def test_damaged_files_are_named_and_counted_and_skipped_only_if_asked(tmp_path:
         read_images(files[:1], ImageFormat(), damaged="skip")
 
 
+def test_what_is_no_image_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ConfigError) as caught:
+        read_images(sorted(tmp_path.iterdir()), ImageFormat(), what="mine")
+    message = str(caught.value)
+    assert message.startswith(f"2 of the 2 images of mine cannot be read: {tmp_path / 'folder.png'} (Is a directory); ")
+    assert f"{tmp_path / 'text.png'} (it is no image of a known format, or its beginning is damaged). Exp" in message
+
+
 def test_a_link_to_nothing_is_a_damaged_file(tmp_path: Path) -> None:
     _write(tmp_path / "data" / "good.png", _noise(4, 4))
     (tmp_path / "data" / "link.png").symlink_to(tmp_path / "nowhere.png")

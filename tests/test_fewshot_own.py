@@ -139,6 +139,13 @@ def test_labels_may_skip_numbers_and_come_in_any_order() -> None:
     assert (batch.query.x.flatten(2) == batch.support.x.repeat_interleave(2, 1).flatten(2)).all()
 
 
+def test_labels_may_be_a_column_of_a_table() -> None:
+    """Libraries of tables hold text as objects."""
+    names = np.asarray(["cat", "dog", "cow", "cat", "dog", "cow"], dtype=object)
+    tasks = labelled_arrays(np.zeros((6, 3)), names, {"train": ["dog", "cat", "cow"]})
+    assert tasks.class_names("train") == ("dog", "cat", "cow")
+
+
 def test_labels_may_be_text_and_examples_vectors_or_have_channels() -> None:
     names = np.asarray(["cat", "dog", "cat", "dog", "cow", "cow"])
     tasks = labelled_arrays(np.zeros((6, 3)), names, {"train": ["dog", "cat", "cow"]})
@@ -154,6 +161,15 @@ def test_labels_may_be_text_and_examples_vectors_or_have_channels() -> None:
         ({"labels": np.linspace(0, 1, 20)}, "labels must be whole numbers or text"),
         ({"labels": np.zeros(20, int)}, "arrays has 1 class, and telling classes apart needs at least 2"),
         ({"images": np.zeros((20, 8, 8, 3))}, "channels last, expected [example, channel, height, width]: images.tr"),
+        (
+            {"images": [np.zeros((4, 4)), np.zeros((4, 5))] * 10},
+            "images must make one array, all of whose examples have one shape, and these do not: an array of the shape "
+            "(4, 4), an array of the shape (4, 5). Resize or pad them first.",
+        ),
+        ({"images": [[1, 2], [1, 2, 3]] * 10}, "a list of length 2, a list of length 3. Resize or pad"),
+        ({"labels": [[1], [1, 2]] * 10}, "labels must make one array"),
+        ({"labels": [None] * 20}, "labels must be an array of numbers or text, one for each example, got None."),
+        ({"images": 3}, "images must be an array of numbers or text, one for each example, got 3."),
         ({"images": np.zeros(20)}, "got an array of the shape (20,)"),
         ({"images": np.zeros((20, 4, 4), int)}, "images must be uint8 (0 to 255) or floating point, got int64"),
         ({"images": np.full((20, 4, 4), np.nan)}, "12 examples of the train split hold NaN or an infinity"),
@@ -227,6 +243,11 @@ def test_a_function_that_draws_regression_makes_a_family() -> None:
         ((np.zeros((2, 1)), [0, 1], np.zeros((2, 1)), [0, 2]), "whole numbers from 0 to 1, got int64 from 0 to 2"),
         ((np.zeros((2, 1)), [0, 1], np.zeros((2, 1)), [1, 1]), "the query set must hold 1 examples of each class for"),
         ((np.zeros((2, 1)), [0.0, 1.0], np.zeros((2, 1)), [0, 1]), "the support set must be whole numbers from 0 to 1"),
+        (
+            (np.zeros((2, 1)), [0, 1], [[1.0], [1.0, 2.0]], [0, 1]),
+            "of the query set must be arrays of numbers, all examples of one shape, of the shapes (2, 1) and (2,) for",
+        ),
+        ((np.zeros((2, 1)), [0, 1], ["a", "b"], [0, 1]), "of the query set must be arrays of numbers"),
         ((np.zeros((2, 1)), [0, 1], np.full((2, 1), np.nan), [0, 1]), "the query set holds NaN or an infinity"),
     ],
 )
@@ -261,7 +282,11 @@ def test_tasks_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name, data, message in (
         ("omniglott", None, "unknown few-shot tasks 'omniglott'. Did you mean 'omniglot'? Valid choices: digits, "),
         ("omniglott", None, "Tasks of your own: module:attribute, e.g. my_tasks:characters."),
-        ("omniglot", None, "the tasks omniglot are read from a folder of data, and none is given. Get images_back"),
+        (
+            "omniglot",
+            None,
+            "the tasks omniglot are read from a folder of data, and none is given (--data FOLDER). ",
+        ),
         ("miniimagenet", "nowhere", "there is no folder nowhere to read the tasks miniimagenet from. Lay it out"),
         ("glyphs", "mine", "the tasks glyphs read no data, got the folder mine; only these do: omniglot, "),
         ("fewshot_tasks_of_mine:mine", "mine", "read no data, got the folder mine"),

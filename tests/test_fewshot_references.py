@@ -14,7 +14,7 @@ from torch import nn
 
 from metarl.errors import ConfigError
 from metarl.fewshot.learners.nearest_neighbour import NearestNeighbourConfig
-from metarl.fewshot.learners.pretrained import PretrainedConfig
+from metarl.fewshot.learners.pretrained import Headed, PretrainedConfig
 from metarl.fewshot.learners.random import RandomConfig
 from metarl.fewshot.tasks.classes import Classes, ClassTasks
 from metarl.fewshot.tasks.sinusoid import Sinusoid
@@ -28,9 +28,9 @@ def _batch() -> TaskBatch:
     return double(Clusters().sample("train", 3, EPISODE, numpy_stream(0, "batch")))
 
 
-def _network(learner: object) -> nn.Sequential:
+def _network(learner: object) -> Headed:
     network = learner.components()["network"]  # type: ignore[attr-defined]
-    assert isinstance(network, nn.Sequential)
+    assert isinstance(network, Headed)
     return network
 
 
@@ -64,7 +64,7 @@ def test_fine_tuning_is_gradient_descent_from_a_head_of_zeros(fine_tune: str, fl
     assert (learner.num_adaptations, learner.num_eval_adaptations) == (0, 4)
     found = learner.predict(adapted(learner, batch.support), batch.query.x)
     for task in range(3):
-        body = copy.deepcopy(_network(learner)[:-1])
+        body = copy.deepcopy(_network(learner).body)
         head = nn.Linear(5, 3)
         nn.init.zeros_(head.weight)
         nn.init.zeros_(head.bias)

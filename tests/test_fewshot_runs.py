@@ -17,9 +17,10 @@ from metarl.cli import main
 from metarl.config import TrainConfig
 from metarl.errors import CheckpointError, ConfigError
 from metarl.fewshot.evaluation import evaluate
-from metarl.fewshot.experiment import Experiment, Given, Setup, resolve
+from metarl.fewshot.experiment import Experiment
 from metarl.fewshot.learners.maml import MAMLConfig
 from metarl.fewshot.presets import PRESETS
+from metarl.fewshot.setup import Given, Setup, resolve
 from metarl.fewshot.tasks.registry import DESCRIPTIONS, FEWSHOT_FOLDERS, FEWSHOT_TASKS
 from metarl.fewshot.types import EpisodeConfig
 
@@ -223,22 +224,34 @@ def test_train_evaluate_resume_and_plot(tmp_path: Path, capsys: pytest.CaptureFi
     assert (run / "adaptation.png").is_file()
     assert main(["fewshot", "train", "--resume", str(run), "--num-iterations", "5", "--test-tasks", "4"]) == 0
     assert main(["fewshot", "evaluate", str(run), "--num-tasks", "4", "--shots", "5", "--num-adaptations", "1"]) == 0
-    (found,) = run.glob("evaluation-test-1way-5shot-iteration5-seed*.json")
+    (found,) = run.glob("evaluation-test-1way-5shot-10query-4tasks-1steps-iteration5-seed*.json")
     assert np.shape(json.loads(found.read_text())["rows"][0]["scores"]) == (4, 2)
+    kept = found.read_bytes()
+    for other in (["--num-tasks", "5"], ["--queries", "3"], ["--num-adaptations", "2"]):
+        words = ["--num-tasks", "4", "--shots", "5", "--num-adaptations", "1", *other]  # The last one counts.
+        assert main(["fewshot", "evaluate", str(run), *words]) == 0
+    assert len(list(run.glob("evaluation-*.json"))) == len(list(run.glob("evaluation-*.png"))) == 4
+    assert found.read_bytes() == kept
     assert main(["plot", str(run)]) == 0
     assert (run / "learning.png").is_file()
     capsys.readouterr()
     for bad, message in (
         (["fewshot", "train", "maml", "--resume", str(run)], "leave out 'maml'"),
         (["fewshot", "train", "--resume", str(run), "--shots", "3"], "--shots 3 is for new runs"),
-        (["fewshot", "train", "--resume", str(run), "--inner-lr", "3"], "inner_lr is 0.01"),
+        (["fewshot", "train", "--resume", str(run), "--inner-lr", "3"], "inner_lr is 0.001"),
         (["fewshot", "train", "--resume", str(run), "--num-iterations", "2"], "has done 5 iterations already"),
         (["fewshot", "train", "maml"], "LEARNER and TASKS, got only 'maml'"),
+        (["fewshot", "train", "mamll"], "unknown learner 'mamll'. Did you mean 'maml'"),
         (["fewshot", "train", "protonet", "sinusoid"], "protonet classifies"),
         (["fewshot", "train", "maml", "sinusoid", "--ways", "5"], "ways must be 1, got 5"),
         (["fewshot", "trian"], "Did you mean 'train'"),
         (["fewshot", "evaluate", str(run), "--num-tasks", "1"], "--num-tasks must be 2 or more, got 1"),
-        (["fewshot", "evaluate", str(tmp_path)], "is not a run folder"),
+        (["fewshot", "evaluate", str(tmp_path)], f"is not a run folder (it has no config.json). Runs nearby: {run}."),
+        (["fewshot", "evaluate", str(run), "--learner", "anil"], "the run's learner is 'maml', got --learner 'anil'"),
+        (
+            ["fewshot", "train", "anil", "sinusoid", "--config", str(run / "config.json")],
+            "holds the settings of maml, and the learner that is asked for is anil. Leave out",
+        ),
         (["evaluate", str(run)], "metarl fewshot has the commands for it"),
     ):
         assert main(bad) == 2, bad
@@ -276,6 +289,7 @@ def test_a_users_images_are_told_apart(drawings: Path, tmp_path: Path, capsys: p
         ([str(tmp_path / "none"), images[0]], "there is no folder"),
         ([str(support / "angle0"), images[0]], "at least two, got 0"),
         ([str(support), str(tmp_path / "none.png")], "there is no image"),
+        ([str(support), str(support)], f"there is no image {support}, which is a folder: name the images in it"),
     ):
         assert main(["fewshot", "predict", str(run), *bad]) == 2
         assert message in " ".join(capsys.readouterr().err.split())

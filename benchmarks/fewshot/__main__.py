@@ -17,7 +17,8 @@ from metarl.benchmarks.engines import LOCAL, Engine
 from metarl.benchmarks.fewshot.cells import Cell, read_scores, run_cells
 from metarl.benchmarks.fewshot.page import Scores, write_page
 from metarl.errors import ConfigError, told_errors
-from metarl.fewshot.experiment import Given, resolve
+from metarl.fewshot.setup import Given, resolve
+from metarl.networks.backbones import Precision
 from metarl.runs.files import safe_name
 
 
@@ -37,6 +38,8 @@ class Options:
     """Seeds of training."""
     num_iterations: int | None = None
     """Meta-updates; default: the preset's."""
+    precision: Precision | None = None
+    """Precision of convolutions, for all of the learners; default: the preset's."""
     data: str | None = None
     """Folder that the tasks are read from, for those that are."""
     test_tasks: int = 1000
@@ -55,13 +58,14 @@ def main() -> None:
     if options.test_tasks < 2:
         raise ConfigError(f"--test-tasks must be 2 or more, got {options.test_tasks}.")
     train = {} if options.num_iterations is None else {"num_iterations": options.num_iterations}
+    settings = {} if options.precision is None else {"precision": options.precision}
     cells = []
     for size in options.sizes:
         if not (match := re.fullmatch(r"(\d+)-(\d+)", size)):
             raise ConfigError(f"--sizes are written as ways-shots, e.g. 5-1, got {size!r}.")
         ways, shots = int(match[1]), int(match[2])
         cells += [
-            Cell(learner, options.tasks, ways, shots, options.test_shots or shots, seed, train)
+            Cell(learner, options.tasks, ways, shots, options.test_shots or shots, seed, train, settings)
             for learner in options.learners
             for seed in options.seeds
         ]
@@ -82,8 +86,12 @@ def _commands(scores: Scores, data: str | None) -> list[str]:
         for cell, score in chosen.items():
             given = Given(cell.learner, cell.tasks, data, cell.ways, cell.shots)
             words = ["--seeds", *(str(other.seed) for other in chosen if other.size == cell.size)]
-            if score["iterations"] != resolve(given).train_config.num_iterations:
+            preset = resolve(given)
+            if score["iterations"] != preset.train_config.num_iterations:
                 words += ["--num-iterations", str(score["iterations"])]
+            precision = score["config"][cell.learner].get("precision", "float32")  # Older ones had no other.
+            if precision != preset.learner_config.precision:
+                words += ["--precision", precision]
             if cell.test_shots != cell.shots:
                 words += ["--test-shots", str(cell.test_shots)]
             words += ["--test-tasks", str(len(score["scores"]))] + (["--data", "FOLDER"] if data else [])

@@ -15,7 +15,8 @@ from metarl.benchmarks.cells import BENCHMARK_SEED, console
 from metarl.benchmarks.engines import LOCAL, Engine, Job, Report, run_jobs
 from metarl.errors import ConfigError
 from metarl.fewshot.evaluation import evaluate
-from metarl.fewshot.experiment import Experiment, Given, Setup, resolve
+from metarl.fewshot.experiment import Experiment
+from metarl.fewshot.setup import Given, Setup, resolve
 from metarl.runs.files import read_json, safe_name, write_atomically
 from metarl.runs.logger import read_metrics
 
@@ -32,6 +33,7 @@ class Cell:
         test_shots: the same in the test.
         seed: of training.
         train: fields of TrainConfig that differ from the preset's.
+        settings: fields of the learner's config that do.
     """
 
     learner: str
@@ -41,6 +43,7 @@ class Cell:
     test_shots: int
     seed: int
     train: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def size(self) -> str:
@@ -103,7 +106,7 @@ _NAMES = ("learner", "tasks", "ways", "shots", "test_shots", "seed")
 def _run_of(cell: Cell, data: str | None) -> tuple[Setup, str]:
     """What is trained for a cell, and the name of its run."""
     given = Given(cell.learner, cell.tasks, data, cell.ways, cell.shots)
-    setup = resolve(given, train={"seed": cell.seed, **cell.train})
+    setup = resolve(given, train={"seed": cell.seed, **cell.train}, settings=cell.settings)
     if not getattr(setup.learner_config, "train_ways", 0):
         return setup, cell.name
     # Its training does not depend on the ways of the test: one run is scored in several cells.

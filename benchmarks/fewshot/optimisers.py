@@ -25,8 +25,9 @@ from metarl.benchmarks.cells import BENCHMARK_SEED, console
 from metarl.benchmarks.engines import LOCAL, Engine, Job, Report, run_jobs
 from metarl.benchmarks.report import notes, provenance
 from metarl.errors import ConfigError, told_errors
-from metarl.fewshot.experiment import Experiment, Given, Setup, resolve
+from metarl.fewshot.experiment import Experiment
 from metarl.fewshot.learners.learned_optimiser import LearnedOptimiser
+from metarl.fewshot.setup import Given, Setup, resolve
 from metarl.fewshot.types import Split
 from metarl.plotting import save_figure
 from metarl.runs.files import read_json, safe_name, write_atomically

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 SINUSOID: Mapping[str, Mapping[int, float]] = {
     # MAML (arXiv 1703.03400), Table 2 of its first version: mean squared error after 1, 5 and 10 steps.
     "maml": {1: 0.67, 5: 0.38, 10: 0.35},
+    "pretrained": {1: 2.41, 5: 2.23, 10: 2.19},
 }
 """Mean squared errors on sinusoids, trained with 10 points, tested with 5, by gradient steps."""
 

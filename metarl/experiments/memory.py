@@ -1,36 +1,18 @@
-"""What settings ask of memory, estimated before anything runs: the system ends who asks for too much without a word."""
+"""What the settings of an agent ask of memory, estimated before anything runs."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from metarl.agent import AgentConfig
-from metarl.errors import ConfigError
+from metarl.runs.memory import Share, available_bytes, require_available
 from metarl.types import Spec
 
 _BYTES = 4
 """Of a float32."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """One thing that memory holds.
-
-    Attributes:
-        what: its name, in the plural.
-        settings: those that it grows with, by name.
-        num_bytes: what it takes at least.
-    """
-
-    what: str
-    settings: Mapping[str, object]
-    num_bytes: int
 
 
 def require_memory(
@@ -60,14 +42,7 @@ def require_memory(
         ConfigError: naming the settings, the estimate and what is available.
     """
     shares = estimate(config, spec, num_tasks, tasks_setting, rollouts_per_task, num_adaptations)
-    needed, available = sum(share.num_bytes for share in shares), available_bytes(device)
-    if needed > available:
-        largest = max(shares, key=lambda share: share.num_bytes)
-        settings = ", ".join(f"{name} = {value}" for name, value in largest.settings.items())
-        raise ConfigError(
-            f"{largest.what} need at least {_gib(largest.num_bytes)} ({settings}), all together {_gib(needed)}, but "
-            f"{_gib(available)} are available ({device.type}). Lower one of these settings."
-        )
+    require_available(shares, available_bytes(device), device)
 
 
 def estimate(
@@ -115,28 +90,3 @@ def estimate(
         padded = slots * max(0, pieces - num_rollouts * spec.horizon)
         shares.append(Share("pieces of trials", {"bptt_steps": pieces, tasks_setting: num_tasks}, padded * per_step))
     return shares
-
-
-def available_bytes(device: torch.device) -> int:
-    """Memory that is free on a device now, with swap on the CPU, within the limit of this process's control group."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    known = [
-        1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("MemAvailable:", "SwapFree:")))
-        for lines in [_lines("/proc/meminfo")]
-        if lines
-    ]
-    limits = _lines("/sys/fs/cgroup/memory.max") + _lines("/sys/fs/cgroup/memory/memory.limit_in_bytes")
-    known += [int(limit) for limit in limits if limit.isdigit()]
-    return min(known, default=2**63)
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
-
-
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:,.1f} GiB"

@@ -22,7 +22,7 @@ from metarl.statistics import Interval, mean_interval
 
 _SCORED = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
 
-_BATCH_SIZE = 25
+EVALUATION_BATCH = 25
 """Tasks at a time; each batch is drawn from a stream of its own."""
 
 
@@ -112,9 +112,9 @@ def evaluate(
         raise ConfigError(f"an interval over tasks needs two of them at least, got num_tasks = {num_tasks}.")
     adaptations = learner.num_eval_adaptations if num_adaptations is None else num_adaptations
     scores: list[NDArray[np.float64]] = []
-    group, firsts = current(), list(enumerate(range(0, num_tasks, _BATCH_SIZE)))
+    group, firsts = current(), list(enumerate(range(0, num_tasks, EVALUATION_BATCH)))
     for number, first in firsts[group.share(len(firsts))]:
-        size = min(_BATCH_SIZE, num_tasks - first)
+        size = min(EVALUATION_BATCH, num_tasks - first)
         batch = tasks.sample(split, size, episode, numpy_stream(seed, "tasks", number)).to(learner.device)
         learner.seed(derive(seed, "learner", number))
         scores.append(score_batch(learner, batch, adaptations).double().cpu().numpy())

@@ -1,165 +1,22 @@
-"""How names, a preset, a file and single settings become a few-shot experiment, and its run folder."""
+"""A few-shot experiment and its run folder."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from metarl.config import TrainConfig, choose_device, fixed_settings, from_dict, require_kept
-from metarl.errors import ConfigError, unknown_name
+from metarl.errors import ConfigError
 from metarl.fewshot.learner import Learner, LearnerConfig
 from metarl.fewshot.learners import load_learner
-from metarl.fewshot.presets import PRESETS, preset_of
-from metarl.fewshot.tasks.base import FewShotTasks
-from metarl.fewshot.tasks.registry import load_tasks
-from metarl.fewshot.trainer import check_sizes, restore, train
-from metarl.fewshot.types import EpisodeConfig, FewShotSpec, Kind
-from metarl.plugins import require_trust
-from metarl.runs.config_file import read_config_file
+from metarl.fewshot.setup import Given, Setup, read_parts
+from metarl.fewshot.trainer import require_eval_tasks, restore, train
+from metarl.fewshot.types import EpisodeConfig, FewShotSpec
 from metarl.runs.folder import RunFolder
 from metarl.runs.outer_loop import Progress
-
-
-@dataclass(frozen=True)
-class Setup:
-    """A learner, tasks and all their settings: an experiment before it has a folder.
-
-    Attributes:
-        name: the learner's name, or ``module:attribute`` of its config class.
-        task_name: name of the family, or ``module:attribute``.
-        data: folder that the family is read from, if it is.
-        episode: size of the tasks.
-        train_config: settings of the outer loop.
-        learner_config: settings of the learner.
-    """
-
-    name: str
-    task_name: str
-    data: str | None
-    episode: EpisodeConfig
-    train_config: TrainConfig
-    learner_config: LearnerConfig
-
-    @property
-    def tasks(self) -> FewShotTasks:
-        """The family; data is read once."""
-        return _tasks(self.task_name, self.data)
-
-    @property
-    def kind(self) -> Kind:
-        """What is predicted."""
-        return self.tasks.spec(self.episode).kind
-
-    @property
-    def size(self) -> str:
-        """How large its tasks are, in words."""
-        episode = self.episode
-        return f"{episode.ways}-way {episode.shots}-shot" if self.kind == "classification" else f"{episode.shots}-shot"
-
-    def build(self) -> Learner[Any]:
-        """A fresh learner, with the parameters that its seed gives it."""
-        device = choose_device(self.train_config.device)
-        return self.learner_config.build(self.tasks.spec(self.episode), device, self.train_config.seed)
-
-    def check(self) -> None:
-        """Try what training begins with: what cannot work must fail before there is a run folder.
-
-        Raises:
-            ConfigError: for tasks that are not there or not of this size, a device that this machine lacks, or settings
-                that do not fit the tasks.
-        """
-        learner = self.build()
-        check_sizes(learner, self.tasks, self.episode)
-        batch = self.tasks.sample("test", 2, self.episode, np.random.default_rng(0)).to(learner.device)
-        learner.predict(learner.adapt(learner.begin(2), batch.support), batch.query.x)
-
-    def to_json(self) -> dict[str, Any]:
-        """As it stands in a run's ``config.json``."""
-        return {
-            "learner": self.name,
-            "tasks": self.task_name,
-            "data": self.data,
-            "episode": dataclasses.asdict(self.episode),
-            "train": dataclasses.asdict(self.train_config),
-            self.name: dataclasses.asdict(self.learner_config),
-        }
-
-    def on(self, device: Literal["auto", "cpu", "cuda"]) -> Setup:
-        """The same with its networks on ``device``."""
-        return dataclasses.replace(self, train_config=dataclasses.replace(self.train_config, device=device))
-
-
-_tasks = functools.lru_cache(maxsize=4)(load_tasks)
-
-
-@dataclass(frozen=True)
-class Given:
-    """What the user says of a new experiment; None leaves a choice to the file, the preset or the defaults.
-
-    Attributes:
-        learner: name of the learner.
-        tasks: name of the family.
-        data: folder that it is read from.
-        ways: classes in a task.
-        shots: labelled examples of each class.
-        queries: examples of each class to be predicted.
-        preset: the preset to start from, e.g. ``"maml:omniglot"``.
-        file: a config file of the keys of a run's config.json, any of which may be missing.
-        trust: whether modules that the file names may be imported, which runs their code.
-    """
-
-    learner: str | None = None
-    tasks: str | None = None
-    data: str | None = None
-    ways: int | None = None
-    shots: int | None = None
-    queries: int | None = None
-    preset: str | None = None
-    file: Path | None = None
-    trust: bool = False
-
-
-def resolve(
-    given: Given, *, train: Mapping[str, Any] | None = None, settings: Mapping[str, Any] | None = None
-) -> Setup:
-    """A configured experiment; what comes later wins: defaults, preset, file, single settings.
-
-    Args:
-        given: what it is.
-        train: fields of :class:`TrainConfig`.
-        settings: fields of the learner's config.
-
-    Raises:
-        ConfigError: for a module that may not be imported; a file that cannot be read; an unknown learner, family,
-            preset, key or field; a value of another kind; a learner or tasks that are missing.
-    """
-    content = {} if given.file is None else read_config_file(given.file)
-    parts = _read(content, given.file or "the config", given)
-    name, task_name = given.learner or parts.name, given.tasks or parts.task_name
-    if name is None or task_name is None:
-        lacking = " and ".join(part for part, value in (("learner", name), ("tasks", task_name)) if value is None)
-        raise ConfigError(f"a few-shot experiment needs a learner and tasks; {lacking} missing.")
-    data = given.data or parts.data
-    if data and Path(data).expanduser().is_dir():
-        data = str(Path(data).expanduser().absolute())  # A run is resumed from any folder.
-    kind = load_learner(name)
-    sizes = {size: getattr(given, size) for size in ("ways", "shots", "queries") if getattr(given, size) is not None}
-    default = _tasks(task_name, data).default_episode
-    episode = from_dict(EpisodeConfig, {**dataclasses.asdict(default), **parts.episode, **sizes})
-    if given.preset is not None and given.preset not in PRESETS:
-        raise unknown_name("preset", given.preset, PRESETS)
-    chosen = preset_of(name, task_name, episode) if given.preset is None else PRESETS[given.preset]
-    train_config, learner_config = from_dict(TrainConfig, chosen.train), from_dict(kind, chosen.learner)
-    for train_fields, fields in ((parts.train, parts.settings), (train or {}, settings or {})):
-        train_config = from_dict(TrainConfig, train_fields, train_config)
-        learner_config = from_dict(kind, fields, learner_config)
-    return Setup(name, task_name, data, episode, train_config, learner_config)
 
 
 @dataclass(frozen=True)
@@ -237,19 +94,20 @@ class Experiment:
 
         Raises:
             ConfigError: if there is no run, one of reinforcement learning, or one whose config.json does not say what
-                it needs to; for a module that may not be imported, saying what to do.
+                it needs to; for a module that may not be imported, saying what to do; if its data is gone.
         """
+        given = str(Path(data).expanduser().absolute()) if data else None  # Before code of the user's own is imported.
         run = RunFolder.open(path)
         content = run.read_config()
         where = run.path / "config.json"
         if "agent" in content and "learner" not in content:
             raise ConfigError(f"{path} is a run of reinforcement learning: metarl evaluate {path}, not metarl fewshot.")
-        parts = _read(content, where, Given(learner, tasks, trust=trust), run.path)
-        for part, named, own in (("learner", learner, parts.name), ("tasks", tasks, parts.task_name)):
-            if own is None:
+        for part, named in (("learner", learner), ("tasks", tasks)):
+            if (own := content.get(part)) is None:
                 raise ConfigError(f"{where} does not name the {part}: it is not that of a few-shot run.")
             if named not in (None, own):
                 raise ConfigError(f"the run's {part} is {own!r}, got --{part} {named!r}. Leave it out.")
+        parts = read_parts(content, where, Given(learner, tasks, trust=trust), run.path)
         assert parts.name is not None and parts.task_name is not None
         for section, kind, values in (
             ("train", TrainConfig, parts.train),
@@ -260,10 +118,15 @@ class Experiment:
                 raise ConfigError(
                     f"{section} in {where} lacks {', '.join(lost)}; put back what the run was started with."
                 )
+        if given is None and parts.data is not None and not Path(parts.data).is_dir():
+            raise ConfigError(
+                f"the run was trained on data in {parts.data}, and there is no such folder now. Say where it lies with "
+                "--data FOLDER, or put it back."
+            )
         setup = Setup(
             parts.name,
             parts.task_name,
-            str(Path(data).expanduser().absolute()) if data else parts.data,
+            given or parts.data,
             from_dict(EpisodeConfig, parts.episode),
             from_dict(TrainConfig, parts.train),
             from_dict(load_learner(parts.name), parts.settings),
@@ -289,6 +152,7 @@ class Experiment:
         after = dataclasses.asdict(learner_config) | fixed_settings(train_config)
         require_kept(before, after, self.run.path, "learner's")
         choose_device(train_config.device)
+        require_eval_tasks(train_config, setup.tasks)
         store = self.run.checkpoints
         done = store.load(checkpoint)[0] if checkpoint is not None else max(store.iterations(), default=0)
         if done > train_config.num_iterations:
@@ -306,6 +170,22 @@ class Experiment:
     def on(self, device: Literal["auto", "cpu", "cuda"]) -> Experiment:
         """The same experiment, its networks on ``device``."""
         return Experiment(self.setup.on(device), self.run)
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The checkpoint of the best score: see :func:`metarl.fewshot.trainer.train`.
+
+        Raises:
+            ConfigError: if there is none yet.
+        """
+        path = self.run.checkpoints.best_path
+        if not path.is_file():
+            raise ConfigError(
+                f"{self.run.path} has no best checkpoint yet: its learner is scored every "
+                f"{self.setup.train_config.eval_every} iterations (eval_every), and first then. Leave out --best to "
+                "take the newest checkpoint."
+            )
+        return path
 
     def load(self, checkpoint: Path | None = None, *, spec: FewShotSpec | None = None) -> tuple[Learner[Any], int]:
         """The trained learner of a checkpoint, and the iterations behind it.
@@ -348,45 +228,3 @@ class Experiment:
             checkpoint=checkpoint,
             listener=listener,
         )
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """What a file says; None and empty where it says nothing."""
-
-    name: str | None
-    task_name: str | None
-    data: str | None
-    episode: Mapping[str, Any]
-    train: Mapping[str, Any]
-    settings: Mapping[str, Any]
-
-
-def _read(content: Mapping[str, Any], where: Path | str, given: Given, folder: Path | None = None) -> _Parts:
-    """The parts of a config file's content, whose modules may be imported as far as ``given`` says."""
-
-    def word(key: str) -> str | None:
-        value = content.get(key)
-        if value is not None and not isinstance(value, str):
-            raise ConfigError(f"{key} in {where} must be a name, got {value!r}.")
-        return value
-
-    def section(key: str) -> Mapping[str, Any]:
-        value = content.get(key, {})
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{key} in {where} must be an object of settings, got {value!r}.")
-        return {str(name): setting for name, setting in value.items()}
-
-    name, task_name = word("learner"), word("tasks")
-    own = given.learner or name
-    settings = section(own) if own is not None else {}
-    named = {given.learner, given.tasks}
-    backbone = settings.get("backbone")
-    for part, value in (("learner", name), ("tasks", task_name), ("backbone", backbone)):
-        if isinstance(value, str):
-            require_trust(value, part, where, trusted=given.trust or value in named, folder=folder)
-    known = ["learner", "tasks", "data", "episode", "train", *([own] if own else [])]
-    for key in content:
-        if key not in known:
-            raise unknown_name(f"key in {where}", str(key), known)
-    return _Parts(name, task_name, word("data"), section("episode"), section("train"), settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from metarl.config.settings import Count, Counts, Positive, check_settings
 from metarl.fewshot.types import EpisodeConfig, Examples, FewShotSpec, TaskBatch
-from metarl.networks.backbones import Downsample
+from metarl.networks.backbones import Downsample, Precision
 from metarl.networks.task_norm import Norm
 from metarl.runs.components import Components
 
@@ -88,11 +89,18 @@ class LearnerConfig(abc.ABC):
 
     The types of its fields say which values they take (:mod:`metarl.config.settings`).
 
+    A setting that never acts on a learner is fixed by a ``Literal`` with one value; one that does not act beside the
+    others is refused where it is not its default (see :func:`metarl.fewshot.backbone.idle_settings`).
+
     Attributes:
         when: when to choose this learner, for ``metarl fewshot list``.
+        acts_with: settings that act only where another one has a least value, by name: that other one and the value.
+        retired: as in :class:`metarl.agent.AgentConfig`.
     """
 
     when: ClassVar[str] = ""
+    acts_with: ClassVar[Mapping[str, tuple[str, int]]] = {}
+    retired: ClassVar[Mapping[str, tuple[Any, ...] | None]] = {}
 
     backbone: str = "auto"
     """The network: conv4 for images, mlp, linear, or module:attribute of (input_shape, num_outputs) -> module."""
@@ -104,6 +112,8 @@ class LearnerConfig(abc.ABC):
     """Statistics that conv4 normalises by; see metarl.networks.task_norm."""
     downsample: Downsample = "pool"
     """How conv4's blocks halve an image: 2 x 2 maximum, or a stride of 2."""
+    precision: Precision = "float32"
+    """Precision of conv4's convolutions; bfloat16 halves their time where the processor has it."""
     meta_lr: Positive = 1e-3
     """Step size of Adam in the outer loop."""
 

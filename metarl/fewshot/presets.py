@@ -35,6 +35,19 @@ _SINUSOID = Preset(
     {"num_inner_steps": 1, "num_eval_steps": 10, "inner_lr": 0.01},
 )
 
+_MAML_SINUSOID = Preset(
+    "MAML (arXiv 1703.03400) 5.1, but the inner step 0.001 of its code, to which its table fits: with the paper's 0.01 "
+    "further steps on 5 points go astray",
+    _SINUSOID.train,
+    {**_SINUSOID.learner, "inner_lr": 0.001},
+)
+
+_PRETRAINED_SINUSOID = Preset(
+    "MAML (arXiv 1703.03400) 5.1, pretraining on all tasks: the same network, tasks and iterations",
+    _SINUSOID.train,
+    {"inner_lr": 0.01, "num_inner_steps": 10},
+)
+
 
 def _maml_omniglot(inner_lr: float, num_inner_steps: int, num_eval_steps: int, meta_batch_size: int) -> Preset:
     """MAML's network: strides instead of maxima, a mean over positions (section 5.2)."""
@@ -57,9 +70,15 @@ _OMNIGLOT = ("omniglot", "omniglot-1200", "omniglot-random", "omniglot-backgroun
 PRESETS: dict[str, Preset] = {
     **{
         f"{learner}:{tasks}": _SINUSOID
-        for learner in ("maml", "fomaml", "anil", "meta-sgd", "meta-lstm")
+        for learner in ("anil", "meta-sgd", "meta-lstm")
         for tasks in ("sinusoid", "sinusoid-and-line")
     },
+    **{
+        f"{learner}:{tasks}": _MAML_SINUSOID
+        for learner in ("maml", "fomaml")
+        for tasks in ("sinusoid", "sinusoid-and-line")
+    },
+    **{f"pretrained:{tasks}": _PRETRAINED_SINUSOID for tasks in ("sinusoid", "sinusoid-and-line")},
     **{
         f"{learner}:{tasks}": _maml_omniglot(0.4, 1, 3, 32)
         for learner in ("maml", "fomaml", "anil", "meta-sgd")
@@ -88,29 +107,72 @@ PRESETS: dict[str, Preset] = {
     },
     **{
         f"{learner}:glyphs": Preset(
-            "MAML's for Omniglot with half the filters and tasks, for CPU minutes",
-            {"num_iterations": 1500, "meta_batch_size": 16, **_SHORT},
-            {**_maml_omniglot(0.4, 1, 3, 32).learner, "num_filters": 32},
+            "MAML's for Omniglot with half the filters, a quarter of the tasks and a larger step, for CPU minutes",
+            {"num_iterations": 1000, "meta_batch_size": 8, **_SHORT},
+            {**_maml_omniglot(0.4, 1, 3, 32).learner, "train_queries": 3, "num_filters": 32, "meta_lr": 0.003},
         )
         for learner in ("maml", "fomaml", "anil", "meta-sgd")
     },
     **{
         f"{learner}:glyphs:20-way": Preset(
-            "MAML's for Omniglot with half the filters and a quarter of the tasks, for CPU minutes",
-            {"num_iterations": 1000, "meta_batch_size": 4, **_SHORT},
-            {**_maml_omniglot(0.1, 5, 5, 16).learner, "num_filters": 32},
+            "MAML's for Omniglot with half the filters, a quarter of the tasks and a larger step, for CPU minutes",
+            {"num_iterations": 500, "meta_batch_size": 4, **_SHORT},
+            {**_maml_omniglot(0.1, 5, 5, 16).learner, "num_filters": 32, "meta_lr": 0.003},
         )
         for learner in ("maml", "fomaml", "anil", "meta-sgd")
     },
     "reptile:glyphs": Preset(
-        "supervised-reptile's for Omniglot with half the filters, for CPU minutes",
-        {"num_iterations": 4000, "meta_batch_size": 5, **_SHORT},
-        {"downsample": "stride", "num_inner_steps": 5, "num_filters": 32, "anneal_iterations": 4000},
+        "supervised-reptile's for Omniglot with half the filters, and gradient descent inside: 86 % on validation "
+        "characters after 600 iterations, with Adam at 0.003 79 %, at its 0.001 66 %",
+        {"num_iterations": 1500, "meta_batch_size": 5, **_SHORT},
+        {"downsample": "stride", "num_inner_steps": 5, "num_eval_steps": 20, "num_filters": 32}
+        | {"inner_rule": "sgd", "inner_lr": 0.1, "anneal_iterations": 1500},
     ),
     "protonet:glyphs": Preset(
         "Prototypical Networks' for Omniglot with half the filters and a third of the ways, for CPU minutes",
-        {"num_iterations": 2000, "meta_batch_size": 1, **_SHORT},
+        {"num_iterations": 1000, "meta_batch_size": 1, **_SHORT},
         {"train_ways": 20, "train_queries": 5, "num_filters": 32},
+    ),
+    "matching:glyphs": Preset(
+        "the network of the other learners on glyphs, for CPU minutes",
+        {"num_iterations": 1000, "meta_batch_size": 8, **_SHORT},
+        {"num_filters": 32},
+    ),
+    "matching:glyphs:20-way": Preset(
+        "the network of the other learners on glyphs, for CPU minutes",
+        {"num_iterations": 1000, "meta_batch_size": 2, **_SHORT},
+        {"num_filters": 32},
+    ),
+    "snail:glyphs": Preset(
+        "the network of the other learners on glyphs, for CPU minutes",
+        {"num_iterations": 1500, "meta_batch_size": 4, **_SHORT},
+        {"num_filters": 32},
+    ),
+    "snail:glyphs:20-way": Preset(
+        "the network of the other learners on glyphs, for CPU minutes; at first it learns nothing for a long time",
+        {"num_iterations": 2000, "meta_batch_size": 2, **_SHORT},
+        {"num_filters": 32},
+    ),
+    **{
+        f"{learner}:glyphs{ways}": Preset(
+            "the network of the other learners on glyphs, for CPU minutes",
+            {"num_iterations": 1000, "meta_batch_size": tasks, **_SHORT},
+            {"num_filters": 32, **({"inner_lr": 0.5, "fine_tune": "head"} if learner == "pretrained" else {})},
+        )
+        for learner in ("pretrained", "nearest-neighbour")
+        for ways, tasks in (("", 8), (":20-way", 2))
+    },
+    "random:glyphs": Preset("the network of the other learners on glyphs", {"num_iterations": 1}, {"num_filters": 32}),
+    "meta-lstm:glyphs": Preset(
+        "MAML's network for Omniglot with half the filters, one task at a time as in Ravi and Larochelle (section 4), "
+        "for CPU minutes",
+        {"num_iterations": 1000, "meta_batch_size": 1, **_SHORT},
+        {**_maml_omniglot(0.4, 2, 3, 1).learner, "train_queries": 3, "num_filters": 32},
+    ),
+    "learned-optimiser:glyphs": Preset(
+        "one hidden layer of 20 units as in Andrychowicz et al. (arXiv 1606.04474) 3.2, 10 steps, for CPU minutes",
+        {"num_iterations": 150, "meta_batch_size": 1, **_SHORT},
+        {"backbone": "mlp", "hidden_sizes": (20,), "num_inner_steps": 10, "num_eval_steps": 10, "unroll": 10},
     ),
     "learned-optimiser:quadratic": Preset(
         "Andrychowicz et al. (arXiv 1606.04474) and its code: 128 functions, 100 steps, unrolled over 20",

@@ -22,7 +22,7 @@ from metarl.fewshot.types import EpisodeConfig
 from metarl.plugins import refuse_while_importing
 from metarl.runs.files import typed
 from metarl.runs.folder import RunFolder
-from metarl.runs.outer_loop import Progress, load_state, require_content, require_same_run, run_loop
+from metarl.runs.outer_loop import SCORE_WINDOW, Progress, load_state, require_content, require_same_run, run_loop
 from metarl.seeding import derive, numpy_stream
 
 
@@ -42,8 +42,9 @@ def train(
 
     Args:
         learner: is changed in place.
-        tasks: trained on its train split, monitored on its validation split if it has one. The best checkpoint is that
-            of the best training score.
+        tasks: trained on its train split, monitored on its validation split if it has one. The best checkpoint is then
+            that of the best validation score, among the iterations that are monitored (``eval_every``), each of which
+            leaves a checkpoint; without a validation split, that of the best training score over ten iterations.
         episode: size of the tasks that the learner is scored on.
         config: settings of the outer loop; ``meta_batch_size`` tasks make an update.
         run: where checkpoints and logs go; locked while training.
@@ -60,6 +61,7 @@ def train(
     refuse_while_importing("trains")
     _require_ready(learner, config)
     check_sizes(learner, tasks, episode)
+    require_eval_tasks(config, tasks)
     return run_loop(_Work(learner, tasks, episode, config), config, run, checkpoint=checkpoint, listener=listener)
 
 
@@ -71,7 +73,30 @@ def check_sizes(learner: Learner[Any], tasks: FewShotTasks, episode: EpisodeConf
     """
     for split in ("validation", "test") if "validation" in tasks.splits else ("test",):
         tasks.check(split, episode)
-    tasks.check("train", learner.training_episode(episode))
+    training = learner.training_episode(episode)
+    try:
+        tasks.check("train", training)
+    except ConfigError as error:
+        if training == episode:
+            raise
+        raise ConfigError(
+            f"the learner trains on tasks of a size of its own (ways {training.ways}, shots {training.shots}, queries "
+            f"{training.queries}), which {tasks.id} cannot have: {error} Settings whose names begin with train_ decide "
+            "that size; or take another learner."
+        ) from error
+
+
+def require_eval_tasks(config: TrainConfig, tasks: FewShotTasks) -> None:
+    """Refuse a single task to monitor training on: scores are means over tasks with intervals.
+
+    Raises:
+        ConfigError: saying what came and what to do.
+    """
+    if "validation" in tasks.splits and config.eval_tasks < 2:
+        raise ConfigError(
+            f"eval_tasks must be 2 or more, got {config.eval_tasks}: training is monitored by a mean over tasks of the "
+            "validation split, with an interval. To monitor less often, raise eval_every."
+        )
 
 
 def _require_ready(learner: Learner[Any], config: TrainConfig) -> None:
@@ -121,7 +146,7 @@ def restore(
         saved = {**saved, "settings": dataclasses.asdict(from_dict(type(learner.config), saved["settings"]))}
     known = saved.get("digests") or {}
     # What tells the data needs no name: that of a folder of images is the folder's, which may have been moved.
-    apart = {*_PARTS, "digests"} | ({"tasks"} if known and tasks.digests else set())
+    apart = {*_PARTS, "digests"} | ({"tasks"} if "classes" in known and "classes" in tasks.digests else set())
     different = [
         f"{name} is {then.get(name)!r} there and {now[name]!r} here"
         for then, now in ((saved, here), *((saved.get(part) or {}, here[part]) for part in _PARTS))
@@ -135,7 +160,13 @@ def restore(
             f"the data of {tasks.id} is not what the run was trained on: it has other classes, or other numbers of "
             "examples. Put back the data as it was, or say where it lies now (--data), or start a new run."
         )
-    if changed:
+    if "draws" in changed:
+        warnings.warn(
+            f"the function of {tasks.id} draws other tasks than those that the run was trained on: it was changed, or "
+            "it draws from something else than its rng, or another version of a library draws otherwise.",
+            stacklevel=2,
+        )
+    elif changed:
         warnings.warn(
             f"the examples of {tasks.id} differ from those that the run was trained on, though its classes are the "
             "same ones: files were changed, or another version of a library decodes or draws them.",
@@ -170,6 +201,8 @@ class _Work:
         self.tasks, self.episode, self.config = tasks, episode, config
         self.training_episode = learner.training_episode(episode)
         self.name = score_name(learner.spec.kind)
+        self.is_monitored = "validation" in tasks.splits
+        self.score_window = 1 if self.is_monitored else SCORE_WINDOW
 
     def start(self, run: RunFolder) -> None:
         """A script's run gets a config; it can be resumed by the script alone."""
@@ -202,7 +235,7 @@ class _Work:
 
         Nothing if there is no such split: test classes are not looked at in training.
         """
-        if "validation" not in self.tasks.splits:
+        if not self.is_monitored:
             return {}
         learner, config = self.components, self.config
         seed = derive(config.seed, "monitor")
@@ -210,10 +243,14 @@ class _Work:
         ends = {found.steps[index]: found.intervals[index][0] for index in (0, -1)}
         return {f"validation/{self.name}_{step}": mean for step, mean in ends.items()}
 
-    def score(self, metrics: Mapping[str, float]) -> float:
-        """Accuracy, or the error's negative, in training."""
-        value = metrics[f"train/{self.name}_{self.components.num_adaptations}"]
-        return value if self.name == "accuracy" else -value
+    def score(self, metrics: Mapping[str, float]) -> float | None:
+        """Accuracy, or the error's negative, on validation tasks; in training where there are none."""
+        learner = self.components
+        split, steps = (
+            ("validation", learner.num_eval_adaptations) if self.is_monitored else ("train", learner.num_adaptations)
+        )
+        value = metrics.get(f"{split}/{self.name}_{steps}")
+        return value if value is None or self.name == "accuracy" else -value
 
     def content(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The learner's state and its origin."""

@@ -10,9 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from metarl.errors import ConfigError
+from metarl.networks.params import Params
+from metarl.networks.task_convolution import task_convolution
 from metarl.networks.task_norm import Norm, TaskNorm
 
 Downsample = Literal["pool", "stride"]
+
+Precision = Literal["float32", "bfloat16"]
+"""Of matrix products and convolutions; parameters are float32 in either."""
 
 
 class Conv4(nn.Module):
@@ -29,6 +34,7 @@ class Conv4(nn.Module):
         norm: see :class:`TaskNorm`; or none.
         downsample: how blocks halve their input.
         num_steps: inner steps that normalisation per step tells apart.
+        precision: of the convolutions, and of the maps between them; features and outputs are float32.
 
     Raises:
         ConfigError: for inputs that are no images, or too small.
@@ -46,6 +52,7 @@ class Conv4(nn.Module):
         norm: Norm = "transductive",
         downsample: Downsample = "pool",
         num_steps: int = 1,
+        precision: Precision = "float32",
     ) -> None:
         super().__init__()
         smallest = 16 if downsample == "pool" else 1
@@ -57,14 +64,16 @@ class Conv4(nn.Module):
         channels, height, width = input_shape
         blocks: list[nn.Module] = []
         for _ in range(4):
-            blocks.append(nn.Conv2d(channels, num_filters, 3, stride=2 if downsample == "stride" else 1, padding=1))
+            blocks.append(_Convolution(channels, num_filters, 3, stride=2 if downsample == "stride" else 1, padding=1))
             if norm != "none":
                 blocks.append(TaskNorm(num_filters, norm, num_steps))
-            blocks.append(nn.ReLU())
             if downsample == "pool":
+                # The maximum of positive parts is the positive part of the maximum, of a quarter of the numbers.
                 blocks.append(nn.MaxPool2d(2))
+            blocks.append(nn.ReLU())
             channels = num_filters
         self.body = nn.Sequential(*blocks)
+        self.precision = precision
         self.mean_over_positions = downsample == "stride"
         self.num_features = num_filters if self.mean_over_positions else num_filters * (height // 16) * (width // 16)
         self.head = None if num_outputs is None else nn.Linear(self.num_features, num_outputs)
@@ -73,9 +82,39 @@ class Conv4(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features or outputs ``[example, ...]`` of images ``[example, channel, height, width]``."""
-        maps = self.body(x)
+        maps = self.body(x.to(torch.bfloat16) if self.precision == "bfloat16" else x).to(x.dtype)
         features: Tensor = maps.mean((2, 3)) if self.mean_over_positions else maps.flatten(1)
         return features if self.head is None else _linear(self.head, features)
+
+    def run_tasks(self, params: Params, x: Tensor) -> Tensor:
+        """:class:`metarl.networks.module_call.RunsTasks`, for images ``[task, example, channel, height, width]``."""
+        maps = x.movedim(2, -1)
+        if self.precision == "bfloat16":
+            maps = maps.to(torch.bfloat16)
+        for name, part in self.body.named_children():
+            if isinstance(part, _Convolution | TaskNorm):
+                weight, bias = params[f"body.{name}.weight"], params[f"body.{name}.bias"]
+                if isinstance(part, TaskNorm):
+                    maps = part.run_tasks(maps, weight, bias)
+                else:
+                    maps = task_convolution(maps, weight, bias, part.stride[0])
+            else:
+                maps = part(maps.flatten(0, 1).movedim(-1, 1)).movedim(1, -1).unflatten(0, x.shape[:2])
+        maps = maps.to(x.dtype).movedim(-1, 2)
+        features: Tensor = maps.mean((3, 4)) if self.mean_over_positions else maps.flatten(2)
+        if self.head is None:
+            return features
+        return torch.baddbmm(params["head.bias"][:, None], features, params["head.weight"].mT)
+
+
+class _Convolution(nn.Conv2d):
+    """In the precision of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As in torch."""
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        out: Tensor = self._conv_forward(x, self.weight.to(x.dtype), bias)
+        return out
 
 
 class MLPBackbone(nn.Module):

@@ -6,7 +6,7 @@ import contextlib
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,23 @@ Call = Callable[[Params, Params, tuple[Any, ...], dict[str, Any]], tuple[Any, Pa
 
 _VMAP_FAILS = (RuntimeError, ValueError, TypeError)
 """What vmap raises for an operation without a rule, for control flow that depends on data, or for odd outputs."""
+
+
+@runtime_checkable
+class RunsTasks(Protocol):
+    """A module that itself runs many tasks at once, faster than vmap of its ``forward`` does.
+
+    What it gives must be what ``forward`` gives for each of the tasks, and its buffers stay as they are.
+    """
+
+    def run_tasks(self, params: Params, x: Tensor, /) -> Tensor:
+        """Outputs ``[task, ...]``.
+
+        Args:
+            params: all of the module's parameters, ``[task, ...]``.
+            x: inputs ``[task, ...]``.
+        """
+        ...
 
 
 class _Known:
@@ -43,8 +60,9 @@ _KNOWN: weakref.WeakKeyDictionary[nn.Module, _Known] = weakref.WeakKeyDictionary
 def call(module: nn.Module, params: Params, /, *inputs: Any, **kwargs: Any) -> Any:
     """Run the module once for each task, with that task's parameters and inputs.
 
-    All tasks run at once through ``vmap``. Modules that it cannot run (LSTM, dropout, branches that depend on data)
-    run task by task instead, with the same results; a warning says so once for each module.
+    All tasks run at once through ``vmap``, or in the module's own way (:class:`RunsTasks`). Modules that vmap cannot
+    run (LSTM, dropout, branches that depend on data) run task by task instead, with the same results; a warning says so
+    once for each module.
 
     Parameters that ``params`` lacks, as frozen ones, are the module's own. Every task begins with the module's buffers
     (running statistics, power iterations) and changes a copy that is dropped after the call: the module's stay as they
@@ -78,6 +96,9 @@ def call(module: nn.Module, params: Params, /, *inputs: Any, **kwargs: Any) -> A
         _require_tasks(given, num_tasks, f"input {index}")
     for name, given in kwargs.items():
         _require_tasks(given, num_tasks, f"the keyword argument {name!r}")
+    if isinstance(module, RunsTasks) and len(inputs) == 1 and isinstance(inputs[0], Tensor) and not kwargs:
+        shared = {name: value.expand(num_tasks, *value.shape) for name, value in module.named_parameters()}
+        return module.run_tasks(shared | params, inputs[0])
     buffers = {name: value.detach() for name, value in module.named_buffers()}
 
     places = _places(module)

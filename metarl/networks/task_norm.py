@@ -15,7 +15,7 @@ from metarl.distributed import SumOverRanks, current
 
 Norm = Literal["transductive", "running", "per-step", "none"]
 
-_EPS = 1e-5
+_EPSILON = 1e-5
 """Added to variances, as in torch."""
 
 _MOMENTUM = 0.1
@@ -64,21 +64,31 @@ class TaskNorm(nn.Module):
         """The normalised input, of the same shape."""
         weight, bias = self._own(self.weight), self._own(self.bias)
         if self.norm == "transductive":
-            return F.batch_norm(x, None, None, weight, bias, training=True)
-        if not self.training:
-            return F.batch_norm(x, self._own(self.running_mean), self._own(self.running_var), weight, bias)
-        rest = [axis for axis in range(x.dim()) if axis != 1]
-        if _over_ranks.get() and current().world_size > 1:
-            out, mean, var = _normalised_over_ranks(x, rest, weight, bias)
-        else:
-            out = F.batch_norm(x, None, None, weight, bias, training=True)
-            with torch.no_grad():
-                var, mean = torch.var_mean(x.detach(), rest)
-        with torch.no_grad():
-            # In place, since callers look for changed buffers; lerp_ has no rule for vmap.
-            self._own(self.running_mean).mul_(1 - _MOMENTUM).add_(mean, alpha=_MOMENTUM)
-            self._own(self.running_var).mul_(1 - _MOMENTUM).add_(var, alpha=_MOMENTUM)
+            return F.batch_norm(x, None, None, weight, bias, training=True, eps=_EPSILON)
+        running_mean, running_var = self._own(self.running_mean), self._own(self.running_var)
+        if not self.training or not _over_ranks.get() or current().world_size == 1:
+            return F.batch_norm(x, running_mean, running_var, weight, bias, self.training, _MOMENTUM, _EPSILON)
+        out, mean, var = _normalised_over_ranks(x, weight, bias)
+        running_mean.lerp_(mean, _MOMENTUM)
+        running_var.lerp_(var, _MOMENTUM)
         return out
+
+    def run_tasks(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The same for many tasks, each normalised by itself; running statistics stay as they are.
+
+        Args:
+            x: ``[task, example, ..., channel]``.
+            weight: each task's scales, ``[task, *self.weight.shape]``.
+            bias: its shifts.
+        """
+        weight, bias = (self._own(value.movedim(0, -1)).movedim(-1, 0)[:, None] for value in (weight, bias))
+        values = x.flatten(1, -2).to(weight.dtype)
+        if self.norm == "transductive" or self.training:
+            values = values - values.mean(1, keepdim=True)
+            var = values.square().mean(1, keepdim=True)
+        else:
+            values, var = values - self._own(self.running_mean), self._own(self.running_var)
+        return torch.addcmul(bias, values, weight * torch.rsqrt(var + _EPSILON)).to(x.dtype).view_as(x)
 
     def _own(self, values: Tensor) -> Tensor:
         """Those of the step."""
@@ -98,15 +108,17 @@ def one_batch() -> Iterator[None]:
         _over_ranks.reset(token)
 
 
-def _normalised_over_ranks(x: Tensor, rest: list[int], weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _normalised_over_ranks(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What batch normalisation makes of ``x``, and mean and unbiased variance of the examples of all ranks."""
+    rest = [axis for axis in range(x.dim()) if axis != 1]
     shape = [-1 if axis == 1 else 1 for axis in range(x.dim())]
+    values = x.to(weight.dtype)
     count = current().total(x.numel() // x.shape[1])
-    mean = SumOverRanks.apply(x.sum(rest)) / count  # type: ignore[no-untyped-call]
-    centred = x - mean.view(shape)
+    mean = SumOverRanks.apply(values.sum(rest)) / count  # type: ignore[no-untyped-call]
+    centred = values - mean.view(shape)
     var = SumOverRanks.apply(centred.square().sum(rest)) / count  # type: ignore[no-untyped-call]
-    out = centred * (var + _EPS).rsqrt().view(shape) * weight.view(shape) + bias.view(shape)
-    return out, mean.detach(), var.detach() * (count / max(count - 1, 1))
+    out = centred * (var + _EPSILON).rsqrt().view(shape) * weight.view(shape) + bias.view(shape)
+    return out.to(x.dtype), mean.detach(), var.detach() * (count / max(count - 1, 1))
 
 
 def set_step(module: nn.Module, step: int) -> None:

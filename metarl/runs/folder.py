@@ -261,7 +261,9 @@ def _numbered(path: Path) -> Iterator[Path]:
 def _runs_near(path: Path, most: int = 8) -> list[Path]:
     """Runs in ``path``, beside it or in ``runs``, the newest first."""
     folders = [path, path.parent, path / "runs", path.parent / "runs", Path("runs")]
-    children = {child for folder in folders if folder.is_dir() for child in folder.iterdir() if is_run(child)}
+    children = {
+        child for folder in folders if folder.is_dir() for child in folder.absolute().iterdir() if is_run(child)
+    }
     return sorted(children, key=lambda child: child.stat().st_mtime, reverse=True)[:most]
 
 

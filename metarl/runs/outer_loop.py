@@ -30,8 +30,8 @@ from metarl.runs.logger import Logger
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
 """What terminals, containers and job schedulers send before they kill; SIGXCPU: the limit of CPU time is near."""
 
-_SCORE_WINDOW = 10
-"""Iterations over which the score in training is averaged to tell the best checkpoint."""
+SCORE_WINDOW = 10
+"""Iterations over which a score in training is averaged to tell the best checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,16 @@ class Work(Protocol):
     def monitor(self) -> dict[str, float]:
         """Metrics on held-out tasks."""
 
-    def score(self, metrics: Mapping[str, float]) -> float:
-        """What tells the best checkpoint, from metrics of training alone; more is better."""
+    @property
+    def score_window(self) -> int:
+        """How many scores are averaged: :data:`SCORE_WINDOW` of training, which are noisy; 1 of held-out tasks."""
+
+    def score(self, metrics: Mapping[str, float]) -> float | None:
+        """What tells the best checkpoint; more is better.
+
+        From metrics of training in every iteration, or from those of held-out tasks that no final score is taken on,
+        which only iterations with a :meth:`monitor` have: None in the others.
+        """
 
     def content(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """What a checkpoint holds besides the loop's own: the state of what is trained, and whose it is."""
@@ -142,7 +150,7 @@ def run_loop(
         _require_same_run(group, work, schedule)
         state = _load(work, run, checkpoint)
         logger: Logger | None = None
-        scores = deque(state.scores, maxlen=_SCORE_WINDOW)
+        scores = deque(state.scores, maxlen=work.score_window)
         cost, iteration, saved = state.cost, state.iteration, state.iteration
 
         def save(state: Mapping[str, Any]) -> None:
@@ -195,7 +203,11 @@ def run_loop(
                     f"the last good checkpoint is {run.checkpoints.latest() if group.is_first else 'that of rank 0'}."
                 ) from error
             cost += added
-            scores.append(work.score(metrics))
+            score = work.score(metrics)
+            if score is None:
+                scores.clear()  # A score of held-out tasks is that of its iteration alone.
+            else:
+                scores.append(score)
             metrics[work.counter] = float(cost)
             iteration += 1
             due = iteration % schedule.checkpoint_every == 0 or iteration == schedule.num_iterations
@@ -205,7 +217,7 @@ def run_loop(
                 require_same_state(group, tensors, f"after {iteration} iterations")
             if logger is not None:
                 logger.log(iteration - 1, metrics)
-            if due:
+            if due or (score is not None and work.score_window == 1):
                 save(work.components.state_dict())
             if not group.is_first:
                 continue

@@ -18,11 +18,12 @@ from rich.table import Table
 from metarl.cli.fewshot.report import EVALUATION_SEED, evaluate_with_progress, interval_cell, score_text
 from metarl.cli.progress import with_progress
 from metarl.errors import ConfigError, unknown_name
-from metarl.fewshot.experiment import Experiment, Given, Setup, resolve
+from metarl.fewshot.experiment import Experiment
 from metarl.fewshot.learners import LEARNERS
 from metarl.fewshot.objective import score_name
+from metarl.fewshot.setup import Given, Setup, resolve
 from metarl.plotting import bar_figure
-from metarl.runs.files import read_json, safe_name, write_atomically, write_json
+from metarl.runs.files import read_json, safe_name, shown, write_atomically, write_json
 from metarl.statistics import Interval, crossed_interval
 
 
@@ -32,7 +33,7 @@ class CompareOptions:
 
     tasks: tyro.conf.Positional[str]
     """Name of the family."""
-    learners: tuple[str, ...] = ()
+    learners: tuple[str, ...] | None = None
     """Which learners; default: all that take these tasks."""
     seeds: tuple[int, ...] = (1,)
     """Training seeds of each."""
@@ -63,27 +64,33 @@ class _Result:
 
 def compare(words: list[str], console: Console) -> int:
     """Run the command with these words after its name; returns the exit status."""
+    # What the user's own modules do, to change the working directory for one, comes after this.
+    here = Path.cwd()
     options = tyro.cli(CompareOptions, args=words, prog="metarl fewshot compare")
     if options.test_tasks < 2 or not options.seeds or min(options.seeds) < 0:
         raise ConfigError(
             f"--test-tasks must be 2 or more and --seeds hold numbers of 0 or more, got {options.test_tasks} and "
             f"{options.seeds}."
         )
-    for what, values in (("--seeds", options.seeds), ("--learners", options.learners)):
+    learners = LEARNERS if options.learners is None else options.learners
+    if not learners:
+        raise ConfigError(f"--learners needs at least one; leave it out to compare all: {', '.join(LEARNERS)}.")
+    for what, values in (("--seeds", options.seeds), ("--learners", tuple(learners))):
         if len(set(values)) < len(values):
             raise ConfigError(f"{what} must hold each value once, got {' '.join(map(str, values))}.")
-    for name in options.learners:
+    for name in learners:
         if name not in LEARNERS and ":" not in name:
             raise unknown_name("learner", name, LEARNERS)
+    data = options.data and str(here / Path(options.data).expanduser())
     setups: dict[str, Setup] = {}
-    for name in options.learners or LEARNERS:
-        given = Given(name, options.tasks, options.data, options.ways, options.shots, options.queries)
+    for name in learners:
+        given = Given(name, options.tasks, data, options.ways, options.shots, options.queries)
         train = {} if options.num_iterations is None else {"num_iterations": options.num_iterations}
         setup = resolve(given, train=train)
         try:
             setup.check()
         except ConfigError as error:
-            if options.learners:
+            if options.learners is not None:
                 raise
             console.print(f"[yellow]{escape(name)} is left out:[/] {escape(str(error))}", soft_wrap=True)
         else:
@@ -91,12 +98,12 @@ def compare(words: list[str], console: Console) -> int:
     if not setups:
         raise ConfigError(f"no learner takes {options.tasks} of this size; the reasons stand above.")
     some = next(iter(setups.values()))
-    folder = options.runs / safe_name(f"compare-{options.tasks}-{some.episode.ways}way-{some.episode.shots}shot")
+    folder = here / options.runs / safe_name(f"compare-{options.tasks}-{some.episode.ways}way-{some.episode.shots}shot")
     results: dict[str, _Result] = {}
     for name, setup in setups.items():
         rows = [_one(setup, seed, folder, options.test_tasks, console) for seed in options.seeds]
         if None in rows:
-            console.print(f"Stopped; everything is saved in {escape(str(folder))}. The same command goes on.")
+            console.print(f"Stopped; everything is saved in {escape(shown(folder))}. The same command goes on.")
             return 130
         done = [row for row in rows if row is not None]
         results[name] = _Result(
@@ -182,4 +189,4 @@ def _show(setup: Setup, results: dict[str, _Result], options: CompareOptions, fo
     write_atomically(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
     figure = path.with_suffix(".png")
     bar_figure(after, figure, f"{options.tasks}, {setup.size}", f"{score_name(kind)} (mean, 95 % interval)")
-    console.print(f"Scores: {escape(str(path))}, figure: {escape(str(figure))}", soft_wrap=True)
+    console.print(f"Scores: {escape(shown(path))}, figure: {escape(shown(figure))}", soft_wrap=True)

@@ -43,7 +43,7 @@ class EvaluateOptions:
     checkpoint: Path | None = None
     """A checkpoint file; default: the newest."""
     best: bool = False
-    """Take the checkpoint with the best training score."""
+    """Take the checkpoint with the best validation score; of tasks without a validation split, training score."""
     device: Literal["auto", "cpu", "cuda"] | None = None
     """Where networks run; default: as in training."""
     learner: str | None = None
@@ -79,7 +79,7 @@ def evaluate(words: list[str], console: Console) -> int:
     }
     episode = from_dict(EpisodeConfig, sizes, setup.episode)
     setup.tasks.check(options.split, episode)
-    checkpoint = this.run.checkpoints.best_path if options.best else options.checkpoint and here / options.checkpoint
+    checkpoint = this.best_checkpoint if options.best else options.checkpoint and here / options.checkpoint
     learner, iteration = this.load(checkpoint, spec=setup.tasks.spec(episode))
     found = evaluate_with_progress(
         setup,
@@ -91,7 +91,11 @@ def evaluate(words: list[str], console: Console) -> int:
         num_adaptations=options.num_adaptations,
     )
     scored = dataclasses.replace(setup, episode=episode)
-    name = f"evaluation-{options.split}-{episode.ways}way-{episode.shots}shot-iteration{iteration}-seed{options.seed}"
+    # All that scores depend on, so that no evaluation takes the place of another one.
+    name = (
+        f"evaluation-{options.split}-{episode.ways}way-{episode.shots}shot-{episode.queries}query"
+        f"-{options.num_tasks}tasks-{found.steps[-1]}steps-iteration{iteration}-seed{options.seed}"
+    )
     details = {"split": options.split, "seed": options.seed, "iteration": iteration}
     show_scores(scored, {setup.name: found}, this.run.path / name, details, console)
     return 0

@@ -36,6 +36,8 @@ class PredictOptions:
     """Where the data that the run was trained on lies now, if not where the run found it."""
     checkpoint: Path | None = None
     """A checkpoint file; default: the newest."""
+    best: bool = False
+    """Take the checkpoint with the best validation score; of tasks without a validation split, training score."""
     device: Literal["auto", "cpu", "cuda"] | None = None
     """Where networks run; default: as in training."""
     trust_tasks: bool = False
@@ -44,25 +46,33 @@ class PredictOptions:
 
 def predict(words: list[str], console: Console) -> int:
     """Run the command with these words after its name; returns the exit status."""
+    # What the user's own modules do, to change the working directory for one, comes after this.
+    here = Path.cwd()
     options = tyro.cli(PredictOptions, args=words, prog="metarl fewshot predict")
     if not options.images:
         raise ConfigError("predict needs at least one image: metarl fewshot predict RUN SUPPORT IMAGE...")
     if options.num_adaptations is not None and options.num_adaptations < 0:
         raise ConfigError(f"--num-adaptations must be 0 or more, got {options.num_adaptations}.")
-    this = Experiment.open(options.run, data=options.data, trust=options.trust_tasks)
+    if options.best and options.checkpoint is not None:
+        raise ConfigError(f"--best and --checkpoint {options.checkpoint} name two checkpoints; give one of them.")
+    this = Experiment.open(here / options.run, data=options.data, trust=options.trust_tasks)
     if options.device is not None:
         this = this.on(options.device)
     tasks = this.setup.tasks
     if not isinstance(tasks, ClassTasks) or tasks.image_format is None:
         raise ConfigError(f"{tasks.id} are no tasks of image files, so that no file can be predicted by this run.")
-    classes, files, labels = _support(options.support)
-    if missing := [path for path in options.images if not path.is_file()]:
-        raise ConfigError(f"there is no image {', '.join(map(str, missing))}.")
+    classes, files, labels = _support(here / options.support)
+    if missing := [path for path in options.images if not (here / path).is_file()]:
+        what = "which is a folder: name the images in it" if (here / missing[0]).is_dir() else "or it is no file"
+        raise ConfigError(f"there is no image {', '.join(map(str, missing))}, {what}.")
     usual = tasks.spec(this.setup.episode)
     spec = dataclasses.replace(usual, num_outputs=len(classes), num_support=len(files))
-    learner, _ = this.load(options.checkpoint, spec=spec)
+    checkpoint = this.best_checkpoint if options.best else options.checkpoint and here / options.checkpoint
+    learner, _ = this.load(checkpoint, spec=spec)
     support = _inputs(files, tasks.image_format, f"the support set {options.support}").to(learner.device)
-    query = _inputs(list(options.images), tasks.image_format, "the images to predict").to(learner.device)
+    query = _inputs([here / path for path in options.images], tasks.image_format, "what is to be predicted").to(
+        learner.device
+    )
     learner.seed(0)
     state = learner.begin(1)
     for _ in range(learner.num_eval_adaptations if options.num_adaptations is None else options.num_adaptations):

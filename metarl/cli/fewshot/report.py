@@ -16,9 +16,9 @@ from rich.table import Table
 from metarl.distributed import current
 from metarl.errors import ConfigError
 from metarl.fewshot.evaluation import Evaluation, evaluate
-from metarl.fewshot.experiment import Setup
 from metarl.fewshot.learner import Learner
 from metarl.fewshot.objective import score_name
+from metarl.fewshot.setup import Setup
 from metarl.fewshot.types import EpisodeConfig, Split
 from metarl.plotting import steps_figure
 from metarl.runs.files import shown, write_atomically

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 import shlex
@@ -19,10 +18,11 @@ from metarl.cli.progress import with_progress
 from metarl.config import TrainConfig
 from metarl.distributed import current
 from metarl.errors import ConfigError
-from metarl.fewshot.experiment import Experiment, Given, resolve
+from metarl.fewshot.experiment import Experiment
 from metarl.fewshot.learner import LearnerConfig
-from metarl.fewshot.learners import LEARNERS
+from metarl.fewshot.learners import LEARNERS, load_learner
 from metarl.fewshot.objective import score_name
+from metarl.fewshot.setup import Given, resolve
 from metarl.runs.files import shown
 
 MAIN_JOB = ("maml", "glyphs")
@@ -80,6 +80,7 @@ def train(words: list[str], console: Console) -> int:
     if source.resume is not None:
         return _resume(source, names, rest, prog, here, console)
     if len(names) == 1:
+        load_learner(names[0])  # A name that is none is the nearer mistake.
         raise ConfigError(
             f"fewshot train takes LEARNER and TASKS, got only {names[0]!r}. Learners: {', '.join(sorted(LEARNERS))}."
         )
@@ -103,7 +104,7 @@ def train(words: list[str], console: Console) -> int:
     options = tyro.cli(TrainOptions, args=rest, prog=prog, default=default)
     if options.checkpoint is not None:
         raise ConfigError(f"--checkpoint {options.checkpoint} needs --resume RUN.")
-    setup = dataclasses.replace(base, train_config=options.train, learner_config=options.settings)
+    setup = base.given(options.train, options.settings)
     if options.print_config:
         setup.check()
         print(json.dumps(setup.to_json(), indent=2))

@@ -28,6 +28,9 @@ from metarl.seeding import GAMMA, UInt64, hashed, row_keys
 _LARGE_INPUT = 400
 """Numbers in an input from which on a CPU is faster with a few tasks at a time: images, of 20 x 20 pixels and more."""
 
+_LARGE_INPUTS = 64
+"""How many of them are fastest at a time; measured with conv4."""
+
 
 @dataclass(frozen=True)
 class FastWeights:
@@ -76,7 +79,7 @@ class GradientLearnerConfig(LearnerConfig):
     """Examples of the support in each step, drawn anew; 0 takes all of them."""
     task_chunk: Natural = 0
     """Tasks at a time, whose graphs are in memory together; but for dropout's draws, what is learned is the same. 0:
-    all of them on a GPU or with small inputs, else 4, as a CPU's cache holds no more."""
+    all of them on a GPU or with small inputs, else those of 64 support examples, as a CPU's cache holds no more."""
 
 
 class GradientLearner(Learner[FastWeights]):
@@ -115,7 +118,7 @@ class GradientLearner(Learner[FastWeights]):
         self.draws_by_index = config.inner_batch_size > 0
         self._inner_batch_size = config.inner_batch_size
         small = device.type != "cpu" or math.prod(spec.input_shape) < _LARGE_INPUT
-        self._task_chunk = config.task_chunk or (2**30 if small else 4)
+        self._task_chunk = config.task_chunk or (2**30 if small else max(1, _LARGE_INPUTS // (spec.num_support or 16)))
         expect_buffers(module)
 
     def begin(self, num_tasks: int) -> FastWeights:

@@ -7,7 +7,7 @@ support set lower the loss on its query set. The options that make it MAML++ are
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -33,6 +33,7 @@ class MAMLConfig(GradientLearnerConfig):
     """MAML, with the options of MAML++."""
 
     when: ClassVar[str] = "the reference for gradient-based adaptation, of any network"
+    acts_with: ClassVar[Mapping[str, tuple[str, int]]] = {"multi_step_iterations": ("num_inner_steps", 2)}
 
     first_order: bool = False
     """Take inner gradients for constants (FOMAML)."""

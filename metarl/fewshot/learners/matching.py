@@ -39,6 +39,7 @@ class MatchingConfig(FeatureConfig):
     """Matching Networks."""
 
     when: ClassVar[str] = "classification: the labels of the most similar examples, weighted by attention"
+    acts_with: ClassVar[Mapping[str, tuple[str, int]]] = {"num_reads": ("full_context", True)}
 
     full_context: bool = False
     """Full context embeddings: every embedding depends on the whole support set (appendix A)."""

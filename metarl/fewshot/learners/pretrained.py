@@ -10,7 +10,6 @@ Difference from the papers: step size and number of steps of fine-tuning are set
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -78,7 +77,7 @@ class Pretraining:
         with torch_stream(seed, "head"):
             self.head = nn.Linear(self.num_features, num_outputs).to(device)
         self._kind = spec.kind
-        self.network = with_head(self.body, self.head)
+        self.network = Headed(self.body, self.head)
         self._outer = OuterStep(self.network, config.meta_lr)
 
     def components(self) -> dict[str, nn.Module | Optimizer]:
@@ -107,9 +106,24 @@ class Pretraining:
         return self._outer.step(predict, self._kind, generator)
 
 
-def with_head(body: nn.Module, head: nn.Linear) -> nn.Sequential:
+class Headed(nn.Module):
     """The features of ``body``, flattened, and then ``head``."""
-    return nn.Sequential(OrderedDict(body=body, flatten=nn.Flatten(), head=head))
+
+    def __init__(self, body: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.body, self.head = body, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs ``[example, output]``."""
+        out: Tensor = self.head(self.body(x).flatten(1))
+        return out
+
+    def run_tasks(self, params: Params, x: Tensor) -> Tensor:
+        """:class:`metarl.networks.module_call.RunsTasks`, as the body does it best."""
+        own = {name.removeprefix("body."): value for name, value in params.items() if name.startswith("body.")}
+        # Without parameters all tasks share what there is.
+        features = (call(self.body, own, x) if own else self.body(x.flatten(0, 1)).unflatten(0, x.shape[:2])).flatten(2)
+        return torch.baddbmm(params["head.bias"][:, None], features, params["head.weight"].mT)
 
 
 @dataclass(frozen=True)
@@ -143,7 +157,7 @@ class Pretrained(Learner[FineTuned]):
             head = nn.Linear(self._pretraining.num_features, spec.num_outputs, device=device)
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
-        self._adapted = with_head(self._pretraining.body, head).eval()
+        self._adapted = Headed(self._pretraining.body, head).eval()
         moved = frozenset(name for name, _ in self._adapted.named_parameters() if name.startswith("head."))
         params = trainable(self._adapted)
         self._rule = StepSizes(

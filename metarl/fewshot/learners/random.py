@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,11 @@ class RandomConfig(FeatureConfig):
     """A network as it is initialised."""
 
     when: ClassVar[str] = "reference: an untrained network that does not adapt"
+    # What older runs recorded, and never looked at.
+    retired: ClassVar[Mapping[str, tuple[Any, ...] | None]] = {"meta_lr": (1e-3,)}
+
+    meta_lr: Literal[0] = 0
+    """Nothing is learned."""
 
     def build(self, spec: FewShotSpec, device: torch.device, seed: int) -> Random:
         """A fresh learner."""

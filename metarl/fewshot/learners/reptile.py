@@ -31,6 +31,7 @@ class ReptileConfig(GradientLearnerConfig):
     """Reptile, first-order by nature."""
 
     when: ClassVar[str] = "the simplest of meta-learners: no derivative of adaptation"
+    acts_with: ClassVar[Mapping[str, tuple[str, int]]] = {"final_meta_lr": ("anneal_iterations", 1)}
 
     inner_lr: Positive = 1e-3
     """Step size of adaptation."""
@@ -40,8 +41,10 @@ class ReptileConfig(GradientLearnerConfig):
     """Examples of the support in each step, drawn anew; 0 takes all of them."""
     num_eval_steps: Natural = 50
     """Steps of adaptation in evaluation."""
+    train_queries: Literal[0] = 0
+    """Training uses no queries."""
     train_shots: Natural = 10
-    """Examples of each class in a training task; 0 takes as many shots as a test has. Queries are not used."""
+    """Examples of each class in a training task; 0 takes as many shots as a test has."""
     meta_lr: PositiveShare = 1.0
     """Share of the way from the meta-parameters to the mean adapted ones."""
     final_meta_lr: UnitInterval = 0.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import get_args
 
 import numpy as np
@@ -20,14 +19,20 @@ class FewShotTasks(abc.ABC):
         id: the family's name.
         default_episode: the usual size of its tasks.
         splits: those that it has tasks of; without a validation split, training is not monitored.
-        digests: what tells that the data is the same when a run goes on: of ``classes``, without which a checkpoint is
-            refused, and of ``examples``, without which there is a warning; empty where nothing is known.
     """
 
     id: str
     default_episode: EpisodeConfig = EpisodeConfig()
     splits: tuple[Split, ...] = get_args(Split)
-    digests: Mapping[str, str] = MappingProxyType({})
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """What tells that the data is the same when a run goes on; empty where nothing is known.
+
+        Of ``classes``, without which a checkpoint is refused; of ``examples`` or of the ``draws`` of a function,
+        without which there is a warning.
+        """
+        return {}
 
     @abc.abstractmethod
     def spec(self, episode: EpisodeConfig) -> FewShotSpec:

@@ -95,13 +95,18 @@ class ClassTasks(FewShotTasks):
         self._starts = {split: np.cumsum(held.counts) - held.counts for split, held in self._splits.items()}
         _check_splits(id, self._splits, same_classes)
         self.splits = tuple(self._splits)
-        self.digests = _digests(self._splits, rotations)
+        self._digests = _digests(self._splits, rotations)
         self.input_shape: tuple[int, ...] = next(iter(self._splits.values())).examples.shape[1:]
         if rotations and (len(self.input_shape) != 3 or self.input_shape[1] != self.input_shape[2]):
             raise ConfigError(
                 f"{id}: rotations by 90 degrees need square images (channels, height, width), got inputs of the shape "
                 f"{self.input_shape}. Resize them, or leave out rotations."
             )
+
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """Of classes and of examples."""
+        return self._digests
 
     def num_classes(self, split: Split) -> int:
         """How many classes a split has, rotated ones among them.

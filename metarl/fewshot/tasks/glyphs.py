@@ -17,7 +17,7 @@ from torch import Tensor
 
 from metarl.fewshot.tasks.classes import Classes, ClassTasks
 from metarl.fewshot.tasks.images import ImageFormat
-from metarl.fewshot.types import Split
+from metarl.fewshot.types import EpisodeConfig, Split
 
 _BLOCKS: dict[Split, tuple[tuple[int, int], ...]] = {
     "train": (
@@ -73,7 +73,7 @@ def glyphs() -> ClassTasks:
     shear, scale, shift and elastic deformation. Blanks, combining marks and private characters are left out, and so is
     every character that looks like one with a lower code point in any split: the cosine of the two, cut out, scaled
     and blurred, exceeds 0.95 (so C and c, O and o, Latin A and Greek Alpha are one). The drawings are the same in every
-    run, and take some five seconds to make.
+    run, and take some five seconds to make. A task has 5 queries of each class unless told otherwise.
 
     Training classes are Latin, Greek, Cyrillic, Arabic and all symbols (2,133 classes); validation classes Armenian,
     Hebrew, N'Ko and Lao (187); test classes Georgian, Canadian syllabics, Ogham, Tifinagh, Lisu and Old Italic (495).
@@ -89,7 +89,8 @@ def glyphs() -> ClassTasks:
         names = tuple(f"U+{ord(characters[row]):04X} {unicodedata.name(characters[row])}" for row in rows)
         examples = drawings[rows].reshape(-1, 1, _SIDE, _SIDE)
         splits[split] = Classes(examples, np.full(len(rows), _EXAMPLES), names)
-    return ClassTasks("glyphs", splits, image_format=ImageFormat((_SIDE, _SIDE), 1, ink=True))
+    image_format = ImageFormat((_SIDE, _SIDE), 1, ink=True)
+    return ClassTasks("glyphs", splits, image_format=image_format, default_episode=EpisodeConfig(queries=5))
 
 
 def _is_in(character: str, blocks: tuple[tuple[int, int], ...]) -> bool:

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import track
 
@@ -163,7 +163,14 @@ def _for_each(
             with Image.open(file) as image:
                 use(position, image)
         except Exception as error:  # Pillow's parsers raise errors of nearly any type on damaged files.
-            problems[file] = str(error).replace(repr(str(file)), "it") or type(error).__name__
+            problems[file] = _problem(error)
+
+
+def _problem(error: Exception) -> str:
+    """What is wrong with a file, without its name."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image of a known format, or its beginning is damaged"
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
 
 
 def _user_caches() -> Path:
@@ -216,6 +223,6 @@ def _tell(problems: dict[Path, str], num_files: int, damaged: Damaged, what: str
     if damaged == "refuse" or len(problems) == num_files:
         raise ConfigError(
             f"{len(problems)} of the {num_files} images of {what} cannot be read: {listed}. Expected whole image "
-            "files: replace or remove these, or have them skipped with damaged='skip' if that leaves enough."
+            "files: replace or remove these; tasks made in Python skip them with damaged='skip', if that leaves enough."
         )
     warnings.warn(f"skipped {len(problems)} of the {num_files} images of {what}: {listed}.", stacklevel=3)

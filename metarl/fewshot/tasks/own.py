@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sized
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -111,7 +111,7 @@ def labelled_arrays(
     Raises:
         ConfigError: for arrays of other shapes or kinds, for labels without examples, and as :class:`ClassTasks`.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
+    images, labels = _whole("images", images), _whole("labels", labels)
     if labels.ndim != 1 or len(labels) != len(images) or labels.dtype.kind not in "iuUS":
         raise ConfigError(
             f"labels must be whole numbers or text, one for each of the {len(images)} images, got {labels.dtype} of "
@@ -164,6 +164,39 @@ def divide(names: list[Any], fractions: Fractions, seed: int) -> dict[Split, lis
     bounds = np.round(np.cumsum((0, *fractions)) * len(names)).astype(int)
     parts: list[NDArray[np.int64]] = [np.sort(order[first:last]) for first, last in itertools.pairwise(bounds)]
     return {split: [names[row] for row in part] for split, part in zip(get_args(Split), parts, strict=True)}
+
+
+def _whole(name: str, values: ArrayLike) -> NDArray[Any]:
+    """An array of what may be nested lists, or objects such as a table's column of text.
+
+    Raises:
+        ConfigError: for examples of shapes that differ, or a value that is no array.
+    """
+    try:
+        found = np.asarray(values)
+        if found.dtype.kind == "O":
+            found = np.asarray(found.tolist())
+    except ValueError as error:
+        raise ConfigError(
+            f"{name} must make one array, all of whose examples have one shape, and these do not: {_kinds(values)}. "
+            "Resize or pad them first."
+        ) from error
+    if found.ndim == 0 or found.dtype.kind == "O":
+        got = _kinds(found) if found.ndim else _kind(values)
+        raise ConfigError(f"{name} must be an array of numbers or text, one for each example, got {got}.")
+    return found
+
+
+def _kinds(values: Any) -> str:
+    """What the examples are, those that are alike told once."""
+    found = list(dict.fromkeys(map(_kind, values)))
+    return f"{', '.join(found[:3])}{' and others' if len(found) > 3 else ''}"
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of the shape {value.shape}"
+    return f"a {type(value).__name__} of length {len(value)}" if isinstance(value, Sized) else repr(value)
 
 
 def _with_channel(images: NDArray[Any]) -> NDArray[Any]:

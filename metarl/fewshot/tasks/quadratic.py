@@ -35,7 +35,8 @@ class Quadratic(RegressionTasks):
         if episode.queries != episode.shots:
             raise ConfigError(
                 f"the queries of {self.id} are its shots, a row of W each: expected as many of both, got "
-                f"{episode.shots} shots and {episode.queries} queries."
+                f"{episode.shots} shots and {episode.queries} queries. Learners that train on such tasks: "
+                "learned-optimiser, maml, pretrained, random, with --backbone linear."
             )
 
     def sample(self, split: Split, num_tasks: int, episode: EpisodeConfig, rng: np.random.Generator) -> TaskBatch:

@@ -63,7 +63,9 @@ def load_tasks(name: str, data: Path | str | None = None) -> FewShotTasks:
     if name in FEWSHOT_FOLDERS:
         load, where = FEWSHOT_FOLDERS[name]
         if data is None:
-            raise ConfigError(f"the tasks {name} are read from a folder of data, and none is given. {where}")
+            raise ConfigError(
+                f"the tasks {name} are read from a folder of data, and none is given (--data FOLDER). {where}"
+            )
         folder = Path(data).expanduser()
         if not folder.is_dir():
             raise ConfigError(f"there is no folder {folder} to read the tasks {name} from. {where}")

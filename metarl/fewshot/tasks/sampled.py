@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import hashlib
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias, get_args
 
 import numpy as np
@@ -12,6 +14,7 @@ from numpy.typing import ArrayLike
 from metarl.errors import ConfigError, unknown_name
 from metarl.fewshot.tasks.base import FewShotTasks
 from metarl.fewshot.types import EpisodeConfig, Examples, FewShotSpec, Kind, Split, TaskBatch
+from metarl.seeding import numpy_stream
 
 TaskSampler: TypeAlias = Callable[
     [np.random.Generator, EpisodeConfig, Split], tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]
@@ -69,6 +72,20 @@ class SampledTasks(FewShotTasks):
         self._kind: Kind = kind
         self._num_outputs = num_outputs
 
+    @functools.cached_property
+    def digests(self) -> Mapping[str, str]:
+        """Of the first task that the function draws for each split at the usual size; empty if it draws none."""
+        found = hashlib.sha256()
+        try:
+            for split in self.splits:
+                batch = self.sample(split, 1, self.default_episode, numpy_stream(0, "digest", split))
+                for part in (batch.support.x, batch.support.y, batch.query.x, batch.query.y):
+                    found.update(repr((split, part.shape, part.dtype)).encode())
+                    found.update(part.numpy().data)
+        except Exception:  # Of the user's function, which may know the sizes that it is trained on alone.
+            return {}
+        return {"draws": found.hexdigest()}
+
     def spec(self, episode: EpisodeConfig) -> FewShotSpec:
         """As the family was described."""
         num_outputs = episode.ways if self._kind == "classification" else self._num_outputs
@@ -106,8 +123,14 @@ class SampledTasks(FewShotTasks):
         is_classes, count = self._kind == "classification", episode.ways * of_class
         shapes = ((count, *self._input_shape), (count,) if is_classes else (count, self._num_outputs))
         inputs, targets = [], []
-        for x, y in tasks:
-            x, y = np.asarray(x, np.float32), np.asarray(y)
+        for drawn in tasks:
+            try:
+                x, y = np.asarray(drawn[0], np.float32), np.asarray(drawn[1])
+            except (ValueError, TypeError) as error:
+                raise ConfigError(
+                    f"{self.id}: inputs and targets of the {name} set must be arrays of numbers, all examples of one "
+                    f"shape, of the shapes {shapes[0]} and {shapes[1]} for {episode}; NumPy says: {error}"
+                ) from error
             if (x.shape, y.shape) != shapes:
                 raise ConfigError(
                     f"{self.id}: the {name} set must have inputs and targets of the shapes {shapes[0]} and "
