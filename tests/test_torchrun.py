@@ -93,6 +93,14 @@ def kill_a_rank(launcher: int, run_metrics: Path, lines: int, which: int, patien
     raise AssertionError(f"{run_metrics} has no {lines} lines after {patience} s")
 
 
+def wait_for_lines(metrics: Path, lines: int, patience: float = 120) -> None:
+    """Wait until so many iterations are logged."""
+    deadline = time.monotonic() + patience
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < lines:
+        assert time.monotonic() < deadline, f"{metrics} has no {lines} lines after {patience} s"
+        time.sleep(0.05)
+
+
 def disturbed(folder: Path, kills: Sequence[tuple[int, int]], num_iterations: int) -> str:
     folder.mkdir()
     process = train(folder, "--num-iterations", str(num_iterations), restarts=len(kills))
@@ -176,6 +184,68 @@ def test_an_environment_that_raises_on_one_rank_ends_the_others_with_its_traceba
     assert "rank 0 of 2 waited in" not in printed[:first]
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_rank_that_hangs_ends_the_run_within_the_time_that_ranks_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a frozen machine does: the rank neither answers nor ends."""
+    monkeypatch.setenv("METARL_RANK_TIMEOUT", "5")
+    process = train(tmp_path, "--num-iterations", "5000")
+    metrics = tmp_path / "runs/maml-trpo-tabular-mdp-seed1/metrics.jsonl"
+    try:
+        wait_for_lines(metrics, 3)
+        frozen = rank_processes(process.pid)[1]
+        os.kill(frozen, signal.SIGSTOP)
+        started = time.monotonic()
+        printed = finished(process)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    assert time.monotonic() - started < 60
+    assert "another rank did not come within 5 seconds: it hangs, or its machine is gone" in printed
+    assert "METARL_RANK_TIMEOUT" in printed
+    assert not Path(f"/proc/{frozen}").exists()
+    iteration, _, lines = outcome(tmp_path)
+    assert iteration == len(lines) >= 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_two_ranks_step_meta_world(tmp_path: Path) -> None:
+    command = [
+        *TORCHRUN,
+        "-m",
+        "metarl",
+        "train",
+        "rl2",
+        "ml1/reach-v3",
+        "--meta-batch-size",
+        "3",
+        "--hidden-size",
+        "4",
+    ]
+    command += [
+        "--num-iterations",
+        "2",
+        "--episodes-per-trial",
+        "1",
+        "--rollouts-per-task",
+        "1",
+        "--eval-tasks",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    printed = finished(process, 350)
+    assert process.returncode == 0, printed
+    iteration, _, lines = outcome(tmp_path)
+    assert iteration == 2 and [line["env_steps"] for line in lines] == [1500.0, 3000.0]
+
+
 @pytest.mark.timeout(300)
 def test_more_ranks_than_tasks_are_refused_once(tmp_path: Path) -> None:
     printed = finished(train(tmp_path, "--meta-batch-size", "1"))
@@ -224,10 +294,7 @@ def test_a_rank_that_is_asked_to_stop_stops_all_after_one_iteration(tmp_path: Pa
     process = train(tmp_path, "--num-iterations", "5000")
     metrics = tmp_path / "runs/maml-trpo-tabular-mdp-seed1/metrics.jsonl"
     try:
-        deadline = time.monotonic() + 120
-        while not metrics.exists() or not metrics.read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for_lines(metrics, 1)
         os.kill(rank_processes(process.pid)[1], signal.SIGTERM)
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
