@@ -19,7 +19,7 @@ import traceback
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from importlib import metadata
 from multiprocessing import resource_tracker
@@ -56,7 +56,11 @@ _RELEASE = 120
 
 @dataclass(frozen=True)
 class Engine:
-    """Where cells run."""
+    """Where cells run.
+
+    Raises:
+        ConfigError: for options that cannot be, or contradict each other.
+    """
 
     engine: Literal["local", "ray"] = "local"
     """Processes of this machine, or Ray: a cluster's nodes."""
@@ -74,12 +78,7 @@ class Engine:
         """Whether cells run one after the other in this process."""
         return self.engine == "local" and self.jobs == 1
 
-    def check(self) -> None:
-        """Refuse what cannot be.
-
-        Raises:
-            ConfigError: saying what came and what to do.
-        """
+    def __post_init__(self) -> None:
         for flag, value, least in (("jobs", self.jobs, 1), ("cpus-per-run", self.cpus_per_run, 1)):
             if value < least:
                 raise ConfigError(f"--{flag} must be {least} or more, got {value}.")
@@ -126,11 +125,21 @@ class Outcome:
 
     Attributes:
         kind: done, stopped or failed.
-        reason: of a failure; a traceback if metarl has no sentence for it.
+        reason: of a failure, a line.
+        details: all that is known of it, with a traceback if metarl has no sentence for it.
     """
 
     kind: Literal["done", "stopped", "failed"]
     reason: str = ""
+    details: str = ""
+
+    @classmethod
+    def of(cls, error: Exception) -> Outcome:
+        """That of a job that raised it."""
+        if isinstance(error, MetarlError):
+            return cls("failed", str(error).partition("\n")[0], told(error))
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        return cls("failed", reason, "".join(traceback.format_exception(error)))
 
 
 def run_jobs(jobs: Sequence[Job], engine: Engine, folders: Sequence[Path], console: Console) -> bool:
@@ -149,7 +158,6 @@ def run_jobs(jobs: Sequence[Job], engine: Engine, folders: Sequence[Path], conso
         ConfigError: for an engine that is not there.
         WorkerError: at the end, if some failed; their reasons have been printed.
     """
-    engine.check()
     if not jobs:
         return True
     run = _in_process if engine.in_process else _on_ray if engine.engine == "ray" else _in_processes
@@ -158,7 +166,7 @@ def run_jobs(jobs: Sequence[Job], engine: Engine, folders: Sequence[Path], conso
     if table.failed:
         raise WorkerError(
             f"{len(table.failed)} of {len(jobs)} cells failed; the same command tries them again:\n"
-            + "\n".join(f"  {name}: {reason.strip().splitlines()[-1]}" for name, reason in table.failed.items())
+            + "\n".join(f"  {name}: {reason}" for name, reason in table.failed.items())
         )
     if table.counts["done"] < len(jobs):
         console.print("Stopped; everything is saved. The same command goes on from here.")
@@ -198,15 +206,16 @@ class _Table:
             self._bars.remove_task(self._rows.pop(name))
         if outcome.kind == "failed":
             self.failed[name] = outcome.reason
-            self._console.print(f"[bold red]{escape(name)} failed:[/] {escape(outcome.reason)}", soft_wrap=True)
+            details = outcome.details or outcome.reason
+            self._console.print(f"[bold red]{escape(name)} failed:[/] {escape(details)}", soft_wrap=True)
         elif not self._console.is_terminal:
             self._console.print(f"{name}: {outcome.kind}", markup=False, soft_wrap=True)  # A log shows no bars.
-        self._bars.update(self._overall, completed=self.counts["done"])
-        self.tell(", ".join(f"{count} {kind}" for kind, count in self.counts.items()))
+        self.tell("")
 
     def tell(self, text: str) -> None:
-        """Something of all jobs."""
-        self._bars.update(self._overall, now=text)
+        """How many have ended in which way, and a text."""
+        parts = [f"{count} {kind}" for kind, count in self.counts.items()] + [text] * bool(text)
+        self._bars.update(self._overall, completed=self.counts["done"], now=", ".join(parts))
 
 
 def _outcome(job: Job, num_threads: int, report: Report) -> Outcome:
@@ -217,10 +226,8 @@ def _outcome(job: Job, num_threads: int, report: Report) -> Outcome:
         return Outcome("done" if job.function(*job.arguments, report) else "stopped")
     except KeyboardInterrupt:
         return Outcome("stopped")
-    except MetarlError as error:
-        return Outcome("failed", told(error))
-    except Exception:
-        return Outcome("failed", traceback.format_exc())
+    except Exception as error:
+        return Outcome.of(error)
     finally:
         torch.set_num_threads(before)
 
@@ -287,23 +294,20 @@ def _in_processes(jobs: Sequence[Job], engine: Engine, folders: Sequence[Path], 
             asked = False
             while pending:
                 done, _ = wait(pending, timeout=_POLL, return_when=FIRST_COMPLETED)
-                _settle(done, pending, table)
+                for future in done:
+                    table.end(pending.pop(future).name, future.result())
                 if stop.is_set() and not asked:
                     asked = True
                     pending = {future: job for future, job in pending.items() if not future.cancel()}
                     with guard:
                         for process in running:
-                            os.kill(process.pid or 0, signal.SIGINT)
+                            if process.pid is not None and process.is_alive():
+                                os.kill(process.pid, signal.SIGINT)
         except BaseException:  # A second Ctrl-C.
             with guard:
                 for process in running:
                     process.kill()
             raise
-
-
-def _settle(done: set[Future[Outcome]], pending: dict[Future[Outcome], Job], table: _Table) -> None:
-    for future in done:
-        table.end(pending.pop(future).name, future.result())
 
 
 def _block_interrupts() -> None:
@@ -356,8 +360,8 @@ def _on_ray(jobs: Sequence[Job], engine: Engine, folders: Sequence[Path], table:
                 asked = True
                 for reference in pending:  # Those at work are interrupted as by Ctrl-C, the others never start.
                     ray.cancel(reference)
-            elif pending and not asked and not _has_room(ray, engine):
-                table.tell(f"waiting for a node with {_room(engine)}, as there is none any more")
+            elif not asked:  # What has no room any more would wait without a word.
+                table.tell("" if _has_room(ray, engine) else f"no node has {_room(engine)} any more: waiting for one")
 
 
 @contextlib.contextmanager
@@ -419,8 +423,9 @@ def _result(ray: ModuleType, reference: Any) -> Outcome:
         return outcome
     except ray.exceptions.TaskCancelledError:
         return Outcome("stopped")
-    except ray.exceptions.RayError as error:
-        return Outcome("failed", f"its node or process died {_RETRIES + 1} times, or could not run it: {error}")
+    except ray.exceptions.RayError as error:  # The job's own errors are outcomes.
+        reason = f"Ray could not run it, or its process died {_RETRIES + 1} times ({type(error).__name__})"
+        return Outcome("failed", reason, f"{reason}: {error}")
 
 
 def _on_node(job: Job, num_threads: int, messages: Any, marks: Sequence[Path], version: str) -> Outcome:

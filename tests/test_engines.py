@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.cells import at_work, require_saved, scores
 from helpers.jobs import speak
 from rich.console import Console
 
+from metarl.benchmarks import adaptation
 from metarl.benchmarks.engines import Engine, Job, run_jobs
 from metarl.benchmarks.fewshot import cells as fewshot
 from metarl.errors import ConfigError, WorkerError
@@ -60,19 +62,30 @@ def test_a_cell_that_is_stopped_stops_the_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "message"),
+    ("options", "message"),
     [
-        (Engine(jobs=0), "--jobs must be 1 or more, got 0"),
-        (Engine(cpus_per_run=0), "--cpus-per-run must be 1 or more, got 0"),
-        (Engine("ray", gpus_per_run=-1), "--gpus-per-run must be 0 or more, got -1"),
-        (Engine("ray", jobs=2), "--jobs 2 is for --engine local"),
-        (Engine(address="auto"), "--address and --gpus-per-run are for --engine ray"),
-        (Engine("ray", address="ray://far:10001"), "--address must be auto or HOST:PORT, got 'ray://far:10001'"),
+        ({"jobs": 0}, "--jobs must be 1 or more, got 0"),
+        ({"cpus_per_run": 0}, "--cpus-per-run must be 1 or more, got 0"),
+        ({"engine": "ray", "gpus_per_run": -1}, "--gpus-per-run must be 0 or more, got -1"),
+        ({"engine": "ray", "jobs": 2}, "--jobs 2 is for --engine local"),
+        ({"address": "auto"}, "--address and --gpus-per-run are for --engine ray"),
+        ({"engine": "ray", "address": "ray://a:1"}, "--address must be auto or HOST:PORT, got 'ray://a:1'"),
     ],
 )
-def test_engines_that_cannot_be_are_refused(tmp_path: Path, engine: Engine, message: str) -> None:
+def test_engines_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        run_jobs([Job("one", speak, (tmp_path, "one"))], engine, (tmp_path,), Console())
+        Engine(**options)
+
+
+def test_a_command_with_such_options_says_so_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["adaptation", "--tasks", "bandit", "--jobs", "0"])
+    with pytest.raises(SystemExit, match="2"):
+        adaptation.main()
+    assert "--jobs must be 1 or more, got 0" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_few_shot_cells_of_one_run_are_one_job(tmp_path: Path) -> None:
