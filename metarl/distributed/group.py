@@ -10,6 +10,7 @@ rank alone: its sums are what they are given, bit for bit, and cost nothing.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
@@ -249,13 +250,19 @@ class Group:
 
     def _reported(self) -> str:
         """Number and reason of the first rank that failed, a line break between them; empty if none said anything."""
-        if self._store is None:
-            return ""
-        try:
-            self._store.wait([_FAILURE], _GRACE)
-            return str(self._store.get(_FAILURE).decode(errors="replace"))
-        except RuntimeError:
-            return ""
+        found: list[str] = []
+
+        def ask(store: Store) -> None:
+            with contextlib.suppress(RuntimeError):
+                store.wait([_FAILURE], _GRACE)
+                found.append(store.get(_FAILURE).decode(errors="replace"))
+
+        if self._store is not None:
+            # In a thread, since a store on a machine that is cut off answers never.
+            asking = threading.Thread(target=ask, args=(self._store,), daemon=True)
+            asking.start()
+            asking.join(2 * _GRACE.total_seconds())
+        return found[0] if found else ""
 
 
 class SumOverRanks(torch.autograd.Function):

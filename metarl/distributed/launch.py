@@ -41,6 +41,9 @@ once, and one whose environment hangs when the watchdog of environments ends it:
 or gone without a word.
 """
 
+_FAREWELL = 10.0
+"""Seconds in which a rank that failed tells the others why."""
+
 _GOODBYE = 1.0
 """Seconds that the rank with the store outlives its connections."""
 
@@ -78,10 +81,14 @@ def join() -> Iterator[Group]:
             yield group
             group.barrier()  # The store lives in rank 0, which must not leave before the others have read it.
     except BaseException as error:
-        group.report(_reason(error))
+        # Cut off from the others, it could wait for them here once more, and without end.
+        with _at_most(_FAREWELL, _reason(error)):
+            group.report(_reason(error))
+            dist.destroy_process_group()
         raise
-    finally:
+    else:
         dist.destroy_process_group()
+    finally:
         if group.is_first and not _torchrun_has_the_store():
             time.sleep(_GOODBYE)  # The store is this process's own, and the others may want to read it.
 
@@ -228,7 +235,7 @@ def _agree(board: Store, rank: int, world_size: int, deadline: float) -> str:
 
 @contextlib.contextmanager
 def _at_most(seconds: float, sentence: str) -> Iterator[None]:
-    """End this process if the block takes longer: gloo waits without end for a rank that failed to connect."""
+    """End this process if the block takes longer, as gloo and its store wait without end for some that are gone."""
 
     def end() -> None:
         print(f"error: {sentence}", file=sys.stderr, flush=True)
