@@ -15,6 +15,7 @@ import tyro
 
 from metarl.agents.registry import load_agent
 from metarl.benchmarks.cells import Cell, console, read_scores, run_cells
+from metarl.benchmarks.engines import LOCAL, Engine
 from metarl.benchmarks.report import Scores, write_returns_page
 from metarl.errors import ConfigError, told_errors
 from metarl.experiments import resolve
@@ -55,6 +56,7 @@ class Options:
     """Scores, table and figure go to a folder in here."""
     runs: Path = Path("runs/benchmark-adaptation")
     """Where the run folders go."""
+    engine: tyro.conf.OmitArgPrefixes[Engine] = LOCAL
 
 
 @told_errors()
@@ -72,7 +74,7 @@ def main() -> None:
             f"{options.rollouts_per_task}."
         )
     folder = options.results / safe_name(options.tasks)
-    scores = run_cells(cells, folder, options.runs, options.num_tasks, options.rollouts_per_task)
+    scores = run_cells(cells, folder, options.runs, options.num_tasks, options.rollouts_per_task, options.engine)
     if len(scores) == len(cells):
         known = read_scores(folder, options.tasks)
         introduction = "\n".join(

@@ -1,7 +1,8 @@
 """Every CartPole variant x both agents x three seeds, at a small budget: 8,000 training episodes a cell.
 
 ``python -m metarl.benchmarks.cartpole`` trains what is missing and writes table and figure to
-``benchmarks/results/cartpole``. Interrupted, the same command goes on. Two shells may share the work with ``--agents``.
+``benchmarks/results/cartpole``. Interrupted, the same command goes on. ``--jobs 4`` runs four
+cells at a time, ``--engine ray`` those of a cluster.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 import tyro
 
 from metarl.benchmarks.cells import Cell, console, run_cells
+from metarl.benchmarks.engines import LOCAL, Engine
 from metarl.benchmarks.report import write_returns_page
 from metarl.errors import told_errors, unknown_name
 
@@ -39,6 +41,7 @@ class Options:
     """Where scores, table and figure go."""
     runs: Path = Path("runs/benchmark-cartpole")
     """Where the run folders go."""
+    engine: tyro.conf.OmitArgPrefixes[Engine] = LOCAL
 
 
 @told_errors()
@@ -55,7 +58,7 @@ def main() -> None:
         for agent in options.agents
         for seed in options.seeds
     ]
-    scores = run_cells(cells, options.results, options.runs, options.num_tasks)
+    scores = run_cells(cells, options.results, options.runs, options.num_tasks, engine=options.engine)
     if len(scores) == len(cells):
         text = write_returns_page(
             scores,

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from metarl.agents import AGENTS
+from metarl.benchmarks.engines import LOCAL, Engine, Job, Report, run_jobs
 from metarl.errors import ConfigError
 from metarl.evaluation.evaluator import evaluate
 from metarl.experiments import Experiment, resolve
@@ -58,11 +58,16 @@ class Cell:
 
 
 def run_cells(
-    cells: Sequence[Cell], results: Path, runs: Path, num_tasks: int, rollouts_per_task: int | None = None
+    cells: Sequence[Cell],
+    results: Path,
+    runs: Path,
+    num_tasks: int,
+    rollouts_per_task: int | None = None,
+    engine: Engine = LOCAL,
 ) -> dict[Cell, dict[str, Any]]:
-    """Train and score every cell that has no score yet, one after the other.
+    """Train and score every cell that has no score yet.
 
-    Interrupt it at will: finished cells are kept, and the one in hand goes on from its last checkpoint.
+    Interrupt it at will: finished cells are kept, and those in hand go on from their last checkpoints.
 
     Args:
         cells: what to run.
@@ -70,31 +75,30 @@ def run_cells(
         runs: folder of the run folders, resumable.
         num_tasks: held-out tasks to score on.
         rollouts_per_task: episodes per task and shot in the score; default: as each agent has in training.
+        engine: where they run; default: one after the other in this process.
 
     Returns:
         The scores by cell: ``returns`` ``[task][shot]``, ``rollouts_per_task``, ``env_steps``, ``curve`` and
         provenance. Cells that were interrupted are missing.
 
     Raises:
-        ConfigError: if a cell was scored on another number of tasks or episodes before, or trained with other settings.
+        ConfigError: if a cell was scored on another number of tasks or episodes before.
+        WorkerError: at the end, if cells failed, e.g. since they were trained with other settings.
     """
+    results, runs = results.absolute(), runs.absolute()
     results.mkdir(parents=True, exist_ok=True)
+    paths = {cell: results / f"{cell.name}.json" for cell in cells}
     # Before anything is trained, which may take hours.
-    for path in (results / f"{cell.name}.json" for cell in cells):
+    for path in paths.values():
         if path.exists():
             _require_same_scoring(path, num_tasks, rollouts_per_task)
-    scores: dict[Cell, dict[str, Any]] = {}
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
-        overall = bar.add_task("cells", total=len(cells))
-        for cell in cells:
-            path = results / f"{cell.name}.json"
-            if not path.exists() and not _run_cell(cell, path, runs, num_tasks, rollouts_per_task, bar):
-                console.print("Stopped; everything is saved. The same command goes on from here.")
-                break
-            scores[cell] = read_json(path)
-            bar.advance(overall)
-    return scores
+    jobs = [
+        Job(cell.name, _run_cell, (cell, path, runs, num_tasks, rollouts_per_task))
+        for cell, path in paths.items()
+        if not path.exists()
+    ]
+    run_jobs(jobs, engine, (results, runs), console)
+    return {cell: read_json(path) for cell, path in paths.items() if path.exists()}
 
 
 def _require_same_scoring(path: Path, num_tasks: int, rollouts_per_task: int | None) -> None:
@@ -111,27 +115,28 @@ def _require_same_scoring(path: Path, num_tasks: int, rollouts_per_task: int | N
             )
 
 
-def _run_cell(cell: Cell, path: Path, runs: Path, num_tasks: int, rollouts_per_task: int | None, bar: Progress) -> bool:
+def _run_cell(
+    cell: Cell, path: Path, runs: Path, num_tasks: int, rollouts_per_task: int | None, report: Report
+) -> bool:
     experiment = open_experiment(cell, runs)
-    task = bar.add_task(cell.name, total=experiment.train_config.num_iterations)
-    finished = experiment.train(lambda progress: _show(bar, task, progress.iteration))
-    if finished:
-        agent, _ = experiment.load()
-        evaluation = evaluate(
-            agent,
-            experiment.distribution,
-            num_tasks=num_tasks,
-            seed=BENCHMARK_SEED,
-            rollouts_per_task=rollouts_per_task,
-        )
-        content = describe(cell, experiment) | {
-            "rollouts_per_task": rollouts_per_task,
-            "returns": np.round(evaluation.returns, 4).tolist(),
-            "success": evaluation.mean_success,
-        }
-        write_atomically(path, (json.dumps(content) + "\n").encode())
-    bar.remove_task(task)
-    return finished
+    if not experiment.train(lambda progress: report("training", progress.iteration, progress.num_iterations)):
+        return False
+    agent, iteration = experiment.load()
+    report("held-out tasks", iteration, iteration)
+    evaluation = evaluate(
+        agent,
+        experiment.distribution,
+        num_tasks=num_tasks,
+        seed=BENCHMARK_SEED,
+        rollouts_per_task=rollouts_per_task,
+    )
+    content = describe(cell, experiment) | {
+        "rollouts_per_task": rollouts_per_task,
+        "returns": np.round(evaluation.returns, 4).tolist(),
+        "success": evaluation.mean_success,
+    }
+    write_atomically(path, (json.dumps(content) + "\n").encode())
+    return True
 
 
 def read_scores(results: Path, tasks: str) -> dict[Cell, dict[str, Any]]:
@@ -158,10 +163,6 @@ def describe(cell: Cell, experiment: Experiment) -> dict[str, Any]:
         "config": experiment.run.read_config(),
         "manifest": manifest,
     }
-
-
-def _show(bar: Progress, task: TaskID, iteration: int) -> None:
-    bar.update(task, completed=iteration)
 
 
 def open_experiment(cell: Cell, runs: Path) -> Experiment:

@@ -89,6 +89,10 @@ class CheckpointError(MetarlError, RuntimeError):
     """A checkpoint could not be written or read."""
 
 
+class RunInUseError(CheckpointError):
+    """Another process has locked the run."""
+
+
 def unknown_name(kind: str, name: str, choices: Iterable[str]) -> ConfigError:
     """An error for an unknown ``name``, with the nearest match and every valid choice."""
     in_order = list(choices)

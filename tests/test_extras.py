@@ -45,6 +45,8 @@ def test_tasks_are_listed() -> None:
 _TELL = """
 import numpy as np
 from pathlib import Path
+from rich.console import Console
+from metarl.benchmarks.engines import Engine, Job, run_jobs
 from metarl.envs.gymnasium_tasks import gymnasium_tasks
 from metarl.errors import ConfigError
 from metarl.rendering.video import check_video_path
@@ -85,6 +87,7 @@ _ANT = "gymnasium_tasks('mine/ant', env='Ant-v5', sample=lambda rng: {})"
         ),
         ("av", "video", ("check_video_path(Path('video.mp4'))",)),
         ("PIL", "video", ("check_video_path(Path('video.mp4'))",)),
+        ("ray", "ray", ("run_jobs([Job('one', print, ())], Engine('ray'), (), Console(quiet=True))",)),
     ],
 )
 def test_what_is_missing_is_told_with_its_extra(missing: str, extra: str, codes: tuple[str, ...]) -> None:

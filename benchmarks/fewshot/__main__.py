@@ -13,6 +13,7 @@ from pathlib import Path
 import tyro
 
 from metarl.benchmarks.cells import console
+from metarl.benchmarks.engines import LOCAL, Engine
 from metarl.benchmarks.fewshot.cells import Cell, read_scores, run_cells
 from metarl.benchmarks.fewshot.page import Scores, write_page
 from metarl.errors import ConfigError, told_errors
@@ -47,6 +48,7 @@ class Options:
     """Scores, table and figures go to a folder in here."""
     runs: Path = Path("runs/benchmark-fewshot")
     """Where the run folders go."""
+    engine: tyro.conf.OmitArgPrefixes[Engine] = LOCAL
 
 
 @told_errors()
@@ -68,7 +70,7 @@ def main() -> None:
             for seed in options.seeds
         ]
     folder = options.results / safe_name(f"fewshot-{options.tasks}")
-    scores = run_cells(cells, options.data, folder, options.runs, options.test_tasks)
+    scores = run_cells(cells, options.data, folder, options.runs, options.test_tasks, options.engine)
     if len(scores) == len(cells):
         known = read_scores(folder)
         text = write_page(known, folder, f"Few-shot learning on {options.tasks}", _commands(known, options.data))

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from metarl.benchmarks.cells import BENCHMARK_SEED, console
-from metarl.cli.fewshot.report import evaluate_with_progress, score_text
-from metarl.cli.progress import with_progress
+from metarl.benchmarks.engines import LOCAL, Engine, Job, Report, run_jobs
 from metarl.errors import ConfigError
+from metarl.fewshot.evaluation import evaluate
 from metarl.fewshot.experiment import Experiment
-from metarl.fewshot.objective import score_name
-from metarl.fewshot.setup import Given, resolve
+from metarl.fewshot.setup import Given, Setup, resolve
 from metarl.runs.files import read_json, safe_name, write_atomically
 from metarl.runs.logger import read_metrics
 
@@ -58,9 +57,9 @@ class Cell:
 
 
 def run_cells(
-    cells: Sequence[Cell], data: str | None, results: Path, runs: Path, test_tasks: int
+    cells: Sequence[Cell], data: str | None, results: Path, runs: Path, test_tasks: int, engine: Engine = LOCAL
 ) -> dict[Cell, dict[str, Any]]:
-    """Train and score every cell that has no score yet, one after the other; interrupted, go on where it stopped.
+    """Train and score every cell that has no score yet; interrupted, go on where it stopped.
 
     Args:
         cells: what to run.
@@ -68,27 +67,31 @@ def run_cells(
         results: folder of the scores.
         runs: folder of the run folders.
         test_tasks: tasks to score on, the same for all cells of a size.
+        engine: where they run; default: one after the other in this process.
 
     Returns:
         Scores by cell; those of cells that were interrupted are missing.
 
     Raises:
-        ConfigError: if a cell was scored on another number of tasks, or begun with other settings.
+        ConfigError: if a cell was scored on another number of tasks.
+        WorkerError: at the end, if cells failed, e.g. since they were begun with other settings.
     """
+    results, runs = results.absolute(), runs.absolute()
     results.mkdir(parents=True, exist_ok=True)
-    scores: dict[Cell, dict[str, Any]] = {}
-    for cell in cells:
-        path = results / f"{cell.name}.json"
-        if not path.exists() and not _run_cell(cell, data, path, runs, test_tasks):
-            console.print("Stopped; everything is saved. The same command goes on from here.")
-            break
-        scores[cell] = read_json(path)
-        if (scored := len(scores[cell]["scores"])) != test_tasks:
+    paths = {cell: results / f"{cell.name}.json" for cell in cells}
+    for path in (path for path in paths.values() if path.exists()):
+        if (scored := len(read_json(path)["scores"])) != test_tasks:
             raise ConfigError(
                 f"{path} was scored on {scored} tasks, and now {test_tasks} are asked for. Ask for "
                 "the same, name another folder with --results, or remove the file to score its run anew."
             )
-    return scores
+    by_run: dict[str, list[Cell]] = {}
+    for cell, path in paths.items():
+        if not path.exists():
+            by_run.setdefault(_run_of(cell, data)[1], []).append(cell)
+    jobs = [Job(name, _run_cells, (tuple(same), data, results, runs, test_tasks)) for name, same in by_run.items()]
+    run_jobs(jobs, engine, (results, runs), console)
+    return {cell: read_json(path) for cell, path in paths.items() if path.exists()}
 
 
 def read_scores(results: Path) -> dict[Cell, dict[str, Any]]:
@@ -100,41 +103,50 @@ def read_scores(results: Path) -> dict[Cell, dict[str, Any]]:
 _NAMES = ("learner", "tasks", "ways", "shots", "test_shots", "seed")
 
 
-def _run_cell(cell: Cell, data: str | None, path: Path, runs: Path, test_tasks: int) -> bool:
+def _run_of(cell: Cell, data: str | None) -> tuple[Setup, str]:
+    """What is trained for a cell, and the name of its run."""
     given = Given(cell.learner, cell.tasks, data, cell.ways, cell.shots)
     setup = resolve(given, train={"seed": cell.seed, **cell.train}, settings=cell.settings)
-    name = cell.name
-    if getattr(setup.learner_config, "train_ways", 0):
-        # Its training does not depend on the ways of the test: one run is scored in several cells.
-        setup = dataclasses.replace(setup, episode=dataclasses.replace(setup.episode, ways=5))
-        name = safe_name(f"{cell.tasks}-{cell.shots}shot-{cell.learner}-seed{cell.seed}")
+    if not getattr(setup.learner_config, "train_ways", 0):
+        return setup, cell.name
+    # Its training does not depend on the ways of the test: one run is scored in several cells.
+    setup = dataclasses.replace(setup, episode=dataclasses.replace(setup.episode, ways=5))
+    return setup, safe_name(f"{cell.tasks}-{cell.shots}shot-{cell.learner}-seed{cell.seed}")
+
+
+def _run_cells(
+    cells: Sequence[Cell], data: str | None, results: Path, runs: Path, test_tasks: int, report: Report
+) -> bool:
+    """Train the one run of some cells, and score each of them."""
+    setup, name = _run_of(cells[0], data)
     this = Experiment.begin(setup, runs, name)
-    score = score_name(setup.kind)
-    if not with_progress(
-        lambda listener: this.train(listener),
-        setup.train_config.num_iterations,
-        cell.name,
-        lambda progress: score_text(progress, score),
-        console,
-    ):
+    if not this.train(lambda progress: report("training", progress.iteration, progress.num_iterations)):
         return False
-    episode = dataclasses.replace(setup.episode, ways=cell.ways, shots=cell.test_shots)
-    learner, iteration = this.load(spec=setup.tasks.spec(episode))
-    found = evaluate_with_progress(setup, learner, num_tasks=test_tasks, seed=BENCHMARK_SEED, episode=episode)
-    metrics = read_metrics(this.run.metrics)
-    content = {
-        **{name: getattr(cell, name) for name in _NAMES},
-        "iterations": iteration,
-        "seconds": sum(line["seconds/sample"] + line["seconds/meta_update"] for line in metrics),
-        "steps": found.steps,
-        "kind": found.kind,
-        "scores": np.round(found.scores, 5).tolist(),
-        "curve": _curve(metrics),
-        "config": {name: value for name, value in this.run.read_config().items() if name != "data"},
-        # Without the command line, which names folders of the machine.
-        "manifest": {name: value for name, value in this.run.read_manifest().items() if name != "command"},
-    }
-    write_atomically(path, (json.dumps(content) + "\n").encode())
+    for cell in cells:
+        episode = dataclasses.replace(setup.episode, ways=cell.ways, shots=cell.test_shots)
+        learner, iteration = this.load(spec=setup.tasks.spec(episode))
+        found = evaluate(
+            learner,
+            setup.tasks,
+            episode,
+            num_tasks=test_tasks,
+            seed=BENCHMARK_SEED,
+            listener=lambda done: report("test tasks", done, test_tasks),
+        )
+        metrics = read_metrics(this.run.metrics)
+        content = {
+            **{name: getattr(cell, name) for name in _NAMES},
+            "iterations": iteration,
+            "seconds": sum(line["seconds/sample"] + line["seconds/meta_update"] for line in metrics),
+            "steps": found.steps,
+            "kind": found.kind,
+            "scores": np.round(found.scores, 5).tolist(),
+            "curve": _curve(metrics),
+            "config": {name: value for name, value in this.run.read_config().items() if name != "data"},
+            # Without the command line, which names folders of the machine.
+            "manifest": {name: value for name, value in this.run.read_manifest().items() if name != "command"},
+        }
+        write_atomically(results / f"{cell.name}.json", (json.dumps(content) + "\n").encode())
     return True
 
 

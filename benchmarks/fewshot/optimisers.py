@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 
 from metarl.adaptation import SGD, Adam, RMSprop, UpdateRule
 from metarl.benchmarks.cells import BENCHMARK_SEED, console
+from metarl.benchmarks.engines import LOCAL, Engine, Job, Report, run_jobs
 from metarl.benchmarks.report import notes, provenance
-from metarl.cli.progress import with_progress
 from metarl.errors import ConfigError, told_errors
 from metarl.fewshot.experiment import Experiment
 from metarl.fewshot.learners.learned_optimiser import LearnedOptimiser
@@ -71,6 +71,7 @@ class Options:
     """Scores, table and figure go to a folder in here."""
     runs: Path = Path("runs/benchmark-fewshot")
     """Where the run folders go."""
+    engine: tyro.conf.OmitArgPrefixes[Engine] = LOCAL
 
 
 def curves(learner: LearnedOptimiser, setup: Setup, split: Split, num_tasks: int, num_steps: int, seed: int) -> Curves:
@@ -111,17 +112,21 @@ def main() -> None:
     """Run the benchmark."""
     options = tyro.cli(Options)
     train = {} if options.num_iterations is None else {"num_iterations": options.num_iterations}
-    folder = options.results / safe_name(f"fewshot-{options.tasks}")
+    folder = (options.results / safe_name(f"fewshot-{options.tasks}")).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    for seed in options.seeds:
-        setup = resolve(Given("learned-optimiser", options.tasks), train={"seed": seed, **train})
-        path = folder / f"learned-optimiser-seed{seed}.json"
-        if not path.exists() and not _run(setup, path, options):
-            console.print("Stopped; everything is saved. The same command goes on from here.")
-            return
-    scores = [read_json(folder / f"learned-optimiser-seed{seed}.json") for seed in options.seeds]
+    paths = {seed: folder / f"learned-optimiser-seed{seed}.json" for seed in options.seeds}
+    runs = options.runs.absolute()
+    jobs = [
+        Job(f"seed {seed}", _run, (seed, train, path, runs, options))
+        for seed, path in paths.items()
+        if not path.exists()
+    ]
+    if not run_jobs(jobs, options.engine, (folder, runs), console):
+        return
+    scores = [read_json(path) for path in paths.values()]
     baselines = folder / "tuned.json"
     if not baselines.exists():
+        setup = resolve(Given("learned-optimiser", options.tasks), train={"seed": options.seeds[-1], **train})
         learner = setup.build()
         assert isinstance(learner, LearnedOptimiser)
         content = {
@@ -132,17 +137,10 @@ def main() -> None:
     console.print(_write_page(scores, read_json(baselines), folder, options), soft_wrap=True, markup=False)
 
 
-def _run(setup: Setup, path: Path, options: Options) -> bool:
-    seed = setup.train_config.seed
-    this = Experiment.begin(setup, options.runs, safe_name(f"{options.tasks}-learned-optimiser-seed{seed}"))
-    done = with_progress(
-        lambda listener: this.train(listener),
-        setup.train_config.num_iterations,
-        f"seed {seed}",
-        lambda progress: f"loss {number_text(progress.metrics['train/loss'])}",
-        console,
-    )
-    if not done:
+def _run(seed: int, train: Mapping[str, int], path: Path, runs: Path, options: Options, report: Report) -> bool:
+    setup = resolve(Given("learned-optimiser", options.tasks), train={"seed": seed, **train})
+    this = Experiment.begin(setup, runs, safe_name(f"{options.tasks}-learned-optimiser-seed{seed}"))
+    if not this.train(lambda progress: report("training", progress.iteration, progress.num_iterations)):
         return False
     learner, iteration = this.load()
     assert isinstance(learner, LearnedOptimiser)

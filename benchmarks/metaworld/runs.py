@@ -1,4 +1,4 @@
-"""What the Meta-World benchmarks share: their options, and cells that are trained first and scored afterwards."""
+"""What the Meta-World benchmarks share: their options, and cells that are trained and scored by the protocol."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from metarl.agent import AgentConfig
 from metarl.benchmarks.cells import BENCHMARK_SEED, Cell, console, describe, open_experiment
+from metarl.benchmarks.engines import LOCAL, Engine, Job, Report, run_jobs
 from metarl.benchmarks.metaworld.references import REFERENCES, reference_scores
 from metarl.benchmarks.metaworld.report import Split, write_success_page
 from metarl.envs.metaworld.distributions import meta_world
@@ -23,8 +23,6 @@ from metarl.experiments.official import evaluate_experiment
 from metarl.runs.files import safe_name, write_atomically
 from metarl.tasks.registry import load_distribution
 from metarl.trainer import train
-
-_COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 
 
 @dataclass(frozen=True)
@@ -55,11 +53,13 @@ class Options:
     train_only: bool = False
     """Stop after training; the same command without it goes on with the scores."""
     num_workers: int | None = None
-    """Processes that step the simulations; default: one for each core that this process may use."""
+    """Processes that step the simulations; default: one for each core that this process may use, or that a cell of
+    several has."""
     results: Path = Path("benchmarks/results")
     """Scores, table and figure go to a folder in here."""
     runs: Path = Path("runs/benchmark-metaworld")
     """Where the run folders go."""
+    engine: tyro.conf.OmitArgPrefixes[Engine] = LOCAL
 
 
 def parse(words: Sequence[str], tasks: str, prog: str) -> tuple[Options, list[Cell]]:
@@ -94,64 +94,89 @@ def parse(words: Sequence[str], tasks: str, prog: str) -> tuple[Options, list[Ce
     return options, cells
 
 
-def train_cells(cells: Sequence[Cell], options: Options, results: Path) -> bool:
-    """Train what is not trained yet and has no score, one cell after the other; returns whether all are done.
+def run_cells(cells: Sequence[Cell], options: Options, results: Path, splits: Sequence[Split]) -> bool:
+    """Train what is not trained yet, and score it by the official protocol unless ``options`` ask for training alone.
 
-    Interrupt it at will: the same command goes on from the last checkpoint.
+    Interrupt it at will: the same command goes on from the last checkpoints.
+
+    Args:
+        cells: each with a score, ``<cell>.json``, is done.
+        options: of the command.
+        results: folder of the scores.
+        splits: the splits to score on.
+
+    Returns:
+        Whether all are done.
     """
-    with Progress(*_COLUMNS, console=console) as bar:
-        for cell in cells:
-            if (results / f"{cell.name}.json").exists():
-                continue
-            experiment = open_experiment(cell, options.runs)
-            wanted = experiment.train_config.num_iterations
-            if max(experiment.run.checkpoints.iterations(), default=0) >= wanted:
-                continue
-            task = bar.add_task(cell.name, total=wanted)
-            tasks = dataclasses.replace(meta_world(load_distribution(cell.tasks)), pool_workers=options.num_workers)
-            distribution = experiment.seen(tasks)
-            finished = train(
-                experiment.build(),
-                distribution,
-                experiment.train_config,
-                experiment.run,
-                listener=lambda progress, task=task: bar.update(task, completed=progress.iteration),  # type: ignore[misc]
-            )
-            if not finished:
-                console.print("Stopped; everything is saved. The same command goes on from here.")
-                return False
+    results, runs = results.absolute(), options.runs.absolute()
+    engine, num_workers = options.engine, options.num_workers
+    if num_workers is None and not engine.in_process:
+        num_workers = engine.cpus_per_run  # The other cores are those of other cells.
+    goals = None if options.train_only else Goals(results, splits, options.goals)
+    return run_jobs(
+        [
+            Job(cell.name, _run_cell, (cell, runs, num_workers, goals))
+            for cell in cells
+            if not (results / f"{cell.name}.json").exists()
+        ],
+        engine,
+        (runs,) if goals is None else (runs, results),
+        console,
+    )
+
+
+@dataclass(frozen=True)
+class Goals:
+    """What cells are scored on.
+
+    Attributes:
+        results: folder of the scores.
+        splits: the splits.
+        per_task: goals of each task; default: all.
+    """
+
+    results: Path
+    splits: Sequence[Split]
+    per_task: int | None
+
+
+def _run_cell(cell: Cell, runs: Path, num_workers: int | None, goals: Goals | None, report: Report) -> bool:
+    experiment = open_experiment(cell, runs)
+    wanted = experiment.train_config.num_iterations
+    if max(experiment.run.checkpoints.iterations(), default=0) < wanted:
+        tasks = dataclasses.replace(meta_world(load_distribution(cell.tasks)), pool_workers=num_workers)
+        if not train(
+            experiment.build(),
+            experiment.seen(tasks),
+            experiment.train_config,
+            experiment.run,
+            listener=lambda progress: report("training", progress.iteration, wanted),
+        ):
+            return False
+    if goals is None:
+        return True
+    agent, iteration = experiment.load()
+    official = {}
+    for split in goals.splits:
+        scores, _ = evaluate_experiment(
+            experiment,
+            agent,
+            iteration,
+            seed=BENCHMARK_SEED,
+            split=split,
+            goals=goals.per_task,
+            num_workers=num_workers,
+            listener=lambda done, total, split=split: report(f"{split} goals", done, total),  # type: ignore[misc]
+        )
+        official[split] = scores.to_json()
+    content = describe(cell, experiment) | {
+        "variant": cell.variant,
+        "changed": dict(cell.train) | dict(cell.settings),
+        "official": official,
+    }
+    goals.results.mkdir(parents=True, exist_ok=True)
+    write_atomically(goals.results / f"{cell.name}.json", (json.dumps(content) + "\n").encode())
     return True
-
-
-def score_cells(cells: Sequence[Cell], options: Options, results: Path, splits: Sequence[Split]) -> None:
-    """Score the trained cells that have no score yet by the official protocol, and write ``<cell>.json``."""
-    with Progress(*_COLUMNS, console=console, transient=True) as bar:
-        for cell in cells:
-            path = results / f"{cell.name}.json"
-            if path.exists():
-                continue
-            experiment = open_experiment(cell, options.runs)
-            agent, iteration = experiment.load()
-            official = {}
-            for split in splits:
-                task = bar.add_task(f"{cell.name}, {split} goals", total=None)
-                scores, _ = evaluate_experiment(
-                    experiment,
-                    agent,
-                    iteration,
-                    seed=BENCHMARK_SEED,
-                    split=split,
-                    goals=options.goals,
-                    num_workers=options.num_workers,
-                    listener=lambda done, total, task=task: bar.update(task, completed=done, total=total),  # type: ignore[misc]
-                )
-                official[split] = scores.to_json()
-            content = describe(cell, experiment) | {
-                "variant": cell.variant,
-                "changed": dict(cell.train) | dict(cell.settings),
-                "official": official,
-            }
-            write_atomically(path, (json.dumps(content) + "\n").encode())
 
 
 @told_errors()
@@ -167,10 +192,8 @@ def run(words: Sequence[str], tasks: str, prog: str, command: str, splits: Seque
     """
     options, cells = parse(words, tasks, prog)
     results = options.results / safe_name(tasks)
-    if not train_cells(cells, options, results) or options.train_only:
+    if not run_cells(cells, options, results, splits) or options.train_only:
         return
-    results.mkdir(parents=True, exist_ok=True)
-    score_cells(cells, options, results, splits)
     references = {
         (name, split): reference_scores(
             name,

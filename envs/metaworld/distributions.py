@@ -38,7 +38,8 @@ class MetaWorldTasks(TaskDistribution):
     Attributes:
         task_set: which goals.
         reward_version: upstream's reward functions; its default is v2.
-        pool_workers: worker processes that step the simulations; default: one for each core that this process may use.
+        pool_workers: worker processes that step the simulations; default: one for each core that this process may use,
+            shared with the other ranks of its machine.
     """
 
     task_set: TaskSet

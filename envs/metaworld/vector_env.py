@@ -21,6 +21,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
+from metarl.distributed import ranks_here
 from metarl.envs.metaworld.upstream import TASK_NAMES
 from metarl.envs.metaworld.verification import fast_code_differences, is_verified
 from metarl.envs.metaworld.worker.layout import FLOAT32_COLUMNS, INFO, INFO_KEYS, INVALID, NUM_COLUMNS, OBS, REWARD
@@ -63,7 +64,8 @@ class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
     Args:
         num_envs: number of instances.
         reward_version: upstream's reward functions, ``"v1"`` or ``"v2"``.
-        num_workers: worker processes; default: one for each core that this process may use.
+        num_workers: worker processes; default: one for each core that this process may use, shared with the
+            other ranks of its machine.
         sample: draws a task for each instance that is reset without one.
         seed: seed for ``sample``'s stream, until ``reset(seed=...)`` gives another.
         fast: True steps every task with the value-identical helpers, False with upstream's own code; default: the
@@ -96,7 +98,7 @@ class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
         self.action_space = gym.vector.utils.batch_space(ACTION_SPACE, num_envs)
         self.num_invalid = 0
         self._reward_version = reward_version
-        self._num_workers = min(num_workers or len(os.sched_getaffinity(0)), num_envs)
+        self._num_workers = min(num_workers or max(1, len(os.sched_getaffinity(0)) // ranks_here()), num_envs)
         self._sample = sample
         self._rng = np.random.default_rng(seed)
         # Asked in any case: this is where a package that is not installed is told.

@@ -10,9 +10,11 @@ rank alone: its sums are what they are given, bit for bit, and cost nothing.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -35,29 +37,57 @@ _PRECEDENCE = 1.0
 """Seconds by which the rank that failed comes first in what all ranks print."""
 
 
+@dataclass
+class Traffic:
+    """What a rank has exchanged with the others so far.
+
+    Attributes:
+        seconds: in sums and messages, waiting for slower ranks included.
+        sums: of tensors.
+        num_bytes: that it gave to sums.
+        messages: gatherings and broadcasts of objects, which are small but for what a run begins with.
+    """
+
+    seconds: float = 0.0
+    sums: int = 0
+    num_bytes: int = 0
+    messages: int = 0
+
+
 class Group:
     """The ranks of one run. Every method but :meth:`share` is called by all of them, in the same order.
 
     Args:
         rank: this process's number, from 0.
         world_size: how many there are.
+        connections: to the other ranks; None for one alone.
         store: what the ranks met at, where the first that fails says why; None for one alone.
         waiting: how long the ranks wait for each other in a sum, for the message.
+
+    Attributes:
+        traffic: counts what this rank exchanges.
 
     Raises:
         ConfigError: for a rank that is not below ``world_size``.
     """
 
     def __init__(
-        self, rank: int = 0, world_size: int = 1, store: Store | None = None, waiting: timedelta = timedelta()
+        self,
+        rank: int = 0,
+        world_size: int = 1,
+        connections: dist.ProcessGroup | None = None,
+        store: Store | None = None,
+        waiting: timedelta = timedelta(),
     ) -> None:
         if not 0 <= rank < world_size:
             raise ConfigError(f"a rank must be a number from 0 to world_size - 1 = {world_size - 1}, got {rank}.")
         self.rank = rank
         self.world_size = world_size
+        self._connections = connections
         self._store = store
         self._waiting = waiting
         self._echo: str | None = None
+        self.traffic = Traffic()
 
     @property
     def is_first(self) -> bool:
@@ -84,7 +114,9 @@ class Group:
             dtype = torch.promote_types(dtype, tensor.dtype if tensor.is_floating_point() else torch.float64)
         flat = torch.cat([tensor.detach().flatten().to(dtype) for tensor in tensors])
         parts = [torch.empty_like(flat) for _ in range(self.world_size)]
-        self._together("a sum", lambda: dist.all_gather(parts, flat))
+        self._together("a sum", lambda: dist.all_gather(parts, flat, self._connections))
+        self.traffic.sums += 1
+        self.traffic.num_bytes += flat.numel() * flat.element_size()
         total = parts[0]
         for part in parts[1:]:
             total = total + part
@@ -145,7 +177,8 @@ class Group:
         if self.world_size == 1:
             return [value]
         values: list[Any] = [None] * self.world_size
-        self._together("a gathering", lambda: dist.all_gather_object(values, value))
+        self._together("a gathering", lambda: dist.all_gather_object(values, value, self._connections))
+        self.traffic.messages += 1
         return values
 
     def broadcast(self, value: Value) -> Value:
@@ -153,7 +186,8 @@ class Group:
         if self.world_size == 1:
             return value
         values: list[Any] = [value]
-        self._together("a broadcast", lambda: dist.broadcast_object_list(values, src=0))
+        self._together("a broadcast", lambda: dist.broadcast_object_list(values, 0, self._connections))
+        self.traffic.messages += 1
         result: Value = values[0]
         return result
 
@@ -193,8 +227,10 @@ class Group:
         return self._echo == reason
 
     def _together(self, what: str, collective: Callable[[], object]) -> None:
+        started = time.perf_counter()
         try:
             collective()
+            self.traffic.seconds += time.perf_counter() - started
         except RuntimeError as error:
             rank, _, reason = self._reported().partition("\n")
             if not reason:
@@ -214,13 +250,19 @@ class Group:
 
     def _reported(self) -> str:
         """Number and reason of the first rank that failed, a line break between them; empty if none said anything."""
-        if self._store is None:
-            return ""
-        try:
-            self._store.wait([_FAILURE], _GRACE)
-            return str(self._store.get(_FAILURE).decode(errors="replace"))
-        except RuntimeError:
-            return ""
+        found: list[str] = []
+
+        def ask(store: Store) -> None:
+            with contextlib.suppress(RuntimeError):
+                store.wait([_FAILURE], _GRACE)
+                found.append(store.get(_FAILURE).decode(errors="replace"))
+
+        if self._store is not None:
+            # In a thread, since a store on a machine that is cut off answers never.
+            asking = threading.Thread(target=ask, args=(self._store,), daemon=True)
+            asking.start()
+            asking.join(2 * _GRACE.total_seconds())
+        return found[0] if found else ""
 
 
 class SumOverRanks(torch.autograd.Function):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
+import threading
 import time
 import traceback
 import uuid
@@ -23,6 +25,14 @@ from metarl.errors import ConfigError, MetarlError, told
 _MEETING = 45.0
 """Seconds that ranks wait for each other at the start."""
 
+_GRACE = 5.0
+"""Seconds that connections may take longer before their rank is ended."""
+
+_UNREACHABLE = (
+    "they reach that address, but not each other. Name the network interface that leads to the others, "
+    "GLOO_SOCKET_IFNAME=eth0 for one."
+)
+
 _WAITING = 1800
 """Seconds that a rank waits for the others in a sum, unless ``METARL_RANK_TIMEOUT`` says otherwise.
 
@@ -30,6 +40,9 @@ Environments may be slow, and one rank may have nothing to do while another eval
 once, and one whose environment hangs when the watchdog of environments ends it: this is for machines that are frozen,
 or gone without a word.
 """
+
+_FAREWELL = 10.0
+"""Seconds in which a rank that failed tells the others why."""
 
 _GOODBYE = 1.0
 """Seconds that the rank with the store outlives its connections."""
@@ -68,10 +81,14 @@ def join() -> Iterator[Group]:
             yield group
             group.barrier()  # The store lives in rank 0, which must not leave before the others have read it.
     except BaseException as error:
-        group.report(_reason(error))
+        # Cut off from the others, it could wait for them here once more, and without end.
+        with _at_most(_FAREWELL, _reason(error)):
+            group.report(_reason(error))
+            dist.destroy_process_group()
         raise
-    finally:
+    else:
         dist.destroy_process_group()
+    finally:
         if group.is_first and not _torchrun_has_the_store():
             time.sleep(_GOODBYE)  # The store is this process's own, and the others may want to read it.
 
@@ -115,7 +132,7 @@ def device_of_rank() -> torch.device:
     """
     if current().world_size == 1:
         return torch.device("cuda")
-    here, local, count = _number("LOCAL_WORLD_SIZE", "1", 1), _number("LOCAL_RANK", "0", 0), torch.cuda.device_count()
+    here, local, count = ranks_here(), _number("LOCAL_RANK", "0", 0), torch.cuda.device_count()
     if max(here, local + 1) > count:
         raise ConfigError(
             f"{max(here, local + 1)} ranks on this machine need as many CUDA devices, and torch sees {count}: start "
@@ -123,6 +140,11 @@ def device_of_rank() -> torch.device:
         )
     torch.cuda.set_device(local)
     return torch.device("cuda", local)
+
+
+def ranks_here() -> int:
+    """How many ranks of the current group share this machine, and so its cores; 1 without other ranks."""
+    return 1 if current().world_size == 1 else _number("LOCAL_WORLD_SIZE", "1", 1)
 
 
 def launcher() -> str | None:
@@ -154,6 +176,7 @@ def _meet(world_size: int) -> Group:
         raise ConfigError(f"MASTER_PORT must be a number from 1 to 65535, got {port}.")
     if rank >= world_size:
         raise ConfigError(f"RANK must be a number from 0 to WORLD_SIZE - 1 = {world_size - 1}, got {rank}.")
+    apart = f"rank {rank} of {world_size} could not meet the others at {where} within {_MEETING:.0f} seconds"
     deadline = time.monotonic() + _MEETING
     waiting = timedelta(seconds=_number("METARL_RANK_TIMEOUT", str(_WAITING), 1))
     try:
@@ -162,18 +185,20 @@ def _meet(world_size: int) -> Group:
         board, _, _ = next(rendezvous("env://", timeout=_left(deadline)))
         store = PrefixStore(f"metarl/{_agree(board, rank, world_size, deadline)}", board)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=waiting)
+        # Connections are made within the time of the meeting; only what ranks do later may take longer.
+        with _at_most(deadline + _GRACE - time.monotonic(), f"{apart}: {_UNREACHABLE}"):
+            left = _left(deadline)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=left)
+            ranks = dist.new_group(timeout=waiting)
     except (RuntimeError, ValueError, OSError) as error:
         first = str(error).splitlines()[0]
         if "EADDRINUSE" in str(error) or "in use" in str(error):
             raise ConfigError(
                 f"the port {where} is in use: give another one, --master-port of torchrun or MASTER_PORT. ({first})"
             ) from error
-        raise ConfigError(
-            f"rank {rank} of {world_size} could not meet the others at {where} within "
-            f"{_MEETING:.0f} seconds: do all ranks run, and can they reach that address? ({first})"
-        ) from error
-    group = Group(rank, world_size, store, waiting)
+        hint = _UNREACHABLE if "gloo" in first.lower() else "do all ranks run, and can they reach that address?"
+        raise ConfigError(f"{apart}: {hint} ({first})") from error
+    group = Group(rank, world_size, ranks, store, waiting)
     if len({*group.gather(rank)}) != world_size:
         raise ConfigError(f"two of the {world_size} ranks have one number; RANK must differ.")
     return group
@@ -206,6 +231,23 @@ def _agree(board: Store, rank: int, world_size: int, deadline: float) -> str:
             raise RuntimeError(f"rank {', '.join(map(str, sorted(missing)))} did not come")
         time.sleep(0.02)
     return own
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float, sentence: str) -> Iterator[None]:
+    """End this process if the block takes longer, as gloo and its store wait without end for some that are gone."""
+
+    def end() -> None:
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        os._exit(2)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _torchrun_has_the_store() -> bool:

@@ -21,7 +21,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from metarl.distributed import current, launcher, restarts
-from metarl.errors import CheckpointError, ConfigError
+from metarl.errors import CheckpointError, ConfigError, RunInUseError
 from metarl.plugins import refuse_while_importing
 from metarl.runs.checkpoint import CheckpointStore
 from metarl.runs.claims import CONFIG, claim, is_run, settle
@@ -165,7 +165,8 @@ class RunFolder:
         """Keep other processes from writing into this run; the system frees the lock even if this process is killed.
 
         Raises:
-            CheckpointError: if another process holds it, with its process id.
+            RunInUseError: if another process holds it, with its process id.
+            CheckpointError: if it cannot be locked.
         """
         if not current().is_first:
             yield
@@ -175,7 +176,7 @@ class RunFolder:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise CheckpointError(
+            raise RunInUseError(
                 f"the run {self.path} is in use by {_describe_owner(owner)}. "
                 "Wait until it ends, stop it (Ctrl-C saves first), or start a run of its own without --resume."
             ) from None
@@ -233,7 +234,7 @@ class RunFolder:
         command = [Path(sys.argv[0]).name, *sys.argv[1:]]
         manifest = {"versions": versions, "git": git_state(), "seed": seed, "command": command}
         launch = {} if launcher() is None else {"launcher": launcher(), "ranks": current().world_size}
-        write_json(self.path / "manifest.json", {**manifest, "machine": _machine(device), **launch})
+        write_json(self.path / "manifest.json", {**manifest, "machine": machine(device), **launch})
 
     def read_manifest(self) -> dict[str, Any]:
         """What :meth:`write_manifest` wrote.
@@ -300,7 +301,8 @@ def git_state() -> dict[str, Any] | None:
         return None
 
 
-def _machine(device: torch.device) -> dict[str, Any]:
+def machine(device: torch.device) -> dict[str, Any]:
+    """What this machine is, and how much of it torch uses, as it stands in manifests."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {
         "platform": platform.platform(),

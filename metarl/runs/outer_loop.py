@@ -172,7 +172,7 @@ def run_loop(
             elif state.resumed:
                 run.checkpoints.settle()
             logger = stack.enter_context(Logger(run, resume_from=state.iteration if state.resumed else None))
-        stop = stack.enter_context(_graceful_stop())
+        stop = stack.enter_context(graceful_stop())
 
         def stopping() -> bool:
             """Whether any rank was asked to stop: all end after the same iteration."""
@@ -362,7 +362,7 @@ def _check_parameters(components: Components) -> None:
 
 
 @contextlib.contextmanager
-def _graceful_stop() -> Iterator[threading.Event]:
+def graceful_stop() -> Iterator[threading.Event]:
     """An event that the first Ctrl-C, or another of ``_STOPPING``, sets; a second Ctrl-C interrupts at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

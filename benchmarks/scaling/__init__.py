@@ -1,0 +1,1 @@
+"""How training speeds up on more processes: ``python -m metarl.benchmarks.scaling``."""
