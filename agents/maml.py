@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 import tyro
@@ -25,10 +25,18 @@ from torch.optim import Optimizer
 
 from metarl.adaptation import UpdateRule
 from metarl.agents.common.gradient_agent import GradientConfig, OuterUpdate, named_rule
-from metarl.agents.common.meta_gradient import Batch, Chunk, MetaGradient, Objective, loss_after_adaptation
+from metarl.agents.common.meta_gradient import (
+    Batch,
+    Chunk,
+    FisherMetric,
+    MetaGradient,
+    Metric,
+    Objective,
+    loss_after_adaptation,
+)
 from metarl.config.settings import Count, Positive, PositiveShare
 from metarl.distributed import current
-from metarl.errors import NonFiniteError
+from metarl.errors import ConfigError, NonFiniteError
 from metarl.functional.returns import masked_mean
 from metarl.functional.trust_region import backtrack, conjugate_gradient, step_to_radius
 from metarl.networks.policy import Policy
@@ -50,9 +58,12 @@ class TrustRegionConfig(GradientConfig):
     """Factor between the steps that the line search tries."""
     max_backtracks: Count = 15
     """Steps that the line search tries before it keeps the old parameters."""
-    fisher_metric: Annotated[Literal["full", "first_order"], tyro.conf.arg(aliases=["--metric"])] = "full"
+    fisher_metric: Annotated[FisherMetric, tyro.conf.arg(aliases=["--metric"])] = "full"
     """Whether the trust region's metric knows the Hessians of the inner loop; without them its products are several
     times cheaper and the step less apt. The gradient is the same. With first_order it never knows them."""
+    fisher_stride: Count = 1
+    """The trust region's metric looks at every n-th step of all rollouts, before and after adaptation; gradient, KL and
+    line search look at all. With 5 a meta-update on Meta-World's reach took a third of the time for the same gain."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +88,20 @@ class TRPOUpdate:
     parameters its Hessian is the Gauss-Newton product ``J' F J`` exactly, ``J`` being the Jacobian of the adapted
     policies' outputs and ``F`` their Fisher information.
 
+    A metric need not know every sample: appendix C of TRPO's paper takes a tenth of them in conjugate gradient. With
+    ``fisher_stride`` ``n``, ``F`` and ``J`` are those of adapting on, and acting in, every ``n``-th step alone, from an
+    offset that is drawn in each update. Whatever decides on the step, gradient, surrogate and KL, stays exact. Measured
+    on ML1 reach in eight updates from the same parameters (mean gain after the line search; time of the whole
+    meta-update): all steps .01266; every 5th .01296, 3.3 times as fast, with the same KL and directions whose cosine
+    with the full metric's is .85 to .99; every 20th .0111, 5 times; ``fisher_metric = "first_order"`` .0098.
+
     Args:
         config: settings.
         meta: policy, rule and derivatives; its meta-parameters move.
         objective: what to minimise, per task.
+
+    Raises:
+        ConfigError: for a ``fisher_stride`` beyond the horizon of the tasks.
     """
 
     data_parallel = True
@@ -88,6 +109,12 @@ class TRPOUpdate:
     def __init__(
         self, config: TrustRegionConfig, meta: MetaGradient, objective: Objective = loss_after_adaptation
     ) -> None:
+        horizon = meta.policy.spec.horizon
+        if config.fisher_stride > horizon:
+            raise ConfigError(
+                f"fisher_stride must be at most {horizon}, the steps in an episode of these tasks, "
+                f"got {config.fisher_stride}."
+            )
         self.config = config
         self.meta = meta
         self.objective = objective
@@ -100,8 +127,8 @@ class TRPOUpdate:
         """Gradient, conjugate gradient, line search."""
         config, meta, group = self.config, self.meta, current()
         num_tasks = group.total(len(batches[-1].obs))
-        cheap = config.fisher_metric == "first_order"
-        chunks = [meta.linearise(part, self.objective, first_order_metric=cheap) for part in meta.chunks(batches)]
+        on_all = config.fisher_metric if config.fisher_stride == 1 else None
+        chunks = [meta.linearise(part, self.objective, metric=on_all) for part in meta.chunks(batches)]
         gradient, loss = group.sum(
             torch.stack([chunk.gradient for chunk in chunks]).sum(0),
             torch.stack([chunk.loss for chunk in chunks]).sum(),
@@ -110,8 +137,12 @@ class TRPOUpdate:
         if not (math.isfinite(loss_before) and torch.isfinite(gradient).all()):
             raise NonFiniteError(f"the meta-gradient is not finite (loss {loss_before}).")
 
+        metrics = [chunk.metric for chunk in chunks if chunk.metric is not None]
+        if config.fisher_stride > 1:
+            metrics = self._thinned_metrics(batches)
+
         def product(vector: Tensor) -> Tensor:
-            images = [meta.fisher_product(chunk, vector) for chunk in chunks]
+            images = [meta.fisher_product(metric, vector) for metric in metrics]
             (image,) = group.sum(torch.stack(images).sum(0))
             return image / num_tasks + config.cg_damping * vector
 
@@ -137,6 +168,13 @@ class TRPOUpdate:
             "gradient_norm": float(gradient.norm()),
             "entropy": float(group.concatenate(entropies).mean()),
         }
+
+    def _thinned_metrics(self, batches: list[Batch]) -> list[Metric]:
+        """The metric on every ``fisher_stride``-th step; all ranks draw the same offset, from the trial's seed."""
+        meta, stride = self.meta, self.config.fisher_stride
+        drawn = torch.randint(stride, (), generator=meta.generator, device=meta.generator.device)
+        thinned = [batch.thinned(stride, int(drawn)) for batch in batches]
+        return [meta.metric(part, self.config.fisher_metric) for part in meta.chunks(thinned)]
 
     def _loss_and_kl(self, flat: Tensor, chunks: list[Chunk], num_tasks: int) -> tuple[float, float]:
         """Mean objective at other meta-parameters, and mean KL of the adapted policies from those that acted.

@@ -9,7 +9,7 @@ of trials that start from the state remembered when they were played (truncated 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -22,10 +22,14 @@ from metarl.errors import ConfigError
 from metarl.networks.distributions import Distribution
 from metarl.networks.memory import GRUMemory, LSTMMemory, Memory
 from metarl.networks.snail import SNAILMemory
+from metarl.networks.transformer import TransformerMemory
 from metarl.seeding import torch_stream
 from metarl.types import Rollout, Spec, Trial
 
 Precision = Literal["float32", "bfloat16"]
+
+_OF_TRANSFORMERS = ("num_layers", "num_heads", "context_steps")
+"""Settings that recurrent networks do not have."""
 
 
 @dataclass(frozen=True)
@@ -34,19 +38,57 @@ class RL2Config(RecurrentPPOConfig):
 
     when: ClassVar[str] = "tasks must be explored within an episode, and data is plentiful"
 
-    memory: Literal["gru", "lstm"] = "gru"
+    memory: Literal["gru", "lstm", "transformer"] = "gru"
     """What remembers the trial; SNAIL's convolutions and attention are the agent ``snail``."""
     hidden_size: Count = 128
-    """Units of the recurrent network."""
+    """Units of the recurrent network, or channels of the transformer."""
     encoder_sizes: Counts = ()
-    """Widths of tanh layers before the recurrent network (Meta-World+: two of 256)."""
+    """Widths of tanh layers before the memory (Meta-World+: two of 256)."""
+    num_layers: Count = 2
+    """Blocks of the transformer."""
+    num_heads: Count = 4
+    """Heads of the transformer's attention."""
+    context_steps: Natural = 0
+    """Steps that the transformer's attention sees, the present one included; 0: as many as a trial has in training. It
+    keeps their keys and values: time and memory grow with it, and training's with its product with a trial's steps."""
     bptt_steps: Natural = 0
     """Steps that a gradient flows back through; 0: the whole trial. Later steps start from the remembered state."""
     precision: Precision = "float32"
     """Precision of the matrix products in memory and encoder; bfloat16 halves their time where the processor has it."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.memory == "transformer":
+            if self.hidden_size % (2 * self.num_heads):
+                raise ConfigError(
+                    "RL2Config.hidden_size must be a multiple of 2 x num_heads, as positions turn pairs of each head's "
+                    f"channels, got hidden_size {self.hidden_size} with num_heads {self.num_heads}."
+                )
+            return
+        for field in fields(self):
+            # Recorded, it would tell of something that never acted.
+            if field.name in _OF_TRANSFORMERS and getattr(self, field.name) != field.default:
+                raise ConfigError(
+                    f"RL2Config.{field.name} belongs to the memory transformer, got {getattr(self, field.name)!r} with "
+                    f"{self.memory}. Leave it at {field.default!r}, or take --memory transformer."
+                )
+
     def make_memory(self, spec: Spec) -> Memory:
-        """A recurrent network."""
+        """A recurrent network, or a transformer.
+
+        Raises:
+            ConfigError: for a context that is longer than a trial.
+        """
+        if self.memory == "transformer":
+            longest = self.episodes_per_trial * spec.horizon
+            if self.context_steps > longest:
+                raise ConfigError(
+                    f"context_steps must be at most {longest}, the steps of a whole trial (episodes_per_trial x "
+                    f"horizon), got {self.context_steps}; 0 is the whole trial."
+                )
+            context = self.context_steps or longest
+            sizes = (self.encoder_sizes, self.num_layers, self.num_heads, context)
+            return TransformerMemory(spec, self.hidden_size, self.init_std, *sizes)
         kind = GRUMemory if self.memory == "gru" else LSTMMemory
         return kind(spec, self.hidden_size, self.init_std, self.encoder_sizes)
 

@@ -197,6 +197,7 @@ def test_list_names_every_agent_task_and_preset(
         missing = [name for name in tasks if name not in of_agent and not name.startswith("ml1/")]
         assert not missing, (agent, missing)
     assert "ml1/... (50 of them)" in printed
+    assert "rl2: ml1/... (50 of them)  (--preset rl2:TASKS:transformer)" in printed
     assert _metarl("list agents") == 0
     printed = capsys.readouterr().out
     assert "navigation-2d" not in printed and all(name in printed for name in AGENTS)

@@ -163,9 +163,12 @@ def test_an_agent_that_saw_one_share_alone_would_be_noticed(ranks: Ranks) -> Non
     assert furthest(alone, part) > 1e-6
 
 
-@pytest.mark.parametrize("name", ["rl2", "varibad", "maml-trpo"])
-def test_episodes_may_end_at_different_times_on_the_ranks(name: str, ranks: Ranks) -> None:
-    settings = {**SETTINGS[name], **({"bptt_steps": 7} if name == "rl2" else {})}
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [("rl2", {"bptt_steps": 7}), ("varibad", {}), ("maml-trpo", {}), ("maml-trpo", {"fisher_stride": 5})],
+)
+def test_episodes_may_end_at_different_times_on_the_ranks(name: str, beside: dict[str, Any], ranks: Ranks) -> None:
+    settings = {**SETTINGS[name], **beside}
     alone = learn(name, "cartpole-goal", settings)
     first, second = ranks.run(learn, name, "cartpole-goal", settings)
     assert furthest(alone, first) < 1e-10 and furthest(first, second) == 0.0

@@ -162,9 +162,10 @@ class NoHost(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("stride", [1, 3])
 @pytest.mark.parametrize("metric", ["full", "first_order"])
 def test_conjugate_gradient_never_waits_for_the_device(
-    metric: Literal["full", "first_order"], monkeypatch: pytest.MonkeyPatch
+    metric: Literal["full", "first_order"], stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, calls = maml.conjugate_gradient, []
 
@@ -174,7 +175,8 @@ def test_conjugate_gradient_never_waits_for_the_device(
             return original(product, b, num_iterations)
 
     monkeypatch.setattr(maml, "conjugate_gradient", watched)
-    metrics = build(MAMLTRPOConfig(hidden_sizes=(5,), fisher_metric=metric), BOX, 2).meta_update(random_trial(BOX, 2))
+    config = MAMLTRPOConfig(hidden_sizes=(5,), fisher_metric=metric, fisher_stride=stride)
+    metrics = build(config, BOX, 2).meta_update(random_trial(BOX, 2))
     assert calls == [10] and metrics["accepted"] == 1
 
 

@@ -13,6 +13,7 @@ from metarl.agents.rl2 import SNAILConfig
 from metarl.errors import ConfigError
 from metarl.networks.memory import GRUMemory, LSTMMemory, Memory, input_size
 from metarl.networks.snail import AttentionBlock, DenseBlock, SNAILMemory
+from metarl.networks.transformer import TransformerMemory
 from metarl.types import Spec
 
 SPEC = Spec(obs_dim=3, action_dim=2, discrete=True, horizon=4)
@@ -21,7 +22,12 @@ NUM_STEPS, NUM_SEQUENCES = 11, 5
 
 def memories() -> list[Memory]:
     torch.manual_seed(0)
-    made = [GRUMemory(SPEC, 6, 1.0), LSTMMemory(SPEC, 6, 1.0), SNAILMemory(SPEC, 4, 1.0, NUM_STEPS)]
+    made = [
+        GRUMemory(SPEC, 6, 1.0),
+        LSTMMemory(SPEC, 6, 1.0),
+        SNAILMemory(SPEC, 4, 1.0, NUM_STEPS),
+        TransformerMemory(SPEC, 8, 1.0, (5,), num_layers=2, num_heads=2, context=NUM_STEPS),
+    ]
     for memory in made:  # Heads start near zero; here every output must matter.
         for parameter in memory.parameters():
             torch.nn.init.normal_(parameter, std=0.5)
@@ -37,7 +43,7 @@ def empty(memory: Memory) -> Tensor:
     return torch.zeros(NUM_SEQUENCES, memory.state_size, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("memory", memories(), ids=["gru", "lstm", "snail"])
+@pytest.mark.parametrize("memory", memories(), ids=["gru", "lstm", "snail", "transformer"])
 @pytest.mark.parametrize("pieces", [[1] * NUM_STEPS, [4, 7], [3, 1, 5, 2]])
 def test_acting_in_pieces_equals_the_whole_sequence(memory: Memory, pieces: list[int]) -> None:
     x = inputs()
@@ -52,7 +58,7 @@ def test_acting_in_pieces_equals_the_whole_sequence(memory: Memory, pieces: list
     assert torch.allclose(state, whole[2], atol=1e-12)
 
 
-@pytest.mark.parametrize("memory", memories(), ids=["gru", "lstm", "snail"])
+@pytest.mark.parametrize("memory", memories(), ids=["gru", "lstm", "snail", "transformer"])
 def test_outputs_depend_on_the_whole_past_and_on_no_future(memory: Memory) -> None:
     x = inputs().requires_grad_()
     for step in (0, 5, NUM_STEPS - 1):
@@ -62,9 +68,9 @@ def test_outputs_depend_on_the_whole_past_and_on_no_future(memory: Memory) -> No
         assert (slope[:, step + 1 :] == 0).all()
 
 
-def test_sequences_at_different_positions_are_stepped_together() -> None:
+@pytest.mark.parametrize("memory", memories()[2:], ids=["snail", "transformer"])
+def test_sequences_at_different_positions_are_stepped_together(memory: Memory) -> None:
     """Episodes of different lengths leave the slots of a batch at different steps of their trials."""
-    memory = memories()[2]
     x = inputs()
     whole, _, _ = memory(x, empty(memory))
     ahead = torch.tensor([0, 3, 1, 7, 5])

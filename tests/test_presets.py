@@ -24,7 +24,7 @@ from metarl.runs.logger import read_metrics
 from metarl.tasks.registry import registered
 from metarl.types import Spec
 
-_SMALL = {"rollouts_per_task": 2, "hidden_sizes": (4,), "hidden_size": 4, "cg_iterations": 2, "num_epochs": 1}
+_SMALL = {"rollouts_per_task": 2, "hidden_sizes": (4,), "hidden_size": 8, "cg_iterations": 2, "num_epochs": 1}
 META_WORLD = Spec(obs_dim=39, action_dim=4, discrete=False, horizon=500)
 _LONGEST = 1000
 """Steps; families with longer episodes are only built."""
@@ -37,12 +37,13 @@ def _small(config: AgentConfig) -> AgentConfig:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_builds_as_it_is_and_trains_when_small(tmp_path: Path, name: str) -> None:
-    agent, tasks = name.split(":")
+    agent, tasks, *variant = name.split(":")
     assert agent in AGENTS
     meta_world = tasks.startswith("ml")  # Asking for its spec would start a simulation, here a hundred times.
     assert tasks in registered()
     spec = META_WORLD if meta_world else registered()[tasks].spec
-    setup = resolve(agent, tasks)
+    asked = name if variant else None  # Without a variant it is what is taken without a word.
+    setup = resolve(agent, tasks, preset=asked)
     train_config, agent_config = setup.train_config, setup.agent_config
     assert dataclasses.replace(setup, task_name="another") == resolve(agent, "another", preset=name)
     for field, value in PRESETS[name].train.items():
@@ -53,7 +54,7 @@ def test_every_preset_builds_as_it_is_and_trains_when_small(tmp_path: Path, name
     if meta_world or tasks.startswith("locomotion/") or spec.horizon > _LONGEST:  # bodies are slow to step
         return
     small = {"device": "cpu", "num_iterations": 1, "meta_batch_size": 2, "eval_tasks": 2}
-    setup = dataclasses.replace(resolve(agent, tasks, train=small), agent_config=_small(agent_config))
+    setup = dataclasses.replace(resolve(agent, tasks, preset=asked, train=small), agent_config=_small(agent_config))
     experiment = Experiment.start(setup, tmp_path, "run")
     assert experiment.train(lambda _: None)
     assert len(read_metrics(experiment.run.metrics)) == 1
@@ -122,6 +123,14 @@ def test_no_setting_of_an_agent_hides_one_of_the_outer_loop(agent: str) -> None:
     kinds = (TrainConfig, Source, TrainOptions, AGENTS[agent])
     names = [field.name for kind in kinds for field in dataclasses.fields(kind)]
     assert len(names) == len(set(names))
+
+
+def test_a_variant_is_taken_where_it_is_asked_for() -> None:
+    assert resolve("rl2", "bandit").agent_config.memory == "gru"  # type: ignore[attr-defined]
+    asked = resolve("rl2", "bandit", preset="rl2:bandit:transformer").agent_config
+    assert asked.memory == "transformer"  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"unknown preset of rl2 'rl2:bandit:transformers'\. Did you mean"):
+        resolve("rl2", "bandit", preset="rl2:bandit:transformers")
 
 
 def test_unknown_names_are_refused_with_the_nearest_match() -> None:

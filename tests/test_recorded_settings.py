@@ -41,6 +41,7 @@ OTHER: dict[str, Any] = {
     "num_elbo_terms": 1,
     "bptt_steps": 2,
     "target_kl": 1e-9,
+    "num_heads": 2,
 }
 """Values that act on so little data; elsewhere any other value does."""
 BESIDE: dict[str, dict[str, Any]] = {
@@ -48,6 +49,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "fisher_metric": {"first_order": False},
     "backtrack_ratio": {"max_kl": 50.0},
     "max_backtracks": {"max_kl": 50.0, "max_backtracks": 1},
+    **{name: {"memory": "transformer", "hidden_size": 8} for name in ("num_layers", "num_heads", "context_steps")},
 }
 """Settings with which another one acts."""
 

@@ -345,7 +345,7 @@ def test_impossible_setting_is_refused_by_name(field: str, value: Any) -> None:
 def test_settings_that_are_not_among_the_choices_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"RL2Config\.precision must be one of float32, bfloat16, got 'float16'"):
         RL2Config(precision="float16")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match=r"RL2Config\.memory must be one of gru, lstm, got 'snail'"):
+    with pytest.raises(ConfigError, match=r"RL2Config\.memory must be one of gru, lstm, transformer, got 'snail'"):
         RL2Config(memory="snail")  # type: ignore[arg-type]
 
 

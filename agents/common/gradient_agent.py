@@ -202,6 +202,7 @@ class GradientAgent(Agent[FastWeights]):
             discount=config.discount,
             gae_lambda=config.gae_lambda,
             bootstrap_at_horizon=config.bootstrap_at_horizon,
+            generator=self.generator,
             task_chunk=config.task_chunk,
         )
         self.update = config.make_update(self.meta_gradient)

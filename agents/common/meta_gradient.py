@@ -42,6 +42,27 @@ class Batch:
     def __getitem__(self, tasks: slice) -> Batch:
         return Batch(*(getattr(self, field.name)[tasks] for field in fields(self)))
 
+    def thinned(self, stride: int, offset: int) -> Batch:
+        """Every ``stride``-th step of each task, from step ``offset`` on; its episodes are counted end to end.
+
+        Of a task that has fewer steps than ``stride``, one step is taken. Padding is left out where it can be: what
+        remains of it is masked as before. No value is read on the host.
+
+        Args:
+            stride: steps from one that is taken to the next, 1 or more.
+            offset: which is the first, from 0 and below ``stride``.
+        """
+        number = self.valid.sum(1, keepdim=True)
+        position = self.valid.cumsum(1) - 1
+        taken = self.valid & (position % stride == offset % number.clamp(max=stride))
+        # A stable sort keeps the order of time; no task has more steps to take than this.
+        most = -(-self.valid.shape[1] // stride)
+        order = torch.argsort((~taken).to(torch.uint8), dim=1, stable=True)[:, :most]
+        rows = torch.arange(len(order), device=order.device)[:, None]
+        parts = (self.obs, self.actions, self.log_probs, self.advantages, taken)
+        obs, actions, log_probs, advantages, valid = (part[rows, order] for part in parts)
+        return Batch(obs, actions, log_probs, advantages, valid, self.returns)
+
     def ratio_loss(self, policy: Distribution) -> Tensor:
         """The likelihood ratio's loss of each task, ``[task]``."""
         return likelihood_ratio_loss(policy.log_prob(self.actions), self.log_probs, self.advantages, self.valid)
@@ -53,6 +74,8 @@ class Batch:
 
 InnerObjective = Literal["ratio", "log_likelihood"]
 
+FisherMetric = Literal["full", "first_order"]
+"""Whether Fisher products know the Hessians of the inner loop."""
 
 PolicyAt = Callable[[int], Distribution]
 """``k`` -> the policies after ``k`` gradient steps, on the observations of rollout ``k``."""
@@ -70,26 +93,41 @@ def loss_after_adaptation(policy_at: PolicyAt, batches: Sequence[Batch]) -> Tens
 
 
 @dataclass(frozen=True)
+class Metric:
+    """What Fisher products of a few tasks go through.
+
+    Attributes:
+        loop: the inner loop.
+        leaves: adapted parameters, the leaves of ``policy``'s graph.
+        policy: adapted policy on the last rollout.
+        jvp: how the parameters of ``policy`` move with the adapted ones.
+        valid: which steps of the last rollout count, ``[task, sample]`` bool.
+    """
+
+    loop: InnerLoop
+    leaves: Params
+    policy: Distribution
+    jvp: Callable[[Params], tuple[Tensor, ...]]
+    valid: Tensor
+
+
+@dataclass(frozen=True)
 class Chunk:
     """A few tasks, linearised at the current meta-parameters.
 
     Attributes:
         batches: the trial's rollouts; the last is the one after adaptation.
-        metric: the inner loop that Fisher products go through.
-        leaves: adapted parameters, the leaves of ``policy``'s graph.
-        policy: adapted policy on the last rollout.
-        jvp: how the parameters of ``policy`` move with the adapted ones.
+        policy: adapted policy on the last rollout, detached.
         loss: objective, summed over tasks.
         gradient: gradient of ``loss`` with respect to the meta-parameters, flat ``[parameter]``.
+        metric: what Fisher products go through; None where none were asked for.
     """
 
     batches: list[Batch]
-    metric: InnerLoop
-    leaves: Params
     policy: Distribution
-    jvp: Callable[[Params], tuple[Tensor, ...]]
     loss: Tensor
     gradient: Tensor
+    metric: Metric | None
 
 
 class MetaGradient:
@@ -103,6 +141,7 @@ class MetaGradient:
         discount: discount of rewards.
         gae_lambda: lambda of generalised advantage estimation.
         bootstrap_at_horizon: whether the baseline values the state in which time ran out.
+        generator: source of every number that an outer update draws; the agent seeds it before each trial.
         task_chunk: tasks computed together; 0 chooses by device.
 
     Attributes:
@@ -120,6 +159,7 @@ class MetaGradient:
         discount: float,
         gae_lambda: float,
         bootstrap_at_horizon: bool,
+        generator: torch.Generator,
         task_chunk: int = 0,
     ) -> None:
         self.policy = policy
@@ -129,6 +169,7 @@ class MetaGradient:
         self.discount = discount
         self.gae_lambda = gae_lambda
         self.bootstrap_at_horizon = bootstrap_at_horizon
+        self.generator = generator
         self.task_chunk = task_chunk
         self.watch: Watch = contextlib.nullcontext
 
@@ -169,18 +210,17 @@ class MetaGradient:
 
     # Derivatives ----------------------------------------------------------------------------------------------------
 
-    def linearise(self, batches: list[Batch], objective: Objective, *, first_order_metric: bool = False) -> Chunk:
+    def linearise(self, batches: list[Batch], objective: Objective, *, metric: FisherMetric | None = None) -> Chunk:
         """Adapt, evaluate the objective, and carry its gradient back to the meta-parameters.
 
         Args:
             batches: rollouts of a few tasks.
             objective: what to minimise, per task.
-            first_order_metric: whether Fisher products leave out the Hessians of the inner loop.
+            metric: keep what Fisher products on all steps go through, which holds on to the graphs.
         """
         with self.watch("gradient"):
             *inner, outer = batches
             loop = self._inner_steps(batches, not self.first_order)
-            metric = self._inner_steps(batches, False) if first_order_metric and not self.first_order else loop
             adapted = {name: value.requires_grad_() for name, value in loop.adapted.items()}
             stages = [*loop.starts, adapted]
             policies: dict[int, Distribution] = {}
@@ -207,31 +247,44 @@ class MetaGradient:
             ]
             direct = [by_stage[stage] if stage in policies else None for stage in range(len(inner))]
             gradient = self._to_meta(loop, by_stage[-1], direct)
-            return Chunk(batches, metric, adapted, policy, jvp, loss.detach(), gradient)
+            kept = None
+            if metric is not None:
+                cheaper = metric == "first_order" and not self.first_order
+                through = self._inner_steps(batches, False) if cheaper else loop
+                kept = Metric(through, adapted, policy, jvp, outer.valid)
+            return Chunk(batches, policy.detach(), loss.detach(), gradient, kept)
 
-    def fisher_product(self, chunk: Chunk, vector: Tensor) -> Tensor:
+    def metric(self, batches: list[Batch], kind: FisherMetric) -> Metric:
+        """What Fisher products go through, by itself: on other steps than those of the gradient."""
+        with self.watch("Fisher products"):
+            loop = self._inner_steps(batches, kind == "full" and not self.first_order)
+            adapted = {name: value.requires_grad_() for name, value in loop.adapted.items()}
+            with torch.enable_grad():
+                policy, jvp = self.policy.linearise(adapted, batches[-1].obs)
+            return Metric(loop, adapted, policy, jvp, batches[-1].valid)
+
+    def fisher_product(self, metric: Metric, vector: Tensor) -> Tensor:
         """``J' F J v``: a tangent goes through inner loop and network, is weighed, and is carried back.
 
         ``F`` is the Fisher information of the adapted policies on the last rollout, averaged over steps and summed
         over tasks; where those policies acted, this is the Hessian of their mean KL, exactly.
         """
         with self.watch("Fisher products"):
-            outer = chunk.batches[-1]
-            start, of_rule = self._split(vector, len(outer.obs))
-            moved = chunk.jvp(chunk.metric.jvp(start, of_rule))
-            weight = (outer.valid / outer.valid.sum(1, keepdim=True))[..., None]
+            start, of_rule = self._split(vector, len(metric.valid))
+            moved = metric.jvp(metric.loop.jvp(start, of_rule))
+            weight = (metric.valid / metric.valid.sum(1, keepdim=True))[..., None]
             with torch.no_grad():
-                weighted = tuple(part * weight for part in chunk.policy.fisher_product(moved))
+                weighted = tuple(part * weight for part in metric.policy.fisher_product(moved))
             # Frozen standard deviations have no gradient.
-            pairs = [(p, w) for p, w in zip(chunk.policy.parameters, weighted, strict=True) if p.requires_grad]
+            pairs = [(p, w) for p, w in zip(metric.policy.parameters, weighted, strict=True) if p.requires_grad]
             cotangent = torch.autograd.grad(
                 [parameter for parameter, _ in pairs],
-                tuple(chunk.leaves.values()),
+                tuple(metric.leaves.values()),
                 [w for _, w in pairs],
                 retain_graph=True,
                 materialize_grads=True,
             )
-            return self._to_meta(chunk.metric, dict(zip(chunk.leaves, cotangent, strict=True)))
+            return self._to_meta(metric.loop, dict(zip(metric.leaves, cotangent, strict=True)))
 
     def evaluate_at(self, flat: Tensor, batches: list[Batch], objective: Objective) -> tuple[Tensor, Distribution]:
         """The objective ``[task]`` at other meta-parameters, without derivatives, and the adapted policies there."""

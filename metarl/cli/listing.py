@@ -97,15 +97,19 @@ def _tasks(family: str | None) -> list[tuple[str, str]]:
 
 
 def _presets(agents: Iterable[str]) -> list[tuple[str, str]]:
-    return [
-        (f"{agent}: {', '.join(folded(names.split(', ')))}", text)
-        for agent in agents
-        for names, text in _by_text(
-            (name.split(":")[1], f"{json.dumps({**preset.train, **preset.agent})}  ({preset.source})")
-            for name, preset in PRESETS.items()
-            if name.split(":")[0] == agent
-        )
-    ]
+    """One row for each text; of a variant, which must be asked for, with the option that does."""
+    found = []
+    for agent in agents:
+        own = {tuple(name.split(":")[1:]): preset for name, preset in PRESETS.items() if name.split(":")[0] == agent}
+        for variant in dict.fromkeys(key[1:] for key in own):
+            asked = "".join(f"  (--preset {agent}:TASKS:{name})" for name in variant)
+            rows = _by_text(
+                (key[0], f"{json.dumps({**preset.train, **preset.agent})}  ({preset.source})")
+                for key, preset in own.items()
+                if key[1:] == variant
+            )
+            found += [(f"{agent}: {', '.join(folded(names.split(', ')))}{asked}", text) for names, text in rows]
+    return found
 
 
 def _by_text(rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

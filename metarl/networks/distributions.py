@@ -26,6 +26,10 @@ class Categorical:
         """What a network puts out: ``(logits,)``."""
         return (self.logits,)
 
+    def detach(self) -> Categorical:
+        """The same distribution without its graph."""
+        return Categorical(self.logits.detach())
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probability ``[...]`` of indices ``value`` ``[...]``."""
         return self.logits.log_softmax(-1).gather(-1, value[..., None]).squeeze(-1)
@@ -72,6 +76,10 @@ class DiagGaussian:
     def parameters(self) -> tuple[Tensor, ...]:
         """What a network puts out: ``(mean, log_std)``."""
         return self.mean, self.log_std
+
+    def detach(self) -> DiagGaussian:
+        """The same distribution without its graph."""
+        return DiagGaussian(self.mean.detach(), self.log_std.detach())
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-density ``[...]`` of ``value`` ``[..., action]``, summed over coordinates."""

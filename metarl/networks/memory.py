@@ -89,7 +89,7 @@ class GRUMemory(Memory):
 
     def __init__(self, spec: Spec, hidden_size: int, init_std: float, encoder_sizes: tuple[int, ...] = ()) -> None:
         super().__init__(spec, hidden_size, hidden_size, init_std)
-        self.encoder, size = _encoder(spec, encoder_sizes)
+        self.encoder, size = tanh_layers(spec, encoder_sizes)
         self.gru = nn.GRU(size, hidden_size, batch_first=True)
         _initialise(self.gru)
 
@@ -111,7 +111,7 @@ class LSTMMemory(Memory):
 
     def __init__(self, spec: Spec, hidden_size: int, init_std: float, encoder_sizes: tuple[int, ...] = ()) -> None:
         super().__init__(spec, hidden_size, 2 * hidden_size, init_std)
-        self.encoder, size = _encoder(spec, encoder_sizes)
+        self.encoder, size = tanh_layers(spec, encoder_sizes)
         self.lstm = nn.LSTM(size, hidden_size, batch_first=True)
         _initialise(self.lstm)
 
@@ -122,7 +122,7 @@ class LSTMMemory(Memory):
         return features, torch.cat(last, dim=-1).squeeze(0)
 
 
-def _encoder(spec: Spec, sizes: tuple[int, ...]) -> tuple[nn.Sequential, int]:
+def tanh_layers(spec: Spec, sizes: tuple[int, ...]) -> tuple[nn.Sequential, int]:
     """Glorot-initialised tanh layers, and the size of what they return; without layers the input passes through."""
     layers: list[nn.Module] = []
     width = input_size(spec)
