@@ -9,7 +9,8 @@ of trials that start from the state remembered when they were played (truncated 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -17,9 +18,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from metarl.agents.common.recurrent_ppo import RecurrentPPO, RecurrentPPOConfig, Sequences, Trials, end_to_end
-from metarl.config.settings import Count, Counts, Natural
+from metarl.config.settings import Count, Counts, Natural, refuse_idle
 from metarl.errors import ConfigError
 from metarl.networks.distributions import Distribution
+from metarl.networks.heads import HeadFactory, HyperHead, LinearHead, StateHead
 from metarl.networks.memory import GRUMemory, LSTMMemory, Memory
 from metarl.networks.snail import SNAILMemory
 from metarl.networks.transformer import TransformerMemory
@@ -27,9 +29,6 @@ from metarl.seeding import torch_stream
 from metarl.types import Rollout, Spec, Trial
 
 Precision = Literal["float32", "bfloat16"]
-
-_OF_TRANSFORMERS = ("num_layers", "num_heads", "context_steps")
-"""Settings that recurrent networks do not have."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,13 @@ class RL2Config(RecurrentPPOConfig):
     """Units of the recurrent network, or channels of the transformer."""
     encoder_sizes: Counts = ()
     """Widths of tanh layers before the memory (Meta-World+: two of 256)."""
+    head: Literal["linear", "state", "hypernetwork"] = "linear"
+    """What makes policy and value of the memory's output: one layer; an MLP that sees the observation again (RNN+S); or
+    an MLP on the observation alone whose weights a hypernetwork makes of the memory (RNN+HN, Beck et al., 2023)."""
+    head_sizes: Counts = ()
+    """Widths of the hidden layers of such an MLP."""
+    code_size: Count = 25
+    """Numbers that the MLP, or the hypernetwork, sees of the memory; a hypernetwork costs as many times the MLP."""
     num_layers: Count = 2
     """Blocks of the transformer."""
     num_heads: Count = 4
@@ -58,20 +64,26 @@ class RL2Config(RecurrentPPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.memory == "transformer":
-            if self.hidden_size % (2 * self.num_heads):
-                raise ConfigError(
-                    "RL2Config.hidden_size must be a multiple of 2 x num_heads, as positions turn pairs of each head's "
-                    f"channels, got hidden_size {self.hidden_size} with num_heads {self.num_heads}."
-                )
-            return
-        for field in fields(self):
-            # Recorded, it would tell of something that never acted.
-            if field.name in _OF_TRANSFORMERS and getattr(self, field.name) != field.default:
-                raise ConfigError(
-                    f"RL2Config.{field.name} belongs to the memory transformer, got {getattr(self, field.name)!r} with "
-                    f"{self.memory}. Leave it at {field.default!r}, or take --memory transformer."
-                )
+        refuse_idle(self, "memory", ["transformer"], ["num_layers", "num_heads", "context_steps"])
+        refuse_idle(self, "head", ["state", "hypernetwork"], ["head_sizes", "code_size"])
+        if self.head != "linear" and not self.head_sizes:
+            raise ConfigError(
+                f"RL2Config.head {self.head!r} needs hidden layers, of which head_sizes has none: without an MLP there "
+                "is no head whose weights could be made, or that could see the observation. Give widths, such as "
+                "(64, 64)."
+            )
+        if self.memory == "transformer" and self.hidden_size % (2 * self.num_heads):
+            raise ConfigError(
+                "RL2Config.hidden_size must be a multiple of 2 x num_heads, as positions turn pairs of each head's "
+                f"channels, got hidden_size {self.hidden_size} with num_heads {self.num_heads}."
+            )
+
+    def make_head(self, spec: Spec) -> HeadFactory:
+        """What makes the memory's heads."""
+        if self.head == "linear":
+            return LinearHead
+        kind = StateHead if self.head == "state" else HyperHead
+        return partial(kind, obs_dim=spec.obs_dim, hidden_sizes=self.head_sizes, code_size=self.code_size)
 
     def make_memory(self, spec: Spec) -> Memory:
         """A recurrent network, or a transformer.
@@ -88,9 +100,9 @@ class RL2Config(RecurrentPPOConfig):
                 )
             context = self.context_steps or longest
             sizes = (self.encoder_sizes, self.num_layers, self.num_heads, context)
-            return TransformerMemory(spec, self.hidden_size, self.init_std, *sizes)
+            return TransformerMemory(spec, self.hidden_size, self.init_std, *sizes, self.make_head(spec))
         kind = GRUMemory if self.memory == "gru" else LSTMMemory
-        return kind(spec, self.hidden_size, self.init_std, self.encoder_sizes)
+        return kind(spec, self.hidden_size, self.init_std, self.encoder_sizes, self.make_head(spec))
 
     def build(self, spec: Spec, device: torch.device, seed: int) -> RL2:
         """A fresh agent."""
@@ -194,7 +206,7 @@ class RL2(RecurrentPPO):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             features, memory = self.memory.remember(inputs, memory)
         # Heads and what is kept between calls stay in full precision.
-        out, values = self.memory.heads(features.to(inputs.dtype))
+        out, values = self.memory.heads(features.to(inputs.dtype), inputs)
         log_std = None if self.spec.discrete else self.memory.log_std
         return self._policy(out, log_std), values, memory.to(inputs.dtype)
 

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import tyro
@@ -43,9 +43,9 @@ from metarl.agents.common.recurrent_ppo import (
     end_to_end,
     take,
 )
-from metarl.config.settings import Count, Natural, Positive, SomeCounts
+from metarl.config.settings import Count, Natural, Positive, SomeCounts, refuse_idle
 from metarl.distributed import current
-from metarl.networks.belief import BeliefEncoder, BeliefPolicy, Decoder
+from metarl.networks.belief import BeliefEncoder, BeliefHyperPolicy, BeliefPolicy, Decoder
 from metarl.networks.distributions import DiagGaussian, Distribution
 from metarl.seeding import torch_stream
 from metarl.types import Rollout, Spec, Timestep, Trial
@@ -70,6 +70,11 @@ class VariBADConfig(RecurrentPPOConfig):
     """Units of the encoder's GRU."""
     hidden_sizes: SomeCounts = (128, 128)
     """Widths of the hidden layers of policy and value."""
+    head: Literal["state", "hypernetwork"] = "state"
+    """What policy and value are: MLPs on observation and belief; or MLPs on the observation alone whose weights
+    hypernetworks make of the belief (Beck et al., 2022)."""
+    code_size: Count = 25
+    """Numbers that a hypernetwork sees of the belief; it costs as many times the MLP."""
     decoder_sizes: SomeCounts = (64, 32)
     """Widths of the hidden layers of the decoder."""
     decode_states: bool = False
@@ -88,6 +93,15 @@ class VariBADConfig(RecurrentPPOConfig):
     """Steps of a trial, drawn at random, that each belief has to decode; 0: all."""
     bootstrap_trials: bool = False
     """Value the state in which time ran out on a trial, instead of nothing: where the limit is no part of the task."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_idle(self, "head", ["hypernetwork"], ["code_size"])
+
+    def make_policy(self, spec: Spec) -> BeliefPolicy | BeliefHyperPolicy:
+        """Policy and value."""
+        sizes = (spec, self.latent_size, self.hidden_sizes, self.init_std)
+        return BeliefPolicy(*sizes) if self.head == "state" else BeliefHyperPolicy(*sizes, self.code_size)
 
     def build(self, spec: Spec, device: torch.device, seed: int) -> VariBAD:
         """A fresh agent."""
@@ -127,7 +141,7 @@ class VariBAD(RecurrentPPO):
 
     def __init__(self, config: VariBADConfig, spec: Spec, device: torch.device, seed: int) -> None:
         with torch_stream(seed, "init"):
-            policy = BeliefPolicy(spec, config.latent_size, config.hidden_sizes, config.init_std)
+            policy = config.make_policy(spec)
             encoder = BeliefEncoder(spec, config.embedding_size, config.hidden_size, config.latent_size)
             # Rewards of (observation, action, next observation), next observations of (observation, action).
             known = spec.obs_dim + spec.action_dim

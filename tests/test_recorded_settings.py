@@ -42,6 +42,7 @@ OTHER: dict[str, Any] = {
     "bptt_steps": 2,
     "target_kl": 1e-9,
     "num_heads": 2,
+    "head": "hypernetwork",
 }
 """Values that act on so little data; elsewhere any other value does."""
 BESIDE: dict[str, dict[str, Any]] = {
@@ -50,6 +51,9 @@ BESIDE: dict[str, dict[str, Any]] = {
     "backtrack_ratio": {"max_kl": 50.0},
     "max_backtracks": {"max_kl": 50.0, "max_backtracks": 1},
     **{name: {"memory": "transformer", "hidden_size": 8} for name in ("num_layers", "num_heads", "context_steps")},
+    "head": {"head": "state", "head_sizes": (4,)},
+    "head_sizes": {"head": "state", "head_sizes": (4,)},
+    "code_size": {"head": "hypernetwork", "head_sizes": (4,)},
 }
 """Settings with which another one acts."""
 

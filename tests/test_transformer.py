@@ -336,6 +336,6 @@ def test_channels_that_heads_cannot_share_in_pairs_are_refused(hidden_size: int,
 @pytest.mark.parametrize(("name", "value"), [("num_layers", 3), ("num_heads", 2), ("context_steps", 5)])
 @pytest.mark.parametrize("memory", ["gru", "lstm"])
 def test_a_setting_of_transformers_is_refused_elsewhere(memory: Any, name: str, value: int) -> None:
-    message = rf"RL2Config\.{name} belongs to the memory transformer, got {value} with {memory}"
+    message = rf"RL2Config\.{name} acts with memory transformer alone, got {value} with {memory}"
     with pytest.raises(ConfigError, match=message):
         RL2Config(memory=memory, **{name: value})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -73,6 +73,29 @@ def check_settings(owner: object) -> None:
             if not allowed.test(value):
                 hint = _nearest(allowed, value)
                 raise ConfigError(f"{type(owner).__name__}.{name} must {allowed.expected}, got {value!r}.{hint}")
+
+
+def refuse_idle(owner: Any, choice: str, values: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse settings that differ from their defaults where they do nothing: recorded, they would tell what never was.
+
+    Args:
+        owner: a dataclass of settings.
+        choice: the setting that decides whether the others act.
+        values: those of its values with which they do.
+        names: the others.
+
+    Raises:
+        ConfigError: naming class and field of the first such setting, its value, and with what it acts.
+    """
+    chosen = getattr(owner, choice)
+    if chosen in values:
+        return
+    for field in fields(owner):
+        if field.name in names and getattr(owner, field.name) != field.default:
+            raise ConfigError(
+                f"{type(owner).__name__}.{field.name} acts with {choice} {' or '.join(values)} alone, got "
+                f"{getattr(owner, field.name)!r} with {chosen}. Leave it at {field.default!r}."
+            )
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,23 @@ _META_WORLD = "Meta-World+ (arXiv 2505.11289) and its code: budget of 2 M steps 
 
 _META_WORLD_RL2 = {"hidden_size": 256, "encoder_sizes": (256, 256), "bptt_steps": 250, "episodes_per_trial": 10}
 
+_BECK = "Beck et al. (arXiv 2210.11348, 2309.14970) and their code"
+_NARROWER = "head of 64-64, theirs 256-128"
+_BATCH = "80 minibatches for the trials of 10 x 500 steps, so that one holds as many steps as theirs"
+_META_WORLD_HEAD = {"head_sizes": (64, 64)}
+"""Widths of a head's MLP; those of the papers' code, 256 and 128, take six times as many products on every step."""
+_META_WORLD_VARIBAD = {
+    **_VARIBAD_PPO,
+    "episodes_per_trial": 10,
+    "num_minibatches": 80,
+    "discount": 0.97,
+    "entropy_coef": 1e-3,
+    "kl_coef": 1.0,
+    "decoder_sizes": (128, 64, 32),
+    "vae_batch_size": 10,
+    "num_decoded_steps": 50,
+}
+
 _META_WORLD_KIN = (
     "policy, episodes and budget of maml-trpo, so that the algorithms alone differ; no paper has settings of its own"
 )
@@ -155,6 +172,8 @@ def _meta_world(num_tasks: int, meta_batch_size: int) -> dict[str, Preset]:
     """By agent and variant, the official budget on ``num_tasks`` training tasks: 10 episodes of 500 steps a rollout."""
     budget = 2_000_000 * num_tasks
     maml = {"hidden_sizes": (512, 512), "rollouts_per_task": 10}
+    # Tasks of several kinds differ in what moves, not only in what is paid for; so in the code of the paper.
+    varibad = _META_WORLD_VARIBAD | ({"decode_states": True} if num_tasks > 1 else {})
     chosen: dict[str, tuple[str, dict[str, Any]]] = {
         # A task of Meta-World is made of more than numbers, so that no oracle can be told it.
         **{agent: (_META_WORLD_KIN, maml) for agent in (*_MAML_FAMILY, "e-maml") if not AGENTS[agent].told_task},
@@ -168,6 +187,19 @@ def _meta_world(num_tasks: int, meta_batch_size: int) -> dict[str, Preset]:
             "as rl2; attention sees the last 500 steps, so that each has its like in the episode before, and two "
             "blocks reach back twice as far; 64 channels, as every step of a trial moves the whole cache",
             {**_META_WORLD_RL2, "memory": "transformer", "hidden_size": 64, "context_steps": 500},
+        ),
+        "rl2:hypernetwork": (
+            f"rl2's preset with RNN+HN's head ({_BECK}: a code of 25 for the hypernetwork); " + _NARROWER,
+            {**_META_WORLD_RL2, "head": "hypernetwork", **_META_WORLD_HEAD},
+        ),
+        "rl2:state": (
+            f"rl2's preset with RNN+S's head, the control of rl2:hypernetwork ({_BECK}); " + _NARROWER,
+            {**_META_WORLD_RL2, "head": "state", **_META_WORLD_HEAD},
+        ),
+        "varibad": (f"{_BECK} on Meta-World, without a hypernetwork; {_BATCH}", varibad),
+        "varibad:hypernetwork": (
+            f"{_BECK} on Meta-World, GRU of 256, a code of 25; {_NARROWER}; {_BATCH}",
+            {**varibad, "head": "hypernetwork", "hidden_size": 256, "hidden_sizes": (64, 64)},
         ),
     }
     presets = {}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from metarl.networks.distributions import DiagGaussian
+from metarl.networks.heads import HyperHead, tanh_network
 from metarl.networks.memory import input_size
 from metarl.types import Spec
 
@@ -97,8 +99,8 @@ class BeliefPolicy(nn.Module):
     def __init__(self, spec: Spec, latent_size: int, hidden_sizes: tuple[int, ...], init_std: float) -> None:
         super().__init__()
         sizes = (spec.obs_dim + 2 * latent_size, *hidden_sizes)
-        self.actor = _tanh_network(sizes, spec.action_dim)
-        self.critic = _tanh_network(sizes, 1)
+        self.actor = tanh_network(sizes, spec.action_dim)
+        self.critic = tanh_network(sizes, 1)
         if not spec.discrete:
             self.log_std = nn.Parameter(torch.full((spec.action_dim,), math.log(init_std)))
 
@@ -107,15 +109,30 @@ class BeliefPolicy(nn.Module):
         return self.actor(inputs), self.critic(inputs).squeeze(-1)
 
 
-def _tanh_network(sizes: tuple[int, ...], output_size: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for fan_in, fan_out in itertools.pairwise(sizes):
-        linear = nn.Linear(fan_in, fan_out)
-        nn.init.orthogonal_(linear.weight, math.sqrt(2.0))
-        nn.init.zeros_(linear.bias)
-        layers += [linear, nn.Tanh()]
-    head = nn.Linear(sizes[-1], output_size)
-    # A first policy that is nearly uniform, and first values near zero.
-    nn.init.orthogonal_(head.weight, 0.01)
-    nn.init.zeros_(head.bias)
-    return nn.Sequential(*layers, head)
+class BeliefHyperPolicy(nn.Module):
+    """A policy and a value of the observation, whose weights hypernetworks make of the belief.
+
+    Args:
+        spec: sizes of observation and action.
+        latent_size: coordinates of the latent task; the belief is their means and log-variances.
+        hidden_sizes: widths of the hidden layers.
+        init_std: initial standard deviation of a Gaussian policy.
+        code_size: numbers that the hypernetworks leave of the belief.
+    """
+
+    def __init__(
+        self, spec: Spec, latent_size: int, hidden_sizes: tuple[int, ...], init_std: float, code_size: int
+    ) -> None:
+        super().__init__()
+        self.obs_dim = spec.obs_dim
+        kind = partial(HyperHead, 2 * latent_size, obs_dim=spec.obs_dim, hidden_sizes=hidden_sizes, code_size=code_size)
+        self.actor, self.critic = kind(spec.action_dim), kind(1)
+        for head in (self.actor, self.critic):
+            head.start_small()
+        if not spec.discrete:
+            self.log_std = nn.Parameter(torch.full((spec.action_dim,), math.log(init_std)))
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`BeliefPolicy.forward`."""
+        obs, belief = inputs[..., : self.obs_dim], inputs[..., self.obs_dim :]
+        return self.actor(belief, obs), self.critic(belief, obs).squeeze(-1)

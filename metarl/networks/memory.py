@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from metarl.networks.heads import HeadFactory, LinearHead
 from metarl.types import Spec, Timestep
 
 
@@ -37,19 +38,21 @@ class Memory(nn.Module, abc.ABC):
         feature_size: what :meth:`remember` returns for each step.
         state_size: numbers that hold the past; all zero before the first step.
         init_std: initial standard deviation of a Gaussian policy.
+        head: makes the policy's head and the value's.
     """
 
-    def __init__(self, spec: Spec, feature_size: int, state_size: int, init_std: float) -> None:
+    def __init__(
+        self, spec: Spec, feature_size: int, state_size: int, init_std: float, head: HeadFactory = LinearHead
+    ) -> None:
         super().__init__()
+        self.obs_dim = spec.obs_dim
         self.state_size = state_size
-        self.policy_head = nn.Linear(feature_size, spec.action_dim)
-        self.value_head = nn.Linear(feature_size, 1)
+        self.policy_head = head(feature_size, spec.action_dim)
+        self.value_head = head(feature_size, 1)
         if not spec.discrete:
             self.log_std = nn.Parameter(torch.full((spec.action_dim,), math.log(init_std)))
-        # A first policy that is nearly uniform, and first values near zero.
-        for head in (self.policy_head, self.value_head):
-            nn.init.orthogonal_(head.weight, 0.01)
-            nn.init.zeros_(head.bias)
+        for made in (self.policy_head, self.value_head):
+            made.start_small()
 
     @abc.abstractmethod
     def remember(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,11 +73,15 @@ class Memory(nn.Module, abc.ABC):
             step ``[sequence, state_size]``.
         """
         features, state = self.remember(inputs, state)
-        return *self.heads(features), state
+        return *self.heads(features, inputs), state
 
-    def heads(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Policy outputs ``[sequence, time, action_dim]`` and values ``[sequence, time]``."""
-        return self.policy_head(features), self.value_head(features).squeeze(-1)
+    def heads(self, features: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Policy outputs ``[sequence, time, action_dim]`` and values ``[sequence, time]``.
+
+        ``features`` are those of ``inputs``, which begin with the observation.
+        """
+        obs = inputs[..., : self.obs_dim]
+        return self.policy_head(features, obs), self.value_head(features, obs).squeeze(-1)
 
 
 class GRUMemory(Memory):
@@ -85,10 +92,18 @@ class GRUMemory(Memory):
         hidden_size: units.
         init_std: initial standard deviation of a Gaussian policy.
         encoder_sizes: widths of tanh layers between the input and the GRU.
+        head: makes the heads.
     """
 
-    def __init__(self, spec: Spec, hidden_size: int, init_std: float, encoder_sizes: tuple[int, ...] = ()) -> None:
-        super().__init__(spec, hidden_size, hidden_size, init_std)
+    def __init__(
+        self,
+        spec: Spec,
+        hidden_size: int,
+        init_std: float,
+        encoder_sizes: tuple[int, ...] = (),
+        head: HeadFactory = LinearHead,
+    ) -> None:
+        super().__init__(spec, hidden_size, hidden_size, init_std, head)
         self.encoder, size = tanh_layers(spec, encoder_sizes)
         self.gru = nn.GRU(size, hidden_size, batch_first=True)
         _initialise(self.gru)
@@ -107,10 +122,18 @@ class LSTMMemory(Memory):
         hidden_size: units.
         init_std: initial standard deviation of a Gaussian policy.
         encoder_sizes: widths of tanh layers between the input and the LSTM.
+        head: makes the heads.
     """
 
-    def __init__(self, spec: Spec, hidden_size: int, init_std: float, encoder_sizes: tuple[int, ...] = ()) -> None:
-        super().__init__(spec, hidden_size, 2 * hidden_size, init_std)
+    def __init__(
+        self,
+        spec: Spec,
+        hidden_size: int,
+        init_std: float,
+        encoder_sizes: tuple[int, ...] = (),
+        head: HeadFactory = LinearHead,
+    ) -> None:
+        super().__init__(spec, hidden_size, 2 * hidden_size, init_std, head)
         self.encoder, size = tanh_layers(spec, encoder_sizes)
         self.lstm = nn.LSTM(size, hidden_size, batch_first=True)
         _initialise(self.lstm)

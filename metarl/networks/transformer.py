@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from metarl.networks.heads import HeadFactory, LinearHead
 from metarl.networks.memory import Memory, tanh_layers
 from metarl.types import Spec
 
@@ -151,6 +152,7 @@ class TransformerMemory(Memory):
         num_layers: blocks.
         num_heads: heads of each block's attention.
         context: steps that each attention sees, the present one included; the state holds their keys and values.
+        head: makes the heads.
     """
 
     def __init__(
@@ -162,10 +164,11 @@ class TransformerMemory(Memory):
         num_layers: int,
         num_heads: int,
         context: int,
+        head: HeadFactory = LinearHead,
     ) -> None:
         blocks = [Block(hidden_size, num_heads, context, num_layers) for _ in range(num_layers)]
         state_sizes = [*(block.attention.state_size for block in blocks), 1]
-        super().__init__(spec, hidden_size, sum(state_sizes), init_std)
+        super().__init__(spec, hidden_size, sum(state_sizes), init_std, head)
         self.state_sizes = state_sizes
         layers, width = tanh_layers(spec, encoder_sizes)
         self.encoder = nn.Sequential(layers, nn.Linear(width, hidden_size))
