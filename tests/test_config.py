@@ -115,7 +115,7 @@ def test_an_unknown_field_is_named_with_the_nearest() -> None:
         (MAMLTRPOConfig, "hidden_sizes", [64, "64"], 'tuple[int, ...], got [64, "64"].'),
         (MAMLTRPOConfig, "inner_lr", "0.1", 'float, got "0.1".'),
         (MAMLTRPOConfig, "inner_lr", None, "float, got null."),
-        (RL2Config, "memory", "gruu", "Literal['gru', 'lstm'], got \"gruu\"."),
+        (RL2Config, "memory", "gruu", "Literal['gru', 'lstm', 'transformer'], got \"gruu\"."),
         (RL2Config, "num_epochs", 2.5, "int, got 2.5."),
         (TrainConfig, "seed", {}, "int, got {}."),
     ],

@@ -211,7 +211,13 @@ def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_train_evaluate_resume_and_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_evaluate_resume_and_plot(
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))  # The runs of this folder are offered, too.
     words = [*_train_words("maml", "sinusoid"), "--runs", str(tmp_path), "--hidden-sizes", "8"]
     assert main(words) == 0
     printed = capsys.readouterr().out

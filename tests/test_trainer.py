@@ -76,11 +76,15 @@ def test_a_signal_between_iterations_loses_none(
     run: RunFolder, bandit: TaskDistribution, number: signal.Signals, iteration: int
 ) -> None:
     """While the listener runs, the decision whether to save after this iteration has been taken already."""
-    before = signal.getsignal(number)
-    assert not train(_agent(bandit), bandit, _CONFIG, run, listener=_kill_at(number, iteration))
-    assert run.checkpoints.iterations()[-1] == iteration
-    assert len(read_metrics(run.metrics)) == iteration
-    assert signal.getsignal(number) == before
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, usual)  # Whoever started the tests may have it ignored, as nohup has SIGHUP.
+    try:
+        assert not train(_agent(bandit), bandit, _CONFIG, run, listener=_kill_at(number, iteration))
+        assert run.checkpoints.iterations()[-1] == iteration
+        assert len(read_metrics(run.metrics)) == iteration
+        assert signal.getsignal(number) == usual
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_hangup_that_nohup_has_ignored_stays_ignored(run: RunFolder, bandit: TaskDistribution) -> None:
