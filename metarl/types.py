@@ -152,12 +152,15 @@ class Trial:
         rollouts: ``num_adaptations + 1`` rollouts; number ``k`` was collected after ``k`` adaptations.
         collect_seconds: wall time spent collecting.
         adapt_seconds: wall time spent adapting.
+        sampled: the last rollout once more, from the same state and by sampled actions; None unless it was asked for.
+            It is no part of the trial's steps.
     """
 
     tasks: Sequence[Task]
     rollouts: tuple[Rollout, ...]
     collect_seconds: float = 0.0
     adapt_seconds: float = 0.0
+    sampled: Rollout | None = None
 
     @property
     def num_env_steps(self) -> int:

@@ -162,6 +162,47 @@ def test_ten_episodes_to_adapt_then_three_by_the_mode(adapts_by: str, expected: 
     assert list(dict.fromkeys(agent.asked)) == expected
 
 
+@pytest.mark.parametrize(("adapts_by", "adapted"), [("gradient step", 1), ("episode", 10)])
+def test_three_more_episodes_are_sampled_from_the_same_state(adapts_by: str, adapted: int) -> None:
+    agent = Recorder(1)
+    score(agent, adapts_by=adapts_by, goals=1, also_sampled=True)
+    assert list(dict.fromkeys(agent.asked))[-2:] == [(adapted, 3, True), (adapted, 3, False)]
+
+
+@pytest.mark.parametrize(("make_agent", "adapts_by"), [(maml, "gradient step"), (rl2, "episode")])
+def test_sampled_scores_stand_beside_those_of_the_protocol_and_leave_them_alone(
+    make_agent: Any, adapts_by: str, tmp_path: Path
+) -> None:
+    arguments: dict[str, Any] = {"adapts_by": adapts_by, "goals": 4}
+    plain = score(make_agent(), **arguments)
+    store = tmp_path / "scores.json"
+    both = score(make_agent(), **arguments, also_sampled=True, store=store)
+    assert read(store) == both and score(make_agent(), **arguments, also_sampled=True, store=store) == both
+    assert not plain.sampled and plain.sampled_interval is None
+    for name, entry in both.by_task.items():
+        assert dataclasses.replace(entry, sampled=None) == plain.by_task[name]
+        assert entry.sampled is not None and entry.sampled.success == entry.success  # Goals decide, not actions.
+        assert entry.sampled.returns != entry.returns
+    assert both.by_task["reach-v3"].sampled.num_env_steps == 3 * (QUICK + 3 * SLOW)  # type: ignore[union-attr]
+    assert both.sampled_interval == both.interval
+    assert both.settings["also_sampled"] and "also_sampled" not in plain.settings
+    text = markdown(both, "maml-trpo")
+    assert "| return | sampled |" in text and "| mean over tasks | 8 | 50.0 |" in text
+    cost = sum(entry.num_env_steps for entry in both.sampled.values())
+    assert f"they cost {cost:,} steps more" in text
+    assert "ampled" not in markdown(plain, "maml-trpo")
+
+
+def test_scores_without_samples_are_not_taken_for_scores_with_them(tmp_path: Path) -> None:
+    store = tmp_path / "scores.json"
+    score(goals=2, store=store)
+    assert set(score(goals=2, store=store, also_sampled=True).sampled) == {"reach-v3", "push-v3"}
+
+
+def test_where_the_protocol_s_episodes_are_sampled_there_are_no_others() -> None:
+    assert not score(goals=2, deterministic=False, also_sampled=True).sampled
+
+
 def test_deviations_are_named() -> None:
     assert score(goals=5).settings["protocol"] == "NOT the official protocol: 5 of 50 goals of each task"
     several = score(Recorder(2), goals=50)

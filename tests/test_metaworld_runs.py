@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from metarl.benchmarks.metaworld.report import write_success_page
 from metarl.benchmarks.report import smooth
 from metarl.cli.entry import main as metarl
 from metarl.errors import ConfigError
-from metarl.evaluation.metaworld_scores import OfficialScores, TaskScores
+from metarl.evaluation.metaworld_scores import OfficialScores, SampledScores, TaskScores
 from metarl.experiments import resolve
 
 TINY = """
@@ -159,6 +160,32 @@ def _scores(split: str, success: float, agent: str = "") -> OfficialScores:
     }
     solved, half = TaskScores((success,) * 50, (1.0,) * 50, 9, 0), TaskScores((0.5,) * 50, (1.0,) * 50, 9, 0)
     return OfficialScores(about, {"door-close-v3": solved, "lever-pull-v3": half})
+
+
+def test_sampled_success_stands_in_the_page_where_it_was_measured(tmp_path: Path) -> None:
+    """One seed was scored before there was any, one with it."""
+    for seed in (1, 2):
+        scores = _scores("test", 0.25)
+        if seed == 2:
+            sampled = SampledScores((0.75,) * 50, (1.0,) * 50, 9)
+            by_task = {name: dataclasses.replace(entry, sampled=sampled) for name, entry in scores.by_task.items()}
+            scores = dataclasses.replace(scores, by_task=by_task)
+        score = {
+            **{"agent": "rl2", "tasks": "ml10", "seed": seed, "variant": "", "changed": {}, "env_steps": 2e7},
+            "config": json.loads(json.dumps(resolve("rl2", "ml10", train={"seed": seed}).to_json())),
+            "manifest": {
+                "git": {"commit": "0123456789ab"},
+                "machine": {"cpu": "a cpu", "cores": 2, "torch_threads": 1, "device": "cpu"},
+                "versions": {"mujoco": "3"},
+            },
+            "curve": {"env_steps": [1e5, 2e5], "return": [1.0, 2.0], "success": [0.0, 0.5]},
+            "official": {"test": scores.to_json()},
+        }
+        (tmp_path / f"ml10-rl2-seed{seed}.json").write_text(json.dumps(score))
+    page = write_success_page(tmp_path, "ml10", "metarl.benchmarks.ml10", ("test",), {})
+    row = next(line for line in page.splitlines() if line.startswith("| rl2 |"))
+    assert row.endswith("| 37.5, 37.5 | -, 75.0 |")
+    assert next(line for line in page.splitlines() if line.startswith("| door-close-v3 |")).endswith("; sampled 75.0 |")
 
 
 def test_the_page_of_several_seeds_and_splits_holds_seeds_tasks_references_and_floor(tmp_path: Path) -> None:

@@ -84,3 +84,25 @@ def test_the_last_rollout_may_have_another_number_of_episodes_which_follow_the_f
             assert shown == former.rewards[task, source, end] and shown != 0
             assert final.timesteps.prev_action[task, slot, 0].argmax() == former.actions[task, source, end]
     assert (final.timesteps.prev_done[:, :, 0] == 1).all()
+
+
+@pytest.mark.parametrize("num_adaptations", [0, 2])
+def test_the_last_rollout_can_be_sampled_besides_from_the_same_state(num_adaptations: int) -> None:
+    """The trial is that without it, bit for bit, and the sampled rollout follows the same episodes."""
+    distribution = countdown()
+    tasks = distribution.train.sample(8, numpy_stream(0, "tasks"))
+
+    def play_with(also_sampled: bool) -> Trial:
+        agent, last = Counter(distribution.spec), Collector(distribution, 3, CPU)
+        collector = Collector(distribution, 2, CPU)
+        return run_trial(agent, collector, tasks, num_adaptations, 0, True, last, also_sampled=also_sampled)
+
+    without, trial = play_with(False), play_with(True)
+    assert without.sampled is None and trial.sampled is not None
+    for one, other in zip(without.rollouts, trial.rollouts, strict=True):
+        assert torch.equal(one.obs, other.obs) and torch.equal(one.actions, other.actions)
+    assert trial.num_env_steps == without.num_env_steps
+    assert trial.sampled.actions[trial.sampled.valid].unique().numel() > 1
+    assert trial.sampled.success.shape == trial.rollouts[-1].success.shape
+    first, again = (rollout.timesteps[:, :, 0] for rollout in (trial.rollouts[-1], trial.sampled))
+    assert torch.equal(first.prev_action, again.prev_action) and torch.equal(first.prev_reward, again.prev_reward)

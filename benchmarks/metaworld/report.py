@@ -50,7 +50,8 @@ def write_success_page(
             *(f"    python -m {command} {_options(scores)}" for scores in groups.values()),
             "",
             f"Success in %, mean over goals and tasks of the {' and of the '.join(splits)} split, with its 95 % "
-            "interval over goals and, where there are several, training seeds.",
+            "interval over goals and, where there are several, training seeds. Sampled: success of every seed by "
+            "sampled actions, from the same state, where the protocol takes the mode.",
             "",
             *_summary(groups, splits, references),
             "",
@@ -100,7 +101,7 @@ def _summary(
     splits: Sequence[Split],
     references: Mapping[tuple[str, Split], OfficialScores],
 ) -> list[str]:
-    columns = [name for split in splits for name in (f"{split} success", "95 % interval", "by seed")]
+    columns = [name for split in splits for name in (f"{split} success", "95 % interval", "by seed", "sampled")]
     lines = [f"| agent | steps a seed | {' | '.join(columns)} |", f"|---|---:|{'---:|' * len(columns)}"]
     for label, scores in groups.items():
         steps = float(np.mean([score["env_steps"] for score in scores])) / 1e6
@@ -109,12 +110,18 @@ def _summary(
             official = [_official(score, split) for score in scores]
             by_seed = ", ".join(percent(entry.interval)[0] for entry in official)
             groups_of_goals = [_success(official, name) for name in official[0].by_task]
-            cells += [*percent(crossed_share_interval(groups_of_goals)), by_seed]
+            cells += [*percent(crossed_share_interval(groups_of_goals)), by_seed, _sampled_by_seed(official)]
         lines.append(f"| {label} | {number_text(steps)} M | {' | '.join(cells)} |")
     for name in dict.fromkeys(name for name, _ in references):
-        cells = [cell for split in splits for cell in (*percent(references[name, split].interval), "")]
+        cells = [cell for split in splits for cell in (*percent(references[name, split].interval), "", "")]
         lines.append(f"| {name} | | {' | '.join(cells)} |")
     return lines
+
+
+def _sampled_by_seed(scores: Sequence[OfficialScores]) -> str:
+    """Success by sampled actions of every seed; a dash where it was not measured, as in older scores."""
+    intervals = [entry.sampled_interval for entry in scores]
+    return ", ".join("-" if interval is None else percent(interval)[0] for interval in intervals)
 
 
 def _by_task(
@@ -131,7 +138,8 @@ def _by_task(
         cells = []
         for scores in shown.values():
             mean, limits = percent(crossed_share_interval([_success(scores, name)]))
-            cells.append(f"{mean} ({limits})")
+            by_samples = [entry.sampled[name].success for entry in scores if name in entry.sampled]
+            cells.append(f"{mean} ({limits})" + (f"; sampled {100 * np.mean(by_samples):.1f}" if by_samples else ""))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return [*lines, ""]
 

@@ -7,6 +7,11 @@ over tasks. Source: Meta-World+ (arXiv 2505.11289) and its code, which uses 40 o
 A gradient-based agent takes one step on ten episodes that it plays side by side; a memory plays them one after the
 other. Every evaluation episode begins from what was known after adaptation, none from another one: so do Meta-World+'s
 agents, whose memory is put back before each. All of it runs through :func:`metarl.rollouts.trial.run_trial`.
+
+The mode and sampled actions answer different questions: a policy may search by its own noise, which the mode takes
+away. So three more episodes of each goal can be sampled, from the same state; the protocol's figures do not depend on
+them. Meta-World+'s MAML acts by the mode (``eval_action`` in ``rainx0r/metaworld-algorithms``); garage's
+``MetaEvaluator``, which older figures come from, hands the adapted policy to a sampler that samples its actions.
 """
 
 from __future__ import annotations
@@ -23,12 +28,12 @@ from metarl.envs.metaworld.distributions import meta_world
 from metarl.envs.metaworld.task_sets import by_name
 from metarl.errors import ConfigError, NonFiniteError, unknown_name
 from metarl.evaluation.evaluator import require_same_spaces
-from metarl.evaluation.metaworld_scores import OfficialScores, TaskScores, read, save
+from metarl.evaluation.metaworld_scores import OfficialScores, SampledScores, TaskScores, joined, read, save
 from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
 from metarl.seeding import derive
 from metarl.tasks.distribution import TaskDistribution
-from metarl.types import Task
+from metarl.types import Rollout, Trial
 
 ADAPTATION_EPISODES = 10
 EVALUATION_EPISODES = 3
@@ -89,6 +94,7 @@ def evaluate_official(
     split: Literal["train", "test"] = "test",
     goals: int | None = None,
     deterministic: bool = True,
+    also_sampled: bool = False,
     source: TaskDistribution | None = None,
     store: Path | None = None,
     about: Mapping[str, Any] | None = None,
@@ -107,6 +113,8 @@ def evaluate_official(
         split: ``"test"`` or ``"train"``.
         goals: the first so many goals of each task; default: all, which alone is official.
         deterministic: act by the mode of the policy in evaluation episodes; a random policy has no other one.
+        also_sampled: score three sampled episodes of each goal too, from the same state; without ``deterministic`` the
+            protocol's own are.
         source: the task set that ``distribution`` was made from.
         store: a file that is written after each task, and read at the start: tasks that it holds with the same
             settings are not scored again.
@@ -121,7 +129,9 @@ def evaluate_official(
     num_rounds = 1 if adapts_by == "episode" else max(1, agent.num_adaptations)
     slots, num_adaptations = (1, ADAPTATION_EPISODES) if adapts_by == "episode" else (ADAPTATION_EPISODES, num_rounds)
     settings = protocol_settings(source, split, goals, num_rounds)
-    settings |= {"seed": seed, "deterministic": deterministic, **(about or {})}
+    also_sampled = also_sampled and deterministic
+    settings |= {"seed": seed, "deterministic": deterministic, **({"also_sampled": True} if also_sampled else {})}
+    settings |= about or {}
     tasks = by_name(getattr(meta_world(source).task_set.goals, split))
     known = read(store, settings) if store is not None else None
     upstream = None if known is None else known.upstream
@@ -139,15 +149,18 @@ def evaluate_official(
             for chunk, rows in enumerate(np.array_split(np.arange(len(chosen)), num_chunks)):
                 chunk_tasks = [chosen[row] for row in rows]
                 chunk_seed = derive(seed, "official", split, name, chunk)
-                parts.append(
-                    _score(agent, adapting, evaluating, chunk_tasks, num_adaptations, chunk_seed, deterministic)
+                trial = run_trial(
+                    agent,
+                    adapting,
+                    chunk_tasks,
+                    num_adaptations,
+                    chunk_seed,
+                    deterministic,
+                    evaluating,
+                    also_sampled=also_sampled,
                 )
-            scores[name] = TaskScores(
-                tuple(value for part in parts for value in part.success),
-                tuple(value for part in parts for value in part.returns),
-                sum(part.num_env_steps for part in parts),
-                sum(part.num_invalid for part in parts),
-            )
+                parts.append(_score(trial))
+            scores[name] = joined(parts)
             if store is not None:
                 save(OfficialScores(settings, scores, upstream), store)
     finally:
@@ -157,24 +170,20 @@ def evaluate_official(
     return OfficialScores(settings, {name: scores[name] for name in tasks}, upstream)
 
 
-def _score(
-    agent: Agent[Any],
-    adapting: Collector,
-    evaluating: Collector,
-    tasks: list[Task],
-    num_adaptations: int,
-    seed: int,
-    deterministic: bool,
-) -> TaskScores:
-    trial = run_trial(agent, adapting, tasks, num_adaptations, seed, deterministic, evaluating)
-    last = trial.rollouts[-1]
-    if not last.returns.isfinite().all():
+def _score(trial: Trial) -> TaskScores:
+    last, sampled = trial.rollouts[-1], trial.sampled
+    return TaskScores(
+        *_by_goal(last),
+        trial.num_env_steps,
+        trial.num_invalid + (0 if sampled is None else int(sampled.invalid.sum())),
+        None if sampled is None else SampledScores(*_by_goal(sampled), int(sampled.valid.sum())),
+    )
+
+
+def _by_goal(rollout: Rollout) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Success and return of each goal, mean over its episodes."""
+    if not rollout.returns.isfinite().all():
         raise NonFiniteError(
             "the return of an evaluation episode is not finite: its rewards leave the range of numbers."
         )
-    return TaskScores(
-        tuple(last.success.double().mean(1).tolist()),
-        tuple(last.returns.double().mean(1).tolist()),
-        trial.num_env_steps,
-        trial.num_invalid,
-    )
+    return tuple(rollout.success.double().mean(1).tolist()), tuple(rollout.returns.double().mean(1).tolist())

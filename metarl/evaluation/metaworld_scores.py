@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,30 @@ FLOORS = {("ml10", "test"): (0.2, "what solving door-close alone gives")}
 
 
 @dataclass(frozen=True)
+class SampledScores:
+    """How an agent did on the goals of one task by sampled actions, in episodes beside those of the protocol.
+
+    Attributes:
+        success: share of episodes with success, for each goal.
+        returns: mean return, for each goal.
+        num_env_steps: cost in environment steps, without adaptation, which the protocol has paid for.
+    """
+
+    success: tuple[float, ...]
+    returns: tuple[float, ...]
+    num_env_steps: int
+
+    @property
+    def interval(self) -> Interval:
+        """Mean success, with its 95 % interval over goals."""
+        return share_interval(np.array(self.success))
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a file."""
+        return {"success": self.success, "returns": self.returns, "env_steps": self.num_env_steps}
+
+
+@dataclass(frozen=True)
 class TaskScores:
     """How an agent did on the goals of one task.
 
@@ -31,17 +55,37 @@ class TaskScores:
         returns: mean return of the evaluation episodes, for each goal.
         num_env_steps: cost in environment steps, adaptation included.
         num_invalid: episodes whose simulation diverged; they count as no success.
+        sampled: the same by sampled actions, if it was asked for.
     """
 
     success: tuple[float, ...]
     returns: tuple[float, ...]
     num_env_steps: int
     num_invalid: int
+    sampled: SampledScores | None = None
 
     @property
     def interval(self) -> Interval:
         """Mean success, with its 95 % interval over goals."""
         return share_interval(np.array(self.success))
+
+
+def joined(parts: Sequence[TaskScores]) -> TaskScores:
+    """The scores of several groups of one task's goals, in their order."""
+    sampled = [part.sampled for part in parts if part.sampled is not None]
+    return TaskScores(
+        tuple(value for part in parts for value in part.success),
+        tuple(value for part in parts for value in part.returns),
+        sum(part.num_env_steps for part in parts),
+        sum(part.num_invalid for part in parts),
+        SampledScores(
+            tuple(value for part in sampled for value in part.success),
+            tuple(value for part in sampled for value in part.returns),
+            sum(part.num_env_steps for part in sampled),
+        )
+        if sampled
+        else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -64,6 +108,17 @@ class OfficialScores:
         return mean_of_intervals([scores.interval for scores in self.by_task.values()])
 
     @property
+    def sampled(self) -> dict[str, SampledScores]:
+        """Scores by sampled actions by name of the task; empty where they were not asked for."""
+        return {name: scores.sampled for name, scores in self.by_task.items() if scores.sampled is not None}
+
+    @property
+    def sampled_interval(self) -> Interval | None:
+        """As :attr:`interval`, by sampled actions; None where they were not asked for."""
+        intervals = [scores.interval for scores in self.sampled.values()]
+        return mean_of_intervals(intervals) if intervals else None
+
+    @property
     def num_env_steps(self) -> int:
         """Cost in environment steps."""
         return sum(scores.num_env_steps for scores in self.by_task.values())
@@ -83,6 +138,7 @@ class OfficialScores:
         return {
             "settings": self.settings,
             "success": self.interval,
+            **({} if self.sampled_interval is None else {"sampled_success": self.sampled_interval}),
             "env_steps": self.num_env_steps,
             "invalid_episodes": self.num_invalid,
             "by_task": {
@@ -91,6 +147,7 @@ class OfficialScores:
                     "returns": scores.returns,
                     "env_steps": scores.num_env_steps,
                     "invalid_episodes": scores.num_invalid,
+                    **({} if scores.sampled is None else {"sampled": scores.sampled.to_json()}),
                 }
                 for name, scores in self.by_task.items()
             },
@@ -100,9 +157,20 @@ class OfficialScores:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> OfficialScores:
         """The inverse of :meth:`to_json`."""
+
+        def sampled(entry: Mapping[str, Any]) -> SampledScores | None:
+            known = entry.get("sampled")
+            if known is None:
+                return None
+            return SampledScores(tuple(known["success"]), tuple(known["returns"]), known["env_steps"])
+
         by_task = {
             name: TaskScores(
-                tuple(entry["success"]), tuple(entry["returns"]), entry["env_steps"], entry["invalid_episodes"]
+                tuple(entry["success"]),
+                tuple(entry["returns"]),
+                entry["env_steps"],
+                entry["invalid_episodes"],
+                sampled(entry),
             )
             for name, entry in content["by_task"].items()
         }
@@ -159,14 +227,7 @@ def print_table(scores: OfficialScores, label: str, console: Console) -> None:
         title=f"{label} on {settings['task_set']}, {settings['split']} goals\n{settings['protocol']}",
         caption="success, mean over goals with its 95 % interval, in %",
     )
-    for name in (
-        "task",
-        "goals",
-        "success",
-        "95 % interval",
-        "return",
-        *(["upstream's figure"] * bool(scores.upstream)),
-    ):
+    for name in _columns(scores, "success"):
         # An interval stays in one line: where the console is narrow, names of tasks break.
         table.add_column(name, justify="left" if name == "task" else "right", no_wrap=name != "task", overflow="fold")
     for row in _rows(scores):
@@ -179,7 +240,7 @@ def print_table(scores: OfficialScores, label: str, console: Console) -> None:
 def markdown(scores: OfficialScores, label: str) -> str:
     """Scores by task as Markdown."""
     settings = scores.settings
-    header = ["task", "goals", "success %", "95 % interval", "return", *(["upstream's figure"] * bool(scores.upstream))]
+    header = _columns(scores, "success %")
     lines = [
         f"{label} on {settings['task_set']}, {settings['split']} goals: {settings['protocol']}.",
         "",
@@ -209,6 +270,12 @@ def footnotes(scores: OfficialScores) -> list[str]:
         f"each goal, {'acting by the mode in the latter' if settings['deterministic'] else 'all of them sampled'}; "
         f"it cost {scores.num_env_steps:,} environment steps; {scores.num_invalid} episodes were invalid."
     )
+    if scores.sampled:
+        cost = sum(entry.num_env_steps for entry in scores.sampled.values())
+        lines.append(
+            f"Sampled: {settings['evaluation_episodes']} more episodes for each goal from the same state, by sampled "
+            f"actions, which are not the protocol's; they cost {cost:,} steps more."
+        )
     versions = ", ".join(f"{name} {number}" for name, number in settings["versions"].items())
     lines.append(f"Reward version {settings['reward_version']}, goals' seed {settings['goals_seed']}; {versions}.")
     return lines
@@ -220,17 +287,35 @@ def percent(interval: Interval) -> tuple[str, str]:
     return f"{mean:.1f}", f"{low:.1f} .. {high:.1f}"
 
 
+def _columns(scores: OfficialScores, success: str) -> list[str]:
+    return [
+        *("task", "goals", success, "95 % interval", "return"),
+        *(["sampled"] * bool(scores.sampled)),
+        *(["upstream's figure"] * bool(scores.upstream)),
+    ]
+
+
 def _rows(scores: OfficialScores) -> list[tuple[str, ...]]:
     upstream = scores.upstream or {}
 
-    def row(name: str, goals: int, interval: Interval, returns: float, key: str) -> tuple[str, ...]:
+    def row(
+        name: str, goals: int, interval: Interval, returns: float, sampled: Interval | None, key: str
+    ) -> tuple[str, ...]:
+        by_samples = () if sampled is None else (percent(sampled)[0],)
         beside = (f"{100 * upstream[key]:.1f}",) if scores.upstream else ()
-        return (name, str(goals), *percent(interval), number_text(returns), *beside)
+        return (name, str(goals), *percent(interval), number_text(returns), *by_samples, *beside)
 
     rows = [
-        row(name, len(entry.success), entry.interval, float(np.mean(entry.returns)), name)
+        row(
+            name,
+            len(entry.success),
+            entry.interval,
+            float(np.mean(entry.returns)),
+            None if entry.sampled is None else entry.sampled.interval,
+            name,
+        )
         for name, entry in scores.by_task.items()
     ]
     returns = float(np.mean([np.mean(entry.returns) for entry in scores.by_task.values()]))
     goals = sum(len(entry.success) for entry in scores.by_task.values())
-    return [*rows, row("mean over tasks", goals, scores.interval, returns, "mean")]
+    return [*rows, row("mean over tasks", goals, scores.interval, returns, scores.sampled_interval, "mean")]

@@ -33,7 +33,7 @@ def evaluate_experiment(
     folder: Path | None = None,
     listener: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[OfficialScores, Path]:
-    """Score a run's agent; scores stay in a folder, where an interrupted evaluation goes on.
+    """Score a run's agent by the mode and by samples; scores stay in a folder, where an interrupted evaluation goes on.
 
     Args:
         experiment: the agent's experiment.
@@ -76,6 +76,7 @@ def evaluate_experiment(
         seed=seed,
         split=split,
         goals=goals,
+        also_sampled=True,
         source=source,
         store=store,
         about=about,

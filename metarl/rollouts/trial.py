@@ -23,6 +23,7 @@ def run_trial(
     deterministic_last: bool = False,
     last_collector: Collector | None = None,
     first_task: int = 0,
+    also_sampled: bool = False,
 ) -> Trial:
     """Let an agent meet new tasks: ``num_adaptations`` times collect and adapt, then collect once more.
 
@@ -35,6 +36,7 @@ def run_trial(
         deterministic_last: act by the distribution's mode in the last rollout.
         last_collector: collects the last rollout instead, e.g. with another number of episodes for each task.
         first_task: index in the meta-batch of the first of ``tasks``, where a meta-batch is shared out over processes.
+        also_sampled: collect the last rollout once more by sampled actions, from the same state; the trial is the same.
     """
     agent.seed(seed)
     collector.seed(seed, first_task)
@@ -42,22 +44,22 @@ def run_trial(
         last_collector.seed(derive(seed, "last"), first_task)
     state = agent.begin(len(tasks))
     rollouts: list[Rollout] = []
+    sampled: Rollout | None = None
     collect_seconds = adapt_seconds = 0.0
     for shot in range(num_adaptations + 1):
         started = time.perf_counter()
         is_last = shot == num_adaptations
         chosen = last_collector if is_last and last_collector is not None else collector
+        before, previous = state, rollouts[-1] if rollouts else None
         rollout, state = chosen.collect(
-            agent,
-            state,
-            tasks,
-            previous=rollouts[-1] if rollouts else None,
-            deterministic=deterministic_last and is_last,
+            agent, state, tasks, previous=previous, deterministic=deterministic_last and is_last
         )
         rollouts.append(rollout)
+        if also_sampled and is_last:
+            sampled, _ = chosen.collect(agent, before, tasks, previous=previous)
         collected = time.perf_counter()
         collect_seconds += collected - started
         if shot < num_adaptations:
             state = agent.adapt(state, rollout)
         adapt_seconds += time.perf_counter() - collected
-    return Trial(tasks, tuple(rollouts), collect_seconds, adapt_seconds)
+    return Trial(tasks, tuple(rollouts), collect_seconds, adapt_seconds, sampled)
