@@ -279,36 +279,30 @@ def _stop(process: subprocess.Popen[str], run: RunFolder, iterations: int, numbe
     return printed
 
 
-def test_what_ctrl_c_prints_goes_on_as_printed() -> None:
-    options = [*_SMALL_MAML, "--num-iterations", "100000", "--checkpoint-every", "99999", "--runs", "my [old] runs"]
-    run = RunFolder(Path("my [old] runs/maml-trpo-bandit-seed1"))
-    printed = _stop(_start(["train", "maml-trpo", "bandit", *options]), run, 2, signal.SIGINT)
+_FEW_SHOT = "--device cpu --hidden-sizes 4 --meta-batch-size 2 --eval-tasks 2 --num-eval-steps 1 --eval-every 99999"
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["train", "maml-trpo", "bandit", *_SMALL_MAML], "maml-trpo-bandit-seed1"),
+        (["fewshot", "train", "maml", "sinusoid", *_FEW_SHOT.split()], "maml-sinusoid-1way-10shot-seed1"),
+    ],
+    ids=["agent", "few-shot"],
+)
+def test_what_ctrl_c_prints_goes_on_as_printed(words: list[str], name: str) -> None:
+    endless = ["--num-iterations", "100000", "--checkpoint-every", "99999", "--runs", "my [old] runs"]
+    run = RunFolder(Path("my [old] runs") / name)
+    printed = _stop(_start([*words, *endless]), run, 2, signal.SIGINT)
     assert "everything is saved" in printed
     done = len(read_metrics(run.metrics))
     assert run.checkpoints.iterations() == [0, done]
-    (command,) = re.findall(r"^  metarl (train --resume .*)$", printed, re.MULTILINE)
-    words = shlex.split(command)
-    assert Path(words[-1]).absolute() == run.path
+    verbs = " ".join(words[: words.index("train") + 1])
+    (command,) = re.findall(rf"^  metarl ({verbs} --resume .*)$", printed, re.MULTILINE)
+    resume = shlex.split(command)
+    assert Path(resume[-1]).absolute() == run.path
     # SIGTERM, as job schedulers send it, stops in the same way.
-    _stop(_start(words), run, done + 2, signal.SIGTERM)
-    rows = read_metrics(run.metrics)
-    assert [row["iteration"] for row in rows] == list(range(len(rows)))
-    assert run.checkpoints.iterations() == [0, done, len(rows)]
-
-
-def test_what_ctrl_c_prints_of_a_few_shot_learner_goes_on_as_printed() -> None:
-    small = "--device cpu --hidden-sizes 4 --meta-batch-size 2 --eval-tasks 2 --num-eval-steps 1"
-    endless = ["--num-iterations", "100000", "--checkpoint-every", "99999", "--eval-every", "99999", "--runs"]
-    run = RunFolder(Path("my [old] runs/maml-sinusoid-1way-10shot-seed1"))
-    words = ["fewshot", "train", "maml", "sinusoid", *small.split(), *endless, "my [old] runs"]
-    printed = _stop(_start(words), run, 2, signal.SIGINT)
-    assert "everything is saved" in printed
-    done = len(read_metrics(run.metrics))
-    assert run.checkpoints.iterations() == [0, done]
-    (command,) = re.findall(r"^  metarl (fewshot train --resume .*)$", printed, re.MULTILINE)
-    words = shlex.split(command)
-    assert Path(words[-1]).absolute() == run.path
-    _stop(_start(words), run, done + 2, signal.SIGTERM)
+    _stop(_start(resume), run, done + 2, signal.SIGTERM)
     rows = read_metrics(run.metrics)
     assert [row["iteration"] for row in rows] == list(range(len(rows)))
     assert run.checkpoints.iterations() == [0, done, len(rows)]

@@ -61,7 +61,7 @@ class Own(Agent[None]):
         return None
 
     def act(self, state: None, timestep: Timestep, deterministic: bool = False) -> tuple[Action, None]:
-        raise NotImplementedError
+        raise AssertionError("an agent that knows nothing of ranks is refused before it acts")
 
     def adapt(self, state: None, rollout: Rollout) -> None:
         return None

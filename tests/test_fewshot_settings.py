@@ -6,22 +6,24 @@ import dataclasses
 import json
 import sys
 import types
+import warnings
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 from helpers.clusters import Clusters
 from helpers.fewshot_runs import adapted, built
+from helpers.settings import committed_scores, hints, settable
 
 from metarl.cli import main
-from metarl.config import from_dict
+from metarl.config import TrainConfig, from_dict
 from metarl.errors import ConfigError
 from metarl.fewshot.learner import LearnerConfig
 from metarl.fewshot.learners import LEARNERS, MAMLConfig, RandomConfig
 from metarl.fewshot.learners.gradient import GradientLearner
 from metarl.fewshot.presets import PRESETS
-from metarl.fewshot.setup import Given, Setup, resolve
+from metarl.fewshot.setup import Given, Setup, read_parts, resolve
 from metarl.fewshot.types import EpisodeConfig
 from metarl.seeding import derive, numpy_stream
 
@@ -63,24 +65,6 @@ BESIDE: dict[str, dict[str, Any]] = {
 """Settings with which another one acts."""
 
 
-def hints(kind: type[LearnerConfig]) -> dict[str, Any]:
-    found = get_type_hints(kind)
-    return {field.name: found[field.name] for field in dataclasses.fields(kind)}
-
-
-def is_fixed(hint: Any) -> bool:
-    return get_origin(hint) is Literal and len(get_args(hint)) == 1
-
-
-def settings(fixed: bool) -> list[tuple[str, str]]:
-    return [
-        (learner, name)
-        for learner, kind in LEARNERS.items()
-        for name, hint in hints(kind).items()
-        if is_fixed(hint) == fixed
-    ]
-
-
 def another(value: Any, hint: Any) -> Any:
     if get_origin(hint) is Literal:
         return next(choice for choice in get_args(hint) if choice != value)
@@ -120,7 +104,7 @@ def configured(learner: str, own: str) -> LearnerConfig:
     return LEARNERS[learner](**{name: value for name, value in chosen.items() if name not in unused})
 
 
-@pytest.mark.parametrize(("learner", "name"), settings(fixed=False))
+@pytest.mark.parametrize(("learner", "name"), settable(LEARNERS, fixed=False))
 def test_every_setting_changes_what_the_learner_does(learner: str, name: str) -> None:
     """One that did not would be recorded with a value that means nothing."""
     base = configured(learner, name)
@@ -130,7 +114,7 @@ def test_every_setting_changes_what_the_learner_does(learner: str, name: str) ->
     assert behaviour(dataclasses.replace(base, **changes)) != behaviour(base)
 
 
-@pytest.mark.parametrize(("learner", "name"), settings(fixed=True))
+@pytest.mark.parametrize(("learner", "name"), settable(LEARNERS, fixed=True))
 def test_what_a_learner_fixes_cannot_be_set(learner: str, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Neither in Python nor on the command line, and it is recorded."""
     kind = LEARNERS[learner]
@@ -147,7 +131,9 @@ def test_what_a_learner_fixes_cannot_be_set(learner: str, name: str, capsys: pyt
 
 
 def test_what_never_acts_is_fixed() -> None:
-    found = {(learner, name) for learner, name in settings(fixed=True) if name in ("train_queries", "meta_lr")}
+    found = {
+        (learner, name) for learner, name in settable(LEARNERS, fixed=True) if name in ("train_queries", "meta_lr")
+    }
     assert found == {("reptile", "train_queries"), ("random", "meta_lr")}
 
 
@@ -259,3 +245,20 @@ def test_a_step_size_that_the_untrained_network_never_had_is_passed_over_in_olde
     assert from_dict(RandomConfig, {"meta_lr": 1e-3}) == RandomConfig()
     with pytest.raises(ConfigError, match=r"RandomConfig\.meta_lr must be of the type Literal\[0\], got 0.5"):
         from_dict(RandomConfig, {"meta_lr": 0.5})
+
+
+@pytest.mark.parametrize("path", committed_scores("learner"), ids=lambda path: path.stem)
+def test_the_config_of_every_committed_score_opens(path: Path) -> None:
+    """Without a warning, and with the values that it has."""
+    content = json.loads(path.read_text())["config"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        parts = read_parts(content, path, Given())
+        assert parts.name is not None
+        read = {
+            "train": from_dict(TrainConfig, parts.train),
+            "episode": from_dict(EpisodeConfig, parts.episode),
+            parts.name: from_dict(LEARNERS[parts.name], parts.settings),
+        }
+    for section, config in read.items():
+        assert json.loads(json.dumps(dataclasses.asdict(config))) == content[section], section

@@ -7,12 +7,13 @@ import json
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 import pytest
 import torch
 from helpers.countdown import countdown
 from helpers.reference_recurrent_ppo import CPU, TASKS
+from helpers.settings import committed_scores, hints, is_fixed, settable
 
 from metarl.agent import AgentConfig
 from metarl.agents import AGENTS, FOMAMLConfig, GradientAgent, MAMLTRPOConfig, MetaLSTMConfig, PretrainedConfig
@@ -22,8 +23,6 @@ from metarl.errors import ConfigError
 from metarl.experiments import Setup
 from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
-
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 SMALL: dict[str, Any] = {
     "hidden_sizes": (5,),
@@ -56,21 +55,6 @@ BESIDE: dict[str, dict[str, Any]] = {
     "code_size": {"head": "hypernetwork", "head_sizes": (4,)},
 }
 """Settings with which another one acts."""
-
-
-def hints(kind: type[AgentConfig]) -> dict[str, Any]:
-    found = get_type_hints(kind)
-    return {field.name: found[field.name] for field in dataclasses.fields(kind)}
-
-
-def is_fixed(hint: Any) -> bool:
-    return get_origin(hint) is Literal and len(get_args(hint)) == 1
-
-
-def settable(fixed: bool) -> list[tuple[str, str]]:
-    return [
-        (agent, name) for agent, kind in AGENTS.items() for name, hint in hints(kind).items() if is_fixed(hint) == fixed
-    ]
 
 
 def configured(agent: str, **settings: Any) -> AgentConfig:
@@ -111,7 +95,7 @@ def behaviour(config: AgentConfig) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize(("agent", "name"), settable(fixed=False))
+@pytest.mark.parametrize(("agent", "name"), settable(AGENTS, fixed=False))
 def test_every_setting_changes_what_the_agent_does(agent: str, name: str) -> None:
     """One that did not, as FOMAML's ``first_order`` once, would be recorded with a value that means nothing."""
     base = configured(agent, **BESIDE.get(name, {}))
@@ -120,7 +104,7 @@ def test_every_setting_changes_what_the_agent_does(agent: str, name: str) -> Non
     assert behaviour(changed) != behaviour(base)
 
 
-@pytest.mark.parametrize(("agent", "name"), settable(fixed=True))
+@pytest.mark.parametrize(("agent", "name"), settable(AGENTS, fixed=True))
 def test_what_an_algorithm_fixes_cannot_be_set(
     agent: str, name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -165,7 +149,7 @@ def test_the_recorded_number_of_adaptations_is_that_of_training(name: str) -> No
 # Older runs -----------------------------------------------------------------------------------------------------------
 
 
-SCORES = [path for path in sorted(RESULTS.rglob("*.json")) if "config" in json.loads(path.read_text())]
+SCORES = committed_scores("agent")
 
 
 @pytest.mark.parametrize("path", SCORES, ids=lambda path: path.stem)

@@ -54,6 +54,7 @@ def test_a_page_is_written_from_measurements_that_are_made_once(
     page = (tmp_path / "README.md").read_text()
     assert "| rl2:navigation-2d | 20 | 2 ranks | 10 | 100 | 1.00 | 25.0 % |" in page
     assert "| maml-trpo:ml10 | 20 | 1 rank, 2 workers | 20 | 50 | 0.50 |  |" in page
+    assert "--cases rl2:navigation-2d maml-trpo:ml10 --iterations 5 --tasks 20`" in page
     assert "T(B, R) = fixed" in page and "Assumed: ranks are equally fast" in page
     assert (tmp_path / "efficiency.png").stat().st_size > 5000
     assert len(made) == 4 + 5 + 1  # Arithmetic has no workers.

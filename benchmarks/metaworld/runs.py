@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -166,7 +167,7 @@ def _run_cell(cell: Cell, runs: Path, num_workers: int | None, goals: Goals | No
             split=split,
             goals=goals.per_task,
             num_workers=num_workers,
-            listener=lambda done, total, split=split: report(f"{split} goals", done, total),  # type: ignore[misc]
+            listener=partial(report, f"{split} goals"),
         )
         official[split] = scores.to_json()
     content = describe(cell, experiment) | {

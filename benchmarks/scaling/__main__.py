@@ -130,7 +130,8 @@ def main() -> None:
 def _page(cases: list[Case], link: Link, options: Options) -> str:
     here, state = machine(torch.device("cpu")), git_state() or {}
     size = "--quick" if options.quick else f"--iterations {options.iterations}"
-    command = f"python -m metarl.benchmarks.scaling --cases {' '.join(case.name for case in cases)} {size}"
+    tasks = "" if options.quick or options.tasks is None else f" --tasks {options.tasks}"
+    command = f"python -m metarl.benchmarks.scaling --cases {' '.join(case.name for case in cases)} {size}{tasks}"
     lines = [
         "# Scaling",
         "",

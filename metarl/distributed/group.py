@@ -127,9 +127,8 @@ class Group:
         """``values`` ``[task]`` of all ranks in their order, ``[all tasks]``."""
         if self.world_size == 1:
             return values
-        counts = self.gather(len(values))
-        whole = values.new_zeros(sum(counts))
-        first = sum(counts[: self.rank])
+        first, total = self.place(len(values))
+        whole = values.new_zeros(total)
         whole[first : first + len(values)] = values.detach()
         return self.sum(whole)[0]  # Exact: but for one rank's, all terms are zero.
 

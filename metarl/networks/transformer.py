@@ -125,14 +125,15 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(size)
         self.attention = CachedAttention(size, num_heads, context)
         self.mlp_norm = nn.LayerNorm(size)
-        self.mlp = nn.Sequential(nn.Linear(size, 4 * size), nn.GELU(), nn.Linear(4 * size, size))
+        wide, narrow = nn.Linear(size, 4 * size), nn.Linear(4 * size, size)
+        self.mlp = nn.Sequential(wide, nn.GELU(), narrow)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
         with torch.no_grad():
-            for last in (self.attention.out, self.mlp[-1]):
-                last.weight.mul_(1.0 / math.sqrt(2.0 * num_layers))  # type: ignore[operator]
+            for last in (self.attention.out, narrow):
+                last.weight.mul_(1.0 / math.sqrt(2.0 * num_layers))
 
     def forward(self, x: Tensor, state: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`CachedAttention.forward`."""
