@@ -173,7 +173,7 @@ def _page(cases: list[Case], link: Link, options: Options) -> str:
         "",
     ]
     for title, efficiency in (
-        ("Strong: the tasks of the preset", Cost.strong),
+        ("Strong: the tasks of the first table", Cost.strong),
         ("Weak: as many on each rank", Cost.weak),
     ):
         lines += [
