@@ -17,7 +17,7 @@ from metarl.config import TrainConfig
 from metarl.distributed import Group, current, using
 from metarl.errors import ConfigError
 from metarl.fewshot.evaluation import evaluate
-from metarl.fewshot.learners import LEARNERS
+from metarl.fewshot.learners import LEARNERS, load_learner
 from metarl.fewshot.learners.maml import MAML, MAMLConfig
 from metarl.fewshot.tasks.registry import load_tasks
 from metarl.fewshot.trainer import train
@@ -39,6 +39,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "matching": {**CONV, "full_context": True, "num_reads": 2},
     "snail": {**CONV, "feature_size": 4, "tc_filters": 4, "key_sizes": (2, 2, 2), "value_sizes": (2, 2, 2)},
 }
+AVERAGED = "metarl.benchmarks.fewshot.averaged:AveragedToMeanConfig"
+REGRESSION: dict[str, dict[str, Any]] = {AVERAGED: {"task_steps": 3}}
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +57,8 @@ def learn(name: str, family: str = "glyphs", num_tasks: int = 5) -> dict[str, An
     try:
         tasks = load_tasks(family, None)
         episode = EPISODE if family == "glyphs" else tasks.default_episode
-        settings = SETTINGS.get(name, CONV) if family == "glyphs" else {}
-        learner = LEARNERS[name](**settings).build(tasks.spec(episode), CPU, 2)
+        settings = SETTINGS.get(name, CONV) if family == "glyphs" else REGRESSION.get(name, {})
+        learner = load_learner(name)(**settings).build(tasks.spec(episode), CPU, 2)
         size, share = learner.training_episode(episode), current().share(num_tasks)
         for update in range(2):
             batch = tasks.sample("train", num_tasks, size, numpy_stream(update))[share]
@@ -96,7 +98,7 @@ def test_two_ranks_learn_what_one_does(name: str, ranks: Ranks) -> None:
     assert furthest(first, second) == 0.0
 
 
-@pytest.mark.parametrize("name", ["maml", "snail", "pretrained"])
+@pytest.mark.parametrize("name", ["maml", "snail", "pretrained", AVERAGED])
 def test_regression_is_shared_out_too(name: str, ranks: Ranks) -> None:
     alone = learn(name, "sinusoid")
     first, second = ranks.run(learn, name, "sinusoid")

@@ -20,7 +20,7 @@ from metarl.cli import main
 from metarl.config import TrainConfig, from_dict
 from metarl.errors import ConfigError
 from metarl.fewshot.learner import LearnerConfig
-from metarl.fewshot.learners import LEARNERS, MAMLConfig, RandomConfig
+from metarl.fewshot.learners import LEARNERS, MAMLConfig, RandomConfig, load_learner
 from metarl.fewshot.learners.gradient import GradientLearner
 from metarl.fewshot.presets import PRESETS
 from metarl.fewshot.setup import Given, Setup, read_parts, resolve
@@ -253,12 +253,12 @@ def test_the_config_of_every_committed_score_opens(path: Path) -> None:
     content = json.loads(path.read_text())["config"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        parts = read_parts(content, path, Given())
+        parts = read_parts(content, path, Given(learner=content["learner"]))
         assert parts.name is not None
         read = {
             "train": from_dict(TrainConfig, parts.train),
             "episode": from_dict(EpisodeConfig, parts.episode),
-            parts.name: from_dict(LEARNERS[parts.name], parts.settings),
+            parts.name: from_dict(load_learner(parts.name), parts.settings),
         }
     for section, config in read.items():
         assert json.loads(json.dumps(dataclasses.asdict(config))) == content[section], section

@@ -73,6 +73,11 @@ def _interval(chosen: Sequence[Mapping[str, Any]], column: int) -> Interval:
     return crossed_interval([np.array([score["scores"] for score in chosen])[:, :, column]])
 
 
+def _label(learner: str) -> str:
+    """Short for one that is named by its module."""
+    return learner.rpartition(":")[2]
+
+
 def _learners(scores: Scores) -> list[str]:
     return list(dict.fromkeys(cell.learner for cell in scores))
 
@@ -95,14 +100,14 @@ def _by_size(scores: Scores, folder: Path) -> list[str]:
             intervals[size][learner] = (100 * mean, 100 * low, 100 * high)
             cells.append(f"{100 * mean:.1f} ± {50 * (high - low):.1f}" + (f" ({published})" if published else ""))
         seeds = sorted({cell.seed for cell in scores if cell.learner == learner})
-        lines.append(f"| {learner} | {' | '.join(cells)} | {', '.join(map(str, seeds))} |")
+        lines.append(f"| {_label(learner)} | {' | '.join(cells)} | {', '.join(map(str, seeds))} |")
     figure = Figure(figsize=(3.4 * len(sizes) + 1.6, 1.4 + 0.32 * len(_learners(scores))), layout="constrained")
     panels = figure.subplots(1, len(sizes), squeeze=False, sharey=True)[0]
     names = _learners(scores)
     for size, axes in zip(sizes, panels, strict=True):
         for learner, (mean, low, high) in intervals[size].items():
             axes.barh(names.index(learner), mean, xerr=[[mean - low], [high - mean]], color="tab:blue", alpha=0.7)
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), map(_label, names))
         axes.axvline(100 / int(size.split("way")[0]), color="0.3", linestyle=":")
         axes.set(title=size, xlabel="accuracy (%); dots: chance")
         axes.grid(axis="x", alpha=0.3)
@@ -133,9 +138,11 @@ def _by_steps(scores: Scores, folder: Path) -> list[str]:
             paper = f" ({published[step]:.2f})" if step in published else ""
             cells.append(f"{number_text(mean)} ± {number_text((high - low) / 2)}{paper}")
         by_seed = ", ".join(number_text(float(np.mean(score["scores"], axis=0)[-1])) for score in chosen)
-        lines.append(f"| {learner} | {size.split('-')[1]} | {' | '.join(cells)} | {by_seed} |")
+        lines.append(f"| {_label(learner)} | {size.split('-')[1]} | {' | '.join(cells)} | {by_seed} |")
         mean, low, high = np.array([*curve.values()]).T
-        axes.errorbar([*curve], mean, [mean - low, high - mean], marker="o", capsize=3, label=f"{learner}, {size}")
+        axes.errorbar(
+            [*curve], mean, [mean - low, high - mean], marker="o", capsize=3, label=f"{_label(learner)}, {size}"
+        )
     axes.set(xlabel="gradient steps", ylabel="mean squared error on test tasks", yscale="log")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
@@ -151,7 +158,7 @@ def _draw_learning(scores: Scores, path: Path) -> None:
         curves = [score["curve"] for score in _chosen(scores, learner, size)]
         shortest = min(len(curve["score"]) for curve in curves)
         mean = np.mean([curve["score"][:shortest] for curve in curves], axis=0)
-        axes.plot(curves[0]["iteration"][:shortest], mean, label=f"{learner}, {size}")
+        axes.plot(curves[0]["iteration"][:shortest], mean, label=f"{_label(learner)}, {size}")
     axes.set(xlabel="iterations", ylabel="score on training tasks", xscale="log")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=3, fontsize="small")
@@ -164,5 +171,7 @@ def _costs(scores: Scores) -> list[str]:
         chosen = _chosen(scores, learner, size)
         minutes = np.mean([score["seconds"] for score in chosen]) / 60
         batch = chosen[0]["config"]["train"]["meta_batch_size"]
-        lines.append(f"| {learner} | {size} | {chosen[0]['iterations']:,} | {batch} | {number_text(float(minutes))} |")
+        lines.append(
+            f"| {_label(learner)} | {size} | {chosen[0]['iterations']:,} | {batch} | {number_text(float(minutes))} |"
+        )
     return lines

@@ -195,7 +195,11 @@ class GradientLearner(Learner[FastWeights]):
             yield start[tasks], batch[tasks]
 
     def _slices(self, state: FastWeights) -> Iterator[slice]:
-        for first in range(0, len(state.seeds), self._task_chunk):
+        return self.slices(len(state.seeds))
+
+    def slices(self, num_tasks: int) -> Iterator[slice]:
+        """The tasks that are computed together."""
+        for first in range(0, num_tasks, self._task_chunk):
             yield slice(first, first + self._task_chunk)
 
     def refresh_buffers(self, paths: Sequence[Sequence[AdaptedModel]], batch: TaskBatch) -> None:
@@ -216,6 +220,16 @@ class GradientLearner(Learner[FastWeights]):
                 means = mean_buffers(self.module, params, (batch.query if last else batch.support).x)
             for name, buffer in self.module.named_buffers():
                 buffer.copy_(current().average(means[name], batch.num_tasks))
+
+
+class Counter(nn.Module):
+    """How much there was so far, for checkpoints."""
+
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
 
 def steps_done(optimizer: torch.optim.Optimizer) -> int:

@@ -20,7 +20,7 @@ from metarl.adaptation import SGD, Adam, UpdateRule
 from metarl.config.settings import Natural, Positive, PositiveShare, UnitInterval
 from metarl.distributed import current
 from metarl.fewshot.backbone import build_backbone
-from metarl.fewshot.learners.gradient import GradientLearner, GradientLearnerConfig
+from metarl.fewshot.learners.gradient import Counter, GradientLearner, GradientLearnerConfig
 from metarl.fewshot.learners.outer_step import training_mode
 from metarl.fewshot.objective import score_name, task_losses, task_scores
 from metarl.fewshot.types import EpisodeConfig, FewShotSpec, TaskBatch
@@ -75,7 +75,7 @@ class Reptile(GradientLearner):
             "sgd": SGD(config.inner_lr),
         }
         super().__init__(spec, device, config, module, by_name[config.inner_rule])
-        self.counter = _Counter().to(device)
+        self.counter = Counter().to(device)
 
     def components(self) -> Mapping[str, nn.Module | Optimizer]:
         """The network, and the number of updates so far."""
@@ -123,13 +123,3 @@ class Reptile(GradientLearner):
             return config.meta_lr
         done = min(int(self.counter.count) / config.anneal_iterations, 1.0)
         return config.meta_lr + done * (config.final_meta_lr - config.meta_lr)
-
-
-class _Counter(nn.Module):
-    """How many updates there were, for checkpoints."""
-
-    count: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
