@@ -136,9 +136,9 @@ def _page(cases: list[Case], link: Link, options: Options) -> str:
         "# Scaling",
         "",
         f"Command: `{command}`; commit {str(state.get('commit'))[:10]}, PyTorch {torch.__version__}, {here['cores']} "
-        f"cores of {here['cpu']}. Each rank has one thread and, on Meta-World, one worker, unless the row says "
-        "otherwise; presets; evaluation and checkpoints are left out. Efficiency: the speed-up over the first row, by "
-        "core. Time in collectives, of rank 0, includes waiting for the other rank.",
+        f"cores of {here['cpu']}. Each rank has a core, one thread and, on Meta-World, a worker for each half of its "
+        "tasks, unless the row says otherwise; presets; evaluation and checkpoints are left out. Efficiency: the "
+        "speed-up over the first row, by core. Time in collectives, of rank 0, includes waiting for the other rank.",
         "",
         "| agent and tasks | tasks | measured | s an iteration | steps/s | efficiency | in collectives |",
         "|---|---|---|---|---|---|---|",

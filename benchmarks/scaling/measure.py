@@ -51,6 +51,11 @@ class Setting:
     threads: int = 1
     workers: int = 1
 
+    @property
+    def cores(self) -> int:
+        """That a rank may use, and no others: simulation and network overlap where there are more."""
+        return max(self.threads, self.workers)
+
 
 def measured(ranks: int, setting: Setting | None, iterations: int) -> dict[str, Any]:
     """Start ranks, and return what they find.
@@ -139,8 +144,12 @@ def main() -> None:
         if setting is None:
             found: dict[str, Any] = _exchange(group)
         else:
-            torch.set_num_threads(setting["threads"])
-            found = _train(Setting(**setting), iterations, group)
+            chosen = Setting(**setting)
+            torch.set_num_threads(chosen.threads)
+            first = group.rank * chosen.cores
+            if own := sorted(os.sched_getaffinity(0))[first : first + chosen.cores]:
+                os.sched_setaffinity(0, own)
+            found = _train(chosen, iterations, group)
         if group.is_first:
             write_json(Path(output), found)
 
