@@ -8,6 +8,7 @@ of trials that start from the state remembered when they were played (truncated 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -203,7 +204,8 @@ class RL2(RecurrentPPO):
 
     def forward(self, inputs: Tensor, memory: Tensor) -> tuple[Distribution, Tensor, Tensor]:
         """See :meth:`RecurrentPPO.forward`."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+        reduced = self.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16) if reduced else contextlib.nullcontext():
             features, memory = self.memory.remember(inputs, memory)
         # Heads and what is kept between calls stay in full precision.
         out, values = self.memory.heads(features.to(inputs.dtype), inputs)

@@ -13,7 +13,8 @@ from helpers.countdown import HORIZON, CountdownDynamics, Counter, countdown
 
 from metarl.agents import RandomConfig
 from metarl.errors import NonFiniteError
-from metarl.rollouts.collector import Collector, env_actions
+from metarl.rollouts.actions import env_actions
+from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
 from metarl.tasks import TaskDistribution, make
 from metarl.types import Rollout

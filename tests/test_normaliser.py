@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -54,6 +57,34 @@ def test_moments_are_part_of_the_state_dict() -> None:
     moments.update(*batches()[0])
     other.load_state_dict(moments.state_dict())
     assert torch.equal(other.mean, moments.mean) and torch.equal(other.std, moments.std) and other.count > 0
+
+
+def test_what_is_kept_follows_every_change_of_the_moments() -> None:
+    """By an update, a state dict, a number written in place, and another type or copy of the module."""
+    moments, other = RunningMoments(2), RunningMoments(2)
+    other.update(*batches()[2])
+
+    def fresh(moments: RunningMoments) -> Tensor:
+        found = RunningMoments(2)
+        found.load_state_dict(moments.state_dict())
+        return found.normalise(x)
+
+    x = torch.tensor([1000.5, 1010.0])
+    seen = [moments.normalise(x)]
+    for change in (
+        lambda: moments.update(*batches()[0]),
+        lambda: moments.load_state_dict(other.state_dict()),
+        lambda: moments.mean.add_(1.0),
+        lambda: moments.squares.copy_(moments.squares * 2.0),
+    ):
+        change()  # type: ignore[no-untyped-call]
+        seen.append(moments.normalise(x))
+        assert torch.equal(seen[-1], fresh(moments))
+    assert all(not torch.equal(one, following) for one, following in itertools.pairwise(seen))
+    twin = copy.deepcopy(moments)
+    twin.mean += 5.0
+    assert torch.equal(twin.normalise(x), fresh(twin)) and torch.equal(moments.normalise(x), seen[-1])
+    assert moments.to(torch.float32).normalise(x).allclose(seen[-1])
 
 
 @pytest.mark.parametrize("padding", [torch.inf, torch.nan])

@@ -21,17 +21,18 @@ from metarl.benchmarks.speed.plain_maml import PlainMAML
 from metarl.errors import ConfigError
 
 CPU = torch.device("cpu")
-Part = Literal["meta-update", "acting", "rl2", "fewshot", "metaworld"]
+Part = Literal["meta-update", "acting", "rl2", "fewshot", "metaworld", "training"]
 
 
 @pytest.mark.parametrize(
     ("part", "words"),
     [
-        ("meta-update", ["times as fast", "Fisher products", "first_order"]),
+        ("meta-update", ["times as fast", "Fisher products", "first order", "every 20th step"]),
         ("acting", ["fast weights", "GRU of 256"]),
         ("rl2", ["whole trials", "cosine"]),
         ("fewshot", ["sinusoid", "Omniglot's net", "share of drawing"]),
         ("metaworld", ["ml10"]),
+        ("training", ["x plain loop", "of the pool", "fisher_stride 5", "maml-trpo, ml1/reach-v3"]),
     ],
 )
 def test_each_part_prints_its_tables(part: Part, words: list[str]) -> None:

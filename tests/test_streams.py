@@ -69,6 +69,33 @@ def test_other_seeds_and_draws_give_other_numbers() -> None:
     assert len(torch.cat([draw.flatten() for draw in seen]).unique()) > 130
 
 
+def test_draws_of_one_kind_leave_those_of_another_as_they_are_and_may_be_changed() -> None:
+    mixed, plain = TaskNoise(CPU, 4), TaskNoise(CPU, 4)
+    for draw in range(70):
+        kinds = (mixed.uniform, mixed.normal)
+        chosen = kinds[draw % 2]((2, 3), torch.float64)
+        uniform = plain.uniform((2, 3), torch.float64)
+        assert torch.equal(chosen, torch.special.ndtri(uniform) if draw % 2 else uniform)
+        chosen.zero_()
+    again = TaskNoise(CPU, 4)
+    assert all((again.normal((2, 3)) != 0).all() for _ in range(70))
+
+
+def test_streams_may_be_drawn_from_in_turn() -> None:
+    noise, expected = TaskNoise(CPU), []
+    for first in (0, 3):
+        noise.seed(1, first)
+        expected.append([noise.normal((3, 2)) for _ in range(40)])
+    streams = []
+    for first in (0, 3):
+        noise.seed(1, first)
+        streams.append(noise.stream)
+    for draw in range(40):
+        for stream, draws in zip(streams, expected, strict=True):
+            noise.stream = stream
+            assert torch.equal(noise.normal((3, 2)), draws[draw])
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_noise_has_its_distribution(dtype: torch.dtype) -> None:
     noise = TaskNoise(CPU)

@@ -21,6 +21,7 @@ from metarl.benchmarks.speed import fewshot as fewshot_speed
 from metarl.benchmarks.speed import meta_update as update_speed
 from metarl.benchmarks.speed import metaworld as metaworld_speed
 from metarl.benchmarks.speed import rl2 as rl2_speed
+from metarl.benchmarks.speed import training as training_speed
 from metarl.benchmarks.speed.measure import Clock
 from metarl.benchmarks.speed.meta_update import UpdateSpeed
 from metarl.benchmarks.speed.metaworld import MetaWorldSpeed
@@ -33,7 +34,7 @@ QUICK_METAWORLD = MetaWorldSpeed(num_envs=10, cores=(1,), steps=2, rounds=1, bui
 class Speed:
     """Settings of all parts."""
 
-    only: Literal["meta-update", "acting", "rl2", "fewshot", "metaworld"] | None = None
+    only: Literal["meta-update", "acting", "rl2", "fewshot", "metaworld", "training"] | None = None
     """One part alone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where agents compute; auto takes a GPU if there is one."""
@@ -70,6 +71,8 @@ def run(settings: Speed, console: Console) -> None:
         fewshot_speed.run(console, clock, device, quick)
     if settings.only in (None, "metaworld"):
         metaworld_speed.run(QUICK_METAWORLD if quick else settings.metaworld, console)
+    if settings.only in (None, "training"):
+        training_speed.run(console, quick)
 
 
 @told_errors()

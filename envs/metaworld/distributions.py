@@ -13,9 +13,11 @@ Importing this module imports neither metaworld nor MuJoCo: goals are made or re
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
@@ -38,9 +40,11 @@ class MetaWorldTasks(TaskDistribution):
     Attributes:
         task_set: which goals.
         reward_version: upstream's reward functions; its default is v2.
-        pool_workers: worker processes that step the simulations; default: one for each core that this process may use,
-            shared with the other ranks of its machine.
+        pool_workers: worker processes that step the simulations, and at least one for each part of a batch; default:
+            one for each core that this process may use, shared with the other ranks of its machine.
     """
+
+    num_parts: ClassVar[int] = 2
 
     task_set: TaskSet
     reward_version: RewardVersion = "v2"
@@ -68,6 +72,18 @@ class MetaWorldTasks(TaskDistribution):
         for name, value in follows.items():
             object.__setattr__(self, name, value)
         super().__post_init__()
+
+    def make_vector_envs(self, sizes: Sequence[int]) -> list[VectorEnv[Any, Any, Any]]:
+        """Pools that share the workers."""
+        from metarl.envs.metaworld.vector_env import default_workers
+
+        workers = self.pool_workers or default_workers()
+        bounds = [workers * index // len(sizes) for index in range(len(sizes) + 1)]
+        shares = [max(1, end - start) for start, end in itertools.pairwise(bounds)]
+        return [
+            dataclasses.replace(self, pool_workers=share).make_vector_env(size)
+            for share, size in zip(shares, sizes, strict=True)
+        ]
 
     def _make_pool(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
         from metarl.envs.metaworld.vector_env import MetaWorldVectorEnv

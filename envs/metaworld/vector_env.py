@@ -47,8 +47,16 @@ OBSERVATION_SPACE = gym.spaces.Box(
 )
 """Upstream's, with the goal hidden."""
 
+_TOLD = (*INFO_KEYS, "invalid")
+_MASKS = tuple(f"_{name}" for name in _TOLD)
+
 ACTION_SPACE = gym.spaces.Box(-1.0, 1.0, (4,), np.float32)
 """Upstream's: three moves of the hand and the grip."""
+
+
+def default_workers() -> int:
+    """Worker processes: one for each core that this process may use, shared with the other ranks of its machine."""
+    return max(1, len(os.sched_getaffinity(0)) // ranks_here())
 
 
 class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
@@ -98,7 +106,7 @@ class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
         self.action_space = gym.vector.utils.batch_space(ACTION_SPACE, num_envs)
         self.num_invalid = 0
         self._reward_version = reward_version
-        self._num_workers = min(num_workers or max(1, len(os.sched_getaffinity(0)) // ranks_here()), num_envs)
+        self._num_workers = min(num_workers or default_workers(), num_envs)
         self._sample = sample
         self._rng = np.random.default_rng(seed)
         # Asked in any case: this is where a package that is not installed is told.
@@ -111,6 +119,7 @@ class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
         self._pools: dict[bool, WorkerPool] = {}
         self._is_fast = np.ones(num_envs, bool)
         self._shares: list[tuple[slice, Buffers, Array]] = []
+        self._is_stepping = False
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -126,6 +135,7 @@ class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
             WorkerError: if a simulation or its worker fails.
         """
         require_open(self)
+        self._require_rest()
         tasks, mask = parse_reset_options(options, self.num_envs)
         seeds = [one for one in instance_seeds(seed, self.num_envs) if one is not None]
         if seeds:
@@ -158,21 +168,49 @@ class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
             ConfigError: for actions of a wrong shape or kind, or before the first reset.
             WorkerError: if a simulation or its worker fails.
         """
+        self.step_async(actions)
+        return self.step_wait()
+
+    def step_async(self, actions: Array) -> None:
+        """Have every running instance advance, and do not wait for it.
+
+        Args:
+            actions: ``[num_envs, 4]`` float32.
+
+        Raises:
+            ConfigError: for actions of a wrong shape or kind, before the first reset, or during another step.
+            WorkerError: if a worker died.
+        """
         require_open(self)
+        self._require_rest()
         actions = as_actions(actions, ACTION_SPACE, self.num_envs)
         require_reset(self, bool(self._pools))
         for rows, share, _ in self._shares:
             share.actions[...] = actions[rows]
         for pool in self._pools.values():
-            self._call(pool.step)
+            self._call(pool.begin_step)
+        self._is_stepping = True
+
+    def step_wait(self) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """What :meth:`step` returns, of the step that :meth:`step_async` began.
+
+        Raises:
+            ConfigError: if none was begun.
+            WorkerError: if a simulation or its worker fails.
+        """
+        require_open(self)
+        if not self._is_stepping:
+            raise ConfigError("step_wait without a step under way: call step_async first.")
+        for pool in self._pools.values():
+            self._call(pool.end_step)
+        self._is_stepping = False
         table = self._gather()
         truncated = np.zeros(self.num_envs, bool)
         for rows, share, own in self._shares:
             truncated[rows][own] = share.truncated[own]
-        info: dict[str, Any] = dict(zip(INFO_KEYS, table.T[INFO], strict=True))
-        info["invalid"] = invalid = table[:, INVALID] > 0
-        everybody = np.ones(self.num_envs, bool)
-        info |= {f"_{name}": everybody for name in tuple(info)}
+        invalid = table[:, INVALID] > 0
+        info: dict[str, Any] = dict(zip(_TOLD, (*table.T[INFO], invalid), strict=True))
+        info |= dict.fromkeys(_MASKS, np.ones(self.num_envs, bool))
         if truncated.any():
             self.num_invalid += int(np.sum(invalid & ~self._ended))
             self._ended |= truncated
@@ -182,6 +220,10 @@ class MetaWorldVectorEnv(VectorEnv[Array, Array, Array]):
         """End the worker processes."""
         for pool in self._pools.values():
             pool.close()
+
+    def _require_rest(self) -> None:
+        if self._is_stepping:
+            raise ConfigError("a step is under way: take its results with step_wait first.")
 
     def _choose_tasks(self, tasks: Sequence[Task] | None, rows: list[int]) -> None:
         if tasks is not None:

@@ -21,8 +21,8 @@ def trial_inputs(timestep: Timestep) -> Tensor:
     Returns:
         ``[..., obs_dim + action_dim + 2]``.
     """
-    scalars = torch.stack([timestep.prev_reward, timestep.prev_done], dim=-1)
-    return torch.cat([timestep.obs, timestep.prev_action, scalars], dim=-1)
+    scalars = (timestep.prev_reward[..., None], timestep.prev_done[..., None])
+    return torch.cat([timestep.obs, timestep.prev_action, *scalars], dim=-1)
 
 
 def input_size(spec: Spec) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,6 +23,27 @@ def _signed(number: int) -> int:
 _GAMMA, _FIRST, _SECOND = (_signed(number) for number in (GAMMA, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
+@dataclass
+class Stream:
+    """How far the draws for some tasks have come.
+
+    Attributes:
+        seed: for all tasks.
+        first_task: index in the meta-batch of the first one.
+        drawn: draws so far.
+        block: bits that are drawn in advance, ``[draw, ...]``.
+        block_start: number of the first of these draws.
+        made: what was made of the whole block, by what and of which type.
+    """
+
+    seed: int
+    first_task: int
+    drawn: int = 0
+    block: Tensor | None = None
+    block_start: int = 0
+    made: dict[tuple[str, torch.dtype], Tensor] = field(default_factory=dict)
+
+
 class TaskNoise:
     """Uniform and normal numbers ``[task, ...]``; a task's depend on the seed, its index and its own draws alone.
 
@@ -30,6 +53,10 @@ class TaskNoise:
     Args:
         device: where numbers are drawn.
         seed: for all streams, until :meth:`seed` gives another.
+
+    Attributes:
+        stream: where the next draw comes from. Whoever lets an agent act for some tasks and for others in turn gives
+            each the stream that :meth:`seed` began for them.
     """
 
     def __init__(self, device: torch.device, seed: int = 0) -> None:
@@ -44,42 +71,43 @@ class TaskNoise:
             first_task: index in the meta-batch of the first task that numbers are drawn for, where a meta-batch is
                 shared out over processes.
         """
-        self._seed, self._first_task = seed, first_task
-        self._drawn = 0
-        self._block: Tensor | None = None
-        self._block_start = 0
+        self.stream = Stream(seed, first_task)
 
     def uniform(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """Uniform numbers in the open interval (0, 1), ``shape`` beginning with the number of tasks."""
-        # The middle of each interval: neither 0 nor 1, whose logarithms are infinite.
-        bits = 52 if dtype == torch.float64 else 23
-        leading: Tensor = (self._bits(shape) >> (64 - bits)) & (2**bits - 1)
-        return leading.to(dtype).add_(0.5).mul_(2.0**-bits)
+        return self._draw("uniform", shape, dtype)
 
     def normal(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers, ``shape`` beginning with the number of tasks, by inverting their distribution."""
-        quantiles: Tensor = torch.special.ndtri(self.uniform(shape, torch.float64))
-        return quantiles.to(dtype)
+        return self._draw("normal", shape, dtype)
 
     def integers(self, high: int, shape: tuple[int, ...]) -> Tensor:
         """Whole numbers in ``0 .. high - 1``, int64, ``shape`` beginning with the number of tasks."""
         return (self.uniform(shape, torch.float64) * high).long()
 
-    def _bits(self, shape: tuple[int, ...]) -> Tensor:
-        """64 random bits for each number of one draw."""
-        block = self._block
-        position = self._drawn - self._block_start
-        if block is None or block.shape[1:] != shape or position >= len(block):
-            block, self._block_start, position = self._make_block(shape), self._drawn, 0
-            self._block = block
-        self._drawn += 1
-        return block[position]
+    def _draw(self, kind: Literal["uniform", "normal"], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """The next draw, of a block that was made at once: its small operations would cost more than an action."""
+        stream = self.stream
+        position = stream.drawn - stream.block_start
+        if stream.block is None or stream.block.shape[1:] != shape or position >= len(stream.block):
+            stream.block, stream.block_start, position = self._make_block(stream, shape), stream.drawn, 0
+            stream.made.clear()
+        stream.drawn += 1
+        made = stream.made.get((kind, dtype))
+        if made is None:
+            made = _uniform(stream.block, torch.float64 if kind == "normal" else dtype)
+            if kind == "normal":
+                made = torch.special.ndtri(made).to(dtype)
+            stream.made[kind, dtype] = made
+        # A copy: who draws may change what was drawn.
+        return made[position].clone()
 
-    def _make_block(self, shape: tuple[int, ...]) -> Tensor:
+    def _make_block(self, stream: Stream, shape: tuple[int, ...]) -> Tensor:
         num_tasks, number = shape[0], math.prod(shape[1:])
-        keys = row_keys(self._seed, np.arange(self._first_task, self._first_task + num_tasks, dtype=np.uint64))
+        tasks = np.arange(stream.first_task, stream.first_task + num_tasks, dtype=np.uint64)
+        keys = row_keys(stream.seed, tasks)
         key = torch.from_numpy(keys.view(np.int64)).to(self.device)
-        draws = torch.arange(self._drawn, self._drawn + _BLOCK, device=self.device)
+        draws = torch.arange(stream.drawn, stream.drawn + _BLOCK, device=self.device)
         counters = (draws << 32)[:, None] + torch.arange(1, number + 1, device=self.device)
         # int64 wraps around as uint64 does; only the shift to the right has to be cleared of the sign.
         z = key[None, :, None] + counters[:, None] * _GAMMA
@@ -87,3 +115,11 @@ class TaskNoise:
         z = (z ^ ((z >> 27) & (2**37 - 1))) * _SECOND
         z = z ^ ((z >> 31) & (2**33 - 1))
         return z.view(_BLOCK, *shape)
+
+
+def _uniform(bits: Tensor, dtype: torch.dtype) -> Tensor:
+    """Numbers in the open interval (0, 1)."""
+    # The middle of each interval: neither 0 nor 1, whose logarithms are infinite.
+    digits = 52 if dtype == torch.float64 else 23
+    leading: Tensor = (bits >> (64 - digits)) & (2**digits - 1)
+    return leading.to(dtype).add_(0.5).mul_(2.0**-digits)

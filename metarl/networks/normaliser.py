@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,7 @@ class RunningMoments(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(size, dtype=torch.float64))
         self.register_buffer("squares", torch.zeros(size, dtype=torch.float64))
+        self._kept: tuple[tuple[Tensor, ...], list[int], tuple[Tensor, Tensor]] | None = None
 
     @torch.no_grad()
     def update(self, x: Tensor, valid: Tensor) -> None:
@@ -44,9 +47,19 @@ class RunningMoments(nn.Module):
     @property
     def std(self) -> Tensor:
         """Standard deviation ``[size]``, float32; 1 before the first update and for constant features."""
-        std = (self.squares / self.count.clamp(min=1.0)).sqrt()
-        return torch.where(std > 1e-6, std, torch.ones_like(std)).float()
+        return self._single()[1]
 
     def normalise(self, x: Tensor) -> Tensor:
         """``(x - mean) / std``, clipped to ±10."""
-        return ((x - self.mean.float()) / self.std).clamp(-10.0, 10.0)
+        mean, std = self._single()
+        return ((x - mean) / std).clamp(-10.0, 10.0)
+
+    def _single(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation in float32, kept until what they come from changes: agents ask at every step."""
+        buffers = (self.count, self.mean, self.squares)
+        versions = [buffer._version for buffer in buffers]
+        if self._kept is None or self._kept[1] != versions or any(map(operator.is_not, self._kept[0], buffers)):
+            std = (self.squares / self.count.clamp(min=1.0)).sqrt()
+            found = self.mean.float(), torch.where(std > 1e-6, std, torch.ones_like(std)).float()
+            self._kept = buffers, versions, found
+        return self._kept[2]

@@ -15,7 +15,7 @@ from gymnasium.error import DependencyNotInstalled
 from numpy.typing import NDArray
 
 from metarl.errors import ConfigError, ReplayError
-from metarl.rollouts.collector import env_actions
+from metarl.rollouts.actions import env_actions
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Rollout, Task
 from metarl.vector.instances import own_copy

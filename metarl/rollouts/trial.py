@@ -42,7 +42,8 @@ def run_trial(
     collector.seed(seed, first_task)
     if last_collector is not None:
         last_collector.seed(derive(seed, "last"), first_task)
-    state = agent.begin(len(tasks))
+    parts = collector.divide(len(tasks))
+    states = [agent.begin(part.stop - part.start) for part in parts]
     rollouts: list[Rollout] = []
     sampled: Rollout | None = None
     collect_seconds = adapt_seconds = 0.0
@@ -50,16 +51,14 @@ def run_trial(
         started = time.perf_counter()
         is_last = shot == num_adaptations
         chosen = last_collector if is_last and last_collector is not None else collector
-        before, previous = state, rollouts[-1] if rollouts else None
-        rollout, state = chosen.collect(
-            agent, state, tasks, previous=previous, deterministic=deterministic_last and is_last
-        )
+        before, previous = states, rollouts[-1] if rollouts else None
+        rollout, states = chosen.collect_parts(agent, states, parts, tasks, previous, deterministic_last and is_last)
         rollouts.append(rollout)
         if also_sampled and is_last:
-            sampled, _ = chosen.collect(agent, before, tasks, previous=previous)
+            sampled, _ = chosen.collect_parts(agent, before, parts, tasks, previous)
         collected = time.perf_counter()
         collect_seconds += collected - started
         if shot < num_adaptations:
-            state = agent.adapt(state, rollout)
+            states = [agent.adapt(state, rollout[part]) for state, part in zip(states, parts, strict=True)]
         adapt_seconds += time.perf_counter() - collected
     return Trial(tasks, tuple(rollouts), collect_seconds, adapt_seconds, sampled)

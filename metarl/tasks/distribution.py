@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -59,7 +59,11 @@ class TaskDistribution:
         make_render_env: builds one environment for a task with ``render_mode="rgb_array"``, for ``metarl render``;
             its steps must be those of ``make_env`` or ``make_vector``.
         description: one line for ``metarl list``.
+        num_parts: parts of a batch that are simulated in turn while the agent acts in the others; more than 1 where
+            environments step in other processes and have ``step_async`` and ``step_wait``.
     """
+
+    num_parts: ClassVar[int] = 1
 
     id: str
     sample: Sampler
@@ -168,6 +172,10 @@ class TaskDistribution:
             task_on_reset=self.task_on_reset,
             num_workers=min(self.num_workers, num_envs),
         )
+
+    def make_vector_envs(self, sizes: Sequence[int]) -> list[VectorEnv[Any, Any, Any]]:
+        """:meth:`make_vector_env` for each part of a batch, which may share out what they take of the machine."""
+        return [self.make_vector_env(size) for size in sizes]
 
     def close_vector_env(self, env: VectorEnv[Any, Any, Any]) -> None:
         """Close what :meth:`make_vector_env` built; one of the user's own that raises is warned of: nothing is lost.

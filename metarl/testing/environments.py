@@ -12,7 +12,7 @@ import torch
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 
 from metarl.digest import task_digest
-from metarl.rollouts.collector import env_actions
+from metarl.rollouts.actions import env_actions
 from metarl.seeding import numpy_stream
 from metarl.types import Task
 from metarl.vector.instances import digest_or_none, own_copy

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from metarl.digest import task_digest
 from metarl.errors import ConfigError, MetarlError, TaskCheckError
-from metarl.rollouts.collector import env_actions
+from metarl.rollouts.actions import env_actions
 from metarl.seeding import derive, numpy_stream
 from metarl.tasks.distribution import TaskDistribution
 from metarl.testing.environments import check_environment, check_unchanged

@@ -81,9 +81,8 @@ def as_actions(actions: Any, space: gym.spaces.Discrete | gym.spaces.Box, num_en
         return array.astype(np.int64, copy=False)
     if array.dtype.kind not in "iuf":
         raise KindError(f"actions have dtype {array.dtype}, expected floating-point numbers.")
-    finite = np.isfinite(array).all(axis=1)
-    if not finite.all():
-        row = int(np.argmin(finite))
+    if not np.isfinite(array).all():
+        row = int(np.argmin(np.isfinite(array).all(axis=1)))
         raise ConfigError(f"the action of instance {row} is {array[row].tolist()}, expected finite numbers.")
     return array if array.dtype.kind == "f" else array.astype(np.float32)
 

@@ -147,9 +147,25 @@ class WorkerPool:
         Raises:
             WorkerError: if an environment raises, or a worker dies or hangs.
         """
+        self.begin_step()
+        self.end_step()
+
+    def begin_step(self) -> None:
+        """Have all instances advance, and do not wait.
+
+        Raises:
+            WorkerError: if a worker died.
+        """
         for worker in self._workers:
             worker.doing = "step"
             self._send(worker, b"")
+
+    def end_step(self) -> None:
+        """Wait until all instances have advanced.
+
+        Raises:
+            WorkerError: if an environment raised, or a worker died or hangs.
+        """
         self._wait(self._timeout)
 
     def close(self) -> None:
