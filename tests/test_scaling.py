@@ -11,6 +11,8 @@ import pytest
 from metarl.benchmarks.scaling import __main__ as scaling
 from metarl.benchmarks.scaling.measure import Setting, measured
 from metarl.benchmarks.scaling.model import Cost, Link
+from metarl.errors import ConfigError
+from metarl.tasks import make
 
 
 def findings(seconds: float, **more: float) -> dict[str, float]:
@@ -18,10 +20,11 @@ def findings(seconds: float, **more: float) -> dict[str, float]:
     return {"seconds": seconds, "steps": 1000.0, **dict.fromkeys(names, 0.0), **more}
 
 
-def test_the_model_splits_an_iteration_into_what_ranks_share_and_what_each_does() -> None:
+@pytest.mark.parametrize("others", [5, 20])
+def test_the_model_splits_an_iteration_into_what_ranks_share_and_what_each_does(others: int) -> None:
     """Of 10 tasks, 2 s are fixed, each task takes 0.1 s to draw and 0.4 s to play."""
     two_ranks = findings(0.0, sums=100, messages=10, num_bytes=10**6)
-    cost = Cost.of(10, findings(7.0, draw_seconds=1.0), findings(4.5), two_ranks)
+    cost = Cost.of(10, findings(7.0, draw_seconds=1.0), two_ranks, others, findings(2.0 + 0.5 * others))
     assert (cost.fixed, cost.draw) == (pytest.approx(2.0), pytest.approx(0.1))
     assert cost.per_task == pytest.approx(0.4)
     link = Link(sum=1e-3, message=1e-2, byte=1e-7)
@@ -58,6 +61,8 @@ def test_a_page_is_written_from_measurements_that_are_made_once(
     assert "T(B, R) = fixed" in page and "Assumed: ranks are equally fast" in page
     assert (tmp_path / "efficiency.png").stat().st_size > 5000
     assert len(made) == 4 + 5 + 1  # Arithmetic has no workers.
+    one_rank = [setting.tasks for ranks, setting in made if setting is not None and ranks == setting.threads == 1]
+    assert sorted(one_rank) == [10, 10, 20, 20, 20]
     scaling.main()
     assert len(made) == 10
     assert str(tmp_path) not in page
@@ -77,6 +82,15 @@ def test_what_cannot_be_measured_is_refused(
     monkeypatch.setattr(sys, "argv", ["scaling", *words, "--results", str(tmp_path)])
     with pytest.raises(SystemExit, match=message):
         scaling.main()
+
+
+def test_tasks_that_cannot_be_halved_are_doubled() -> None:
+    count = scaling._other_number
+    assert count(make("navigation-2d"), 10) == 5
+    ml10 = make("ml10")
+    assert [count(ml10, number) for number in (20, 10)] == [10, 20]
+    with pytest.raises(ConfigError, match="multiple of 10"):
+        count(ml10, 7)
 
 
 @pytest.mark.slow

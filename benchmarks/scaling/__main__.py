@@ -25,6 +25,8 @@ from metarl.experiments import resolve
 from metarl.plotting import save_figure
 from metarl.runs.files import read_json, write_atomically, write_json
 from metarl.runs.folder import git_state, machine
+from metarl.seeding import numpy_stream
+from metarl.tasks import TaskDistribution
 
 _RANKS = (1, 2, 4, 8, 16, 32, 64)
 """Predicted for."""
@@ -57,18 +59,20 @@ class Case:
         name: ``AGENT:TASKS``.
         tasks: in one meta-update.
         rows: by what was measured: its name, cores, and findings.
-        half: findings of one rank with half of the tasks.
+        others: another number of tasks.
+        other: findings of one rank with these.
     """
 
     name: str
     tasks: int
     rows: Mapping[str, tuple[int, Mapping[str, Any]]]
-    half: Mapping[str, Any]
+    others: int
+    other: Mapping[str, Any]
 
     @property
     def cost(self) -> Cost:
         """For predictions."""
-        return Cost.of(self.tasks, self.rows[_ONE][1], self.half, self.rows[_TWO][1])
+        return Cost.of(self.tasks, self.rows[_ONE][1], self.rows[_TWO][1], self.others, self.other)
 
 
 _ONE, _TWO = "1 rank", "2 ranks"
@@ -109,7 +113,9 @@ def main() -> None:
         agent, separator, tasks = name.partition(":")
         if not separator:
             raise ConfigError(f"--cases are written as AGENT:TASKS, e.g. rl2:ml10, got {name!r}.")
-        count = 4 if options.quick else options.tasks or resolve(agent, tasks).train_config.meta_batch_size
+        preset = resolve(agent, tasks)
+        distribution = preset.distribution
+        count = 4 if options.quick else options.tasks or preset.train_config.meta_batch_size
         if count < 2:
             raise ConfigError(f"two ranks need two tasks, got {count} of {name}.")
         rows = {
@@ -119,12 +125,27 @@ def main() -> None:
         rows["1 rank, 2 threads"] = 2, measurements.get(1, Setting(name, count, threads=2))
         if tasks.startswith("ml"):  # Arithmetic environments have no workers.
             rows["1 rank, 2 workers"] = 2, measurements.get(1, Setting(name, count, workers=2))
-        cases.append(Case(name, count, rows, measurements.get(1, Setting(name, count // 2))))
+        others = _other_number(distribution, count)
+        cases.append(Case(name, count, rows, others, measurements.get(1, Setting(name, others))))
     link = Link(**measurements.get(2))
     _draw(cases, link, options.results / "efficiency.png")
     text = _page(cases, link, options)
     write_atomically(options.results / "README.md", text.encode())
     console.print(text, soft_wrap=True, markup=False)
+
+
+def _other_number(distribution: TaskDistribution, count: int) -> int:
+    """Half of the tasks, or twice as many where the distribution draws no such number.
+
+    Raises:
+        ConfigError: if it draws neither.
+    """
+    try:
+        distribution.sample_meta_batch(count // 2, numpy_stream(0, "tasks", 0))
+    except ConfigError:
+        distribution.sample_meta_batch(2 * count, numpy_stream(0, "tasks", 0))
+        return 2 * count
+    return count // 2
 
 
 def _page(cases: list[Case], link: Link, options: Options) -> str:

@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -63,7 +64,7 @@ def measured(ranks: int, setting: Setting | None, iterations: int) -> dict[str, 
     Args:
         ranks: how many.
         setting: what they train; None: only how fast they exchange.
-        iterations: to measure, besides a first one and a last one.
+        iterations: to measure, besides a first one.
 
     Raises:
         WorkerError: with what they print, if they fail.
@@ -91,6 +92,8 @@ def _train(setting: Setting, iterations: int, group: Group) -> dict[str, Any]:
 
     def note(progress: Progress) -> None:
         moments.append((time.perf_counter(), progress.metrics["env_steps"], dataclasses.replace(group.traffic)))
+        if len(moments) == iterations + 1:  # The first one warmed up.
+            signal.raise_signal(signal.SIGTERM)  # Ends training on all ranks, without a last evaluation.
 
     distribution = setup.distribution
     if isinstance(distribution, MetaWorldTasks):
@@ -99,8 +102,7 @@ def _train(setting: Setting, iterations: int, group: Group) -> dict[str, Any]:
         train(setup.build(), distribution, setup.train_config, RunFolder(folder), listener=note)
     if not group.is_first:
         return {}
-    # The first iteration warms up, and the last one is followed by an evaluation and a checkpoint.
-    ends, steps, traffic = zip(*moments[:-1], strict=True)
+    ends, steps, traffic = zip(*moments, strict=True)
     seconds = [end - start for start, end in itertools.pairwise(ends)]
     first, last = traffic[0], traffic[-1]
     started = time.perf_counter()

@@ -4,8 +4,9 @@ An iteration of ``B`` tasks on ``R`` ranks takes
 
     T(B, R) = fixed + draw B + per_task ceil(B / R) + (R - 1) (sums sum + messages message + num_bytes byte)
 
-- ``fixed``, ``per_task``: a line through what one rank needs for all tasks of the preset and for half of them,
-  ``draw`` taken off. What does not depend on tasks, every rank does: vectors of conjugate gradient, optimisers, logs.
+- ``fixed``, ``per_task``: a line through what one rank needs for the tasks of the first table and for half of them (or
+  twice as many, where the distribution cannot halve them), ``draw`` taken off. What does not depend on tasks, every
+  rank does: vectors of conjugate gradient, optimisers, logs.
 - ``draw``: every rank draws all tasks.
 - The last term: a sum gathers the flat tensors of all ranks in a ring of ``R - 1`` rounds, each of which costs a
   latency and the tensor's bytes. Sums, messages and bytes are counted, and do not depend on ``R``.
@@ -58,10 +59,11 @@ class Cost:
     num_bytes: float
 
     @classmethod
-    def of(cls, tasks: int, whole: Mapping[str, Any], half: Mapping[str, Any], two_ranks: Mapping[str, Any]) -> Cost:
-        """From an iteration of ``tasks`` tasks on one rank, of half as many, and of all on two ranks."""
-        fewer = tasks // 2
-        slope = max(0.0, (whole["seconds"] - half["seconds"]) / (tasks - fewer))
+    def of(
+        cls, tasks: int, whole: Mapping[str, Any], two_ranks: Mapping[str, Any], others: int, other: Mapping[str, Any]
+    ) -> Cost:
+        """From an iteration of ``tasks`` tasks on one rank and on two, and of ``others`` tasks on one."""
+        slope = max(0.0, (whole["seconds"] - other["seconds"]) / (tasks - others))
         draw = whole["draw_seconds"] / tasks
         return cls(
             fixed=max(0.0, whole["seconds"] - slope * tasks),
