@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 SOURCES := metarl envs agents benchmarks tests
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test check slow types bench clean
+.PHONY: help install train test check slow types bench gpu clean
 
 help:
 	@echo "make train   install, then meta-train the main job: MAML-TRPO on a family of CartPoles"
@@ -16,6 +16,7 @@ help:
 	@echo "make slow    learning tests, which take minutes"
 	@echo "make types   mypy --strict on the installed layout"
 	@echo "make bench   speed benchmarks"
+	@echo "make gpu     on a machine with a GPU: its tests, speed tables, and three iterations of training"
 	@echo "make clean   remove the virtual environment and everything built"
 
 install: $(STAMP)
@@ -55,6 +56,9 @@ types: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m metarl.benchmarks.speed.arrays
 	OMP_NUM_THREADS=1 $(BIN)/python -m metarl.benchmarks.speed
+
+gpu: $(STAMP)
+	$(BIN)/python -m metarl.benchmarks.gpu
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

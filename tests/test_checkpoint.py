@@ -128,7 +128,7 @@ def test_tensors_that_share_memory_are_saved_apart(tmp_path: Path) -> None:
     assert state["wide"].tolist() == [0.0] * 3
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 def test_tensors_of_a_gpu_come_back_on_the_cpu(tmp_path: Path) -> None:
     save(tmp_path / "x.safetensors", {"x": torch.arange(3, device="cuda")})
     _assert_identical(load(tmp_path / "x.safetensors"), {"x": torch.arange(3)})

@@ -187,7 +187,7 @@ def test_the_watch_over_conjugate_gradient_sees_what_waits(read: Any) -> None:
         read(number)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.cuda
 def test_conjugate_gradient_never_waits_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same by PyTorch's own watch, which sees synchronisation inside kernels' wrappers as well."""
     original = maml.conjugate_gradient

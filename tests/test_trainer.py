@@ -456,7 +456,7 @@ def test_metrics_count_every_step_and_shot(run: RunFolder, bandit: TaskDistribut
     assert [row["iteration"] for row in rows if "test/return_1" in row] == [1, 3]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.cuda
 def test_cuda_and_cpu_learn_roughly_the_same(tmp_path: Path, bandit: TaskDistribution) -> None:
     returns = []
     for device in ("cpu", "cuda"):
