@@ -1,0 +1,55 @@
+"""RL² (Duan et al. 2016, arXiv 1611.02779), Table 1: Bernoulli bandits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from metarl.benchmarks.bandits.source import StrategySource
+from metarl.benchmarks.papers import rows_of
+from metarl.benchmarks.reproduce.agents import AgentSource
+from metarl.benchmarks.reproduce.table import PaperTable, TableCell
+
+_STRATEGIES = ("Random", "Gittins", "TS", "OTS", "UCB1", "eps-Greedy", "Greedy")
+_SIZES = tuple((num_pulls, num_arms) for num_pulls in (10, 100, 500) for num_arms in (5, 10, 50))
+_SNAIL_SIZES = _SIZES[:4]
+_SEEDS = (1, 2, 3)
+
+_TRAIN = {
+    10: {},
+    100: {"num_iterations": 300, "meta_batch_size": 1000},
+    500: {"num_iterations": 400, "meta_batch_size": 500},
+}
+"""By pulls in a trial. Batches of 10,000, 100,000 and 250,000 steps; the paper's are of 250,000 in all settings."""
+
+
+def _cells() -> Iterator[TableCell]:
+    paper, snail = rows_of("RL2", "Table 1"), rows_of("SNAIL", "Table 3")
+    for num_pulls, num_arms in _SIZES:
+        row, tasks = f"n={num_pulls},k={num_arms}", f"bandit-k{num_arms}-n{num_pulls}"
+        for name in _STRATEGIES:
+            yield TableCell(row, name, StrategySource(name, tasks), (1,), paper[row, name])
+        train = _TRAIN[num_pulls]
+        source = AgentSource("rl2", tasks, "rl2:bandit", train)
+        yield TableCell(row, "RL2", source, _SEEDS, paper[row, "RL2"], on_request=True)
+        if (num_pulls, num_arms) in _SNAIL_SIZES:
+            source = AgentSource("snail", tasks, "snail:bandit", train)
+            published = snail[f"N,K={num_pulls},{num_arms}", "SNAIL"]
+            yield TableCell(row, "SNAIL", source, _SEEDS, published, on_request=True)
+
+
+TABLE = PaperTable(
+    name="rl2-bandits",
+    title="RL², Table 1: Bernoulli bandits",
+    about=(
+        "k arms pay 1 with probabilities that are uniform in [0, 1], and may be pulled n times. The strategies start "
+        "from a Beta(1, 1) prior of each arm; their settings (c of UCB1, epsilon, the samples of OTS, approximation "
+        "and discount of the Gittins index) are chosen on training tasks, where the paper chose them on the 1,000 "
+        "that it reports. `RL2` and `SNAIL` are trained if `--cells` asks for them; SNAIL's numbers are those of its "
+        "own paper (arXiv 1707.03141, Table 3)."
+    ),
+    cells=tuple(_cells()),
+    metric="total reward of a trial",
+    version=1,
+    small=0.1,
+    published_tasks=1000,
+)
