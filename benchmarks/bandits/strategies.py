@@ -41,7 +41,7 @@ class Random:
     def __call__(self, successes: Array, failures: Array, pull: int, rng: np.random.Generator) -> Array:
         """See :class:`Strategy`."""
         num, num_arms = successes.shape
-        return rng.integers(num_arms, size=num)
+        return np.asarray(rng.integers(num_arms, size=num))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from metarl.benchmarks.report import notes, provenance
 from metarl.benchmarks.reproduce.scores import Scores, values_by_seed
 from metarl.benchmarks.reproduce.table import Budget, PaperTable
-from metarl.benchmarks.reproduce.verdicts import Result, results_of
+from metarl.benchmarks.reproduce.verdicts import Kind, Result, results_of
 from metarl.plotting import save_figure
 from metarl.runs.files import write_atomically
 from metarl.statistics import interval_texts, number_text
 
-_MARKS = {"within": "", "above": " ▲", "below": " ▼", "not comparable": " ~", "not run": ""}
+_MARKS: Mapping[Kind, str] = {"within": "", "above": " ▲", "below": " ▼", "not comparable": " ~", "not run": ""}
 
 _AGGREGATES = {
     "mean": "Mean over tasks and seeds with its 95 % interval, in which both are sources of error; with one seed the "

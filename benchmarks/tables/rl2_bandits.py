@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from metarl.benchmarks.bandits.source import StrategySource
 from metarl.benchmarks.papers import rows_of
@@ -14,7 +14,7 @@ _SIZES = tuple((num_pulls, num_arms) for num_pulls in (10, 100, 500) for num_arm
 _SNAIL_SIZES = _SIZES[:4]
 _SEEDS = (1, 2, 3)
 
-_TRAIN = {
+_TRAIN: Mapping[int, Mapping[str, int]] = {
     10: {},
     100: {"num_iterations": 300, "meta_batch_size": 1000},
     500: {"num_iterations": 400, "meta_batch_size": 500},
@@ -27,14 +27,16 @@ def _cells() -> Iterator[TableCell]:
     for num_pulls, num_arms in _SIZES:
         row, tasks = f"n={num_pulls},k={num_arms}", f"bandit-k{num_arms}-n{num_pulls}"
         for name in _STRATEGIES:
-            yield TableCell(row, name, StrategySource(name, tasks), (1,), paper[row, name])
+            num_tuning = 300 if (name, num_pulls) == ("OTS", 500) else 1000  # Twenty settings of up to 20 samples each.
+            source = StrategySource(name, tasks, num_tuning=num_tuning)
+            yield TableCell(row, name, source, (1,), paper[row, name])
         train = _TRAIN[num_pulls]
-        source = AgentSource("rl2", tasks, "rl2:bandit", train)
-        yield TableCell(row, "RL2", source, _SEEDS, paper[row, "RL2"], on_request=True)
+        agent = AgentSource("rl2", tasks, "rl2:bandit", train)
+        yield TableCell(row, "RL2", agent, _SEEDS, paper[row, "RL2"], on_request=True)
         if (num_pulls, num_arms) in _SNAIL_SIZES:
-            source = AgentSource("snail", tasks, "snail:bandit", train)
+            agent = AgentSource("snail", tasks, "snail:bandit", train)
             published = snail[f"N,K={num_pulls},{num_arms}", "SNAIL"]
-            yield TableCell(row, "SNAIL", source, _SEEDS, published, on_request=True)
+            yield TableCell(row, "SNAIL", agent, _SEEDS, published, on_request=True)
 
 
 TABLE = PaperTable(
