@@ -138,7 +138,9 @@ def test_scores_of_another_version_table_or_cell_are_refused(tmp_path: Path) -> 
 def test_edited_and_truncated_scores_are_refused(tmp_path: Path) -> None:
     _run(tmp_path, small_table())
     whole = _score(tmp_path).read_text()
-    _score(tmp_path).write_text(whole.replace('"seed": 1', '"seed": 2'))
+    edited = whole.replace('"seed":1', '"seed":2', 1)
+    assert edited != whole
+    _score(tmp_path).write_text(edited)
     with pytest.raises(CheckpointError, match=r"easy-two-seed1\.json was edited since it was written.*or remove it to"):
         _run(tmp_path, small_table())
     _score(tmp_path).write_text(whole[: len(whole) // 2])

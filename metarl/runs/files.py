@@ -115,14 +115,15 @@ def _sync(path: Path) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 2) -> None:
-    """Write ``content`` as JSON, in one step; without ``indent`` in one line.
+    """Write ``content`` as JSON, in one step; without ``indent`` in one line without spaces.
 
     Raises:
         CheckpointError: if the file cannot be written.
         ConfigError: if ``content`` holds something that JSON cannot.
     """
     try:
-        text = json.dumps(content, indent=indent, allow_nan=False)
+        separators = (",", ":") if indent is None else None
+        text = json.dumps(content, indent=indent, separators=separators, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{path.name} cannot hold this content: {error}.") from error
     try:
