@@ -73,7 +73,7 @@ class Published:
     def text(self) -> str:
         """The number as it was published, with its interval if it has one."""
         decimals = max(0, round(-math.log10(2 * self.rounding)))
-        half = "" if self.half_interval is None else f" ± {self.half_interval:g}"
+        half = "" if self.half_interval is None else f" ± {self.half_interval:.{decimals}f}"
         return f"{'≥ ' if self.at_least else ''}{self.value:.{decimals}f}{half}"
 
     @property

@@ -36,7 +36,7 @@ def test_a_table_is_found_by_setting_and_method() -> None:
     row = table["n=500,k=50", "Gittins"]
     assert (row.value, row.rounding, row.half_interval, row.text) == (463.7, 0.05, None, "463.7")
     assert row.reference == "RL2 (arXiv 1611.02779), Table 1"
-    assert rows_of("SNAIL", "Table 3")["N,K=100,5", "SNAIL"].text == "79.1 ± 1"
+    assert rows_of("SNAIL", "Table 3")["N,K=100,5", "SNAIL"].text == "79.1 ± 1.0"
 
 
 def test_numbers_keep_their_digits(tmp_path: Path) -> None:

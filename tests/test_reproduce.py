@@ -56,7 +56,7 @@ def _ran(folder: Path) -> list[str]:
 def test_a_table_is_run_once_and_written_as_markdown_csv_and_figure(tmp_path: Path, jobs: int) -> None:
     printed = _run(tmp_path, small_table(), engine=Engine(jobs=jobs))
     assert sorted(_ran(tmp_path)) == ["3 seed 1", "5 seed 1", "5 seed 2", "7 seed 1"]
-    assert "1 cells within, 1 above, 1 below, 1 not run" in printed
+    assert "cells: 1 within, 1 above, 1 below, 1 not run: " in printed
     folder = tmp_path / "results" / "small"
     page = (folder / "README.md").read_text()
     assert page.startswith("# A small table\n\n    metarl reproduce small\n")
@@ -85,7 +85,7 @@ def test_cells_are_asked_for_by_row_column_or_both(tmp_path: Path) -> None:
     assert [cell.key for cell in small_table().select(("hard", "easy/t*"))] == ["easy/two", "hard/one", "hard/two"]
     printed = _run(tmp_path, small_table(), "hard/two", "easy/one")
     assert sorted(_ran(tmp_path)) == ["5 seed 1", "5 seed 2", "9 seed 1"]
-    assert "2 cells within, 2 not run" in printed
+    assert "cells: 2 within, 2 not run" in printed
     page = (tmp_path / "results/small/README.md").read_text()
     assert "    metarl reproduce small\n    metarl reproduce small --cells hard/two\n" in page
     assert "1 of 4 scores" not in printed and "2 of 4 scores are there already" in _run(tmp_path, small_table())
@@ -245,7 +245,7 @@ def test_the_command_lists_and_runs_tables(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert metarl("reproduce rl2-bandits --budget small --cells n=10,k=5/Random n=10,k=5/Greedy") == 0
-    assert "2 cells within" in capsys.readouterr().out
+    assert "cells: 2 within, 74 not run" in capsys.readouterr().out
     assert metarl("reproduce --list --budget small") == 0
     listed = capsys.readouterr().out
     assert "rl2-bandits: RL², Table 1: Bernoulli bandits; 0.1 of the budget" in listed

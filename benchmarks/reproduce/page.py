@@ -59,7 +59,7 @@ def write_page(table: PaperTable, scores: Scores, budget: Budget, folder: Path) 
             "",
             *_matrix(table, results),
             "",
-            counted(results) + ".",
+            f"{counted(results).capitalize()}.",
             "",
             "![ours beside the published numbers](table.png)",
             "",
@@ -86,10 +86,9 @@ def _commands(table: PaperTable, scores: Scores, budget: Budget) -> list[str]:
 
 
 def counted(results: Sequence[Result]) -> str:
-    """How many cells have which verdict, e.g. ``61 cells within, 2 below, 27 not run``."""
+    """How many cells have which verdict, e.g. ``cells: 61 within, 2 below, 13 not run``."""
     counts = Counter(result.kind for result in results)
-    first, *rest = [f"{counts[kind]} {kind}" for kind in _MARKS if counts[kind]]
-    return ", ".join([first.replace(" ", " cells ", 1), *rest])
+    return "cells: " + ", ".join(f"{counts[kind]} {kind}" for kind in _MARKS if counts[kind])
 
 
 def _matrix(table: PaperTable, results: Sequence[Result]) -> list[str]:
