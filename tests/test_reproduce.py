@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.command_line import metarl, refused
-from helpers.tables import Known, Trained, published, small_table
+from helpers.tables import Known, Stopped, Trained, published, small_table
 from rich.console import Console
 
 from metarl.benchmarks import tables
@@ -31,7 +31,7 @@ RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 
 def _run(folder: Path, table: PaperTable, *cells: str, budget: Budget = "full", engine: Engine = LOCAL) -> str:
-    """Run a table in ``folder``; returns what is printed."""
+    """Run a table in ``folder`` to its end; returns what is printed."""
     (folder / "runs").mkdir(exist_ok=True)
     console = Console(record=True, width=200, quiet=False)
     done = reproduce(
@@ -114,6 +114,20 @@ def test_a_cell_that_fails_leaves_the_others_and_the_page(tmp_path: Path) -> Non
         _run(tmp_path, table)
     assert len(_ran(tmp_path)) == 4
     assert "1 below, 2 not run" in (tmp_path / "results/small/README.md").read_text()
+
+
+def test_an_interrupted_table_keeps_what_is_done_and_goes_on(tmp_path: Path) -> None:
+    stopped = TableCell("hard", "three", Stopped(), (1,), published(4.0))
+    table = small_table(cells=(*small_table().cells, stopped))
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "stop").touch()
+    with pytest.raises(AssertionError):
+        _run(tmp_path, table)
+    assert "Cells: 1 within, 1 above, 1 below, 2 not run." in (tmp_path / "results/small/README.md").read_text()
+    (tmp_path / "runs" / "stop").unlink()
+    printed = _run(tmp_path, table)
+    assert "4 of 5 scores are there already: skipped." in printed and "cells: 2 within" in printed
+    assert _ran(tmp_path)[-1] == "4 seed 1" and len(_ran(tmp_path)) == 5
 
 
 def _score(folder: Path) -> Path:

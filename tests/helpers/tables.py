@@ -56,6 +56,29 @@ class Trained(Known):
     trained: ClassVar[bool] = True
 
 
+@dataclass(frozen=True)
+class Stopped(Source):
+    """Interrupted as long as a file called ``stop`` is among the runs."""
+
+    trained: ClassVar[bool] = True
+
+    def steps(self, fraction: float) -> int:
+        """Fewer than of the others, so that it is the last."""
+        return 1
+
+    def run(self, seed: int, fraction: float, runs: Path, report: Report) -> dict[str, Any] | None:
+        """None, as training that Ctrl-C has ended."""
+        return None if (runs / "stop").exists() else Known(4.0).run(seed, fraction, runs, report)
+
+    def values(self, content: Mapping[str, Any]) -> Float:
+        """The numbers."""
+        return Known(4.0).values(content)
+
+    def remark(self, content: Mapping[str, Any]) -> str:
+        """Nothing."""
+        return ""
+
+
 def published(value: float, half_interval: float | None = None, at_least: bool = False) -> Published:
     """A number of a paper."""
     return Published(
