@@ -3,8 +3,10 @@
 The index is the reward per pull of a sure arm that is worth as much as this one, when pulls without end are discounted
 by ``discount`` and one may change to the sure arm, for good, at any time. A trial ends after ``n`` pulls instead; RL²
 (arXiv 1611.02779, section 3.1) takes the index all the same, by "the practical approximations described in Gittins et
-al. (2011), Chakravorty & Mahajan (2013), and Whittle (1982)", and of them the best for each setting. Which discounts
-it tried the paper does not say; a discount of ``1 - 1 / n`` looks ``n`` pulls ahead.
+al. (2011), Chakravorty & Mahajan (2013), and Whittle (1982)", and of them the best for each setting. On its authors'
+instances Whittle's closed form at discount 1 comes to the paper's digits in seven of nine settings; for n = 500 with 10
+and 50 arms the paper has more, by an approximation that it does not name. The index by calibration stands for that
+here, with discounts around ``1 - 1 / n``, which look ``n`` pulls ahead.
 """
 
 from __future__ import annotations
