@@ -18,7 +18,7 @@ from metarl.agents import AGENTS
 from metarl.benchmarks.engines import LOCAL, Engine, Job, Report, run_jobs
 from metarl.errors import ConfigError
 from metarl.evaluation.evaluator import evaluate
-from metarl.experiments import Experiment, resolve
+from metarl.experiments import Experiment, Setup, resolve
 from metarl.runs.files import read_json, safe_name, write_atomically
 from metarl.runs.folder import RunFolder
 from metarl.runs.logger import read_metrics
@@ -41,6 +41,7 @@ class Cell:
         train: fields of TrainConfig that differ from the preset's.
         settings: fields of the agent's config that differ from the preset's.
         variant: tells cells apart that differ in their settings alone.
+        preset: to take instead of that of agent and tasks.
     """
 
     agent: str
@@ -49,12 +50,18 @@ class Cell:
     train: Mapping[str, Any] = field(default_factory=dict, hash=False)
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     variant: str = ""
+    preset: str | None = None
 
     @property
     def name(self) -> str:
         """File name of the cell's score and of its run folder."""
         variant = f"-{self.variant}" if self.variant else ""
         return safe_name(f"{self.tasks}-{self.agent}{variant}-seed{self.seed}")
+
+    def setup(self) -> Setup:
+        """What is trained."""
+        train = {"seed": self.seed, **self.train}
+        return resolve(self.agent, self.tasks, preset=self.preset, train=train, settings=self.settings)
 
 
 def run_cells(
@@ -118,9 +125,23 @@ def _require_same_scoring(path: Path, num_tasks: int, rollouts_per_task: int | N
 def _run_cell(
     cell: Cell, path: Path, runs: Path, num_tasks: int, rollouts_per_task: int | None, report: Report
 ) -> bool:
+    content = train_and_score(cell, runs, num_tasks, rollouts_per_task, report)
+    if content is not None:
+        write_atomically(path, (json.dumps(content) + "\n").encode())
+    return content is not None
+
+
+def train_and_score(
+    cell: Cell, runs: Path, num_tasks: int, rollouts_per_task: int | None, report: Report
+) -> dict[str, Any] | None:
+    """Train a cell to its end, and score it on held-out tasks; see :func:`run_cells`.
+
+    Returns:
+        Its score; None if training was interrupted.
+    """
     experiment = open_experiment(cell, runs)
     if not experiment.train(lambda progress: report("training", progress.iteration, progress.num_iterations)):
-        return False
+        return None
     agent, iteration = experiment.load()
     report("held-out tasks", iteration, iteration)
     evaluation = evaluate(
@@ -130,13 +151,11 @@ def _run_cell(
         seed=BENCHMARK_SEED,
         rollouts_per_task=rollouts_per_task,
     )
-    content = describe(cell, experiment) | {
+    return describe(cell, experiment) | {
         "rollouts_per_task": rollouts_per_task,
         "returns": np.round(evaluation.returns, 4).tolist(),
         "success": evaluation.mean_success,
     }
-    write_atomically(path, (json.dumps(content) + "\n").encode())
-    return True
 
 
 def read_scores(results: Path, tasks: str) -> dict[Cell, dict[str, Any]]:
@@ -176,7 +195,7 @@ def open_experiment(cell: Cell, runs: Path) -> Experiment:
         experiment = Experiment.open(folder, agent=cell.agent, tasks=cell.tasks)
         _require_same_settings(cell, experiment)
         return experiment
-    setup = resolve(cell.agent, cell.tasks, train={"seed": cell.seed, **cell.train}, settings=cell.settings)
+    setup = cell.setup()
     setup.check()
     folder.mkdir(parents=True, exist_ok=True)
     return Experiment.create(setup, RunFolder(folder))

@@ -1,21 +1,23 @@
-"""Means of scores with their 95 % confidence intervals, over tasks or goals and over seeds, and how both are written.
+"""Aggregates of scores with their 95 % intervals, over tasks or goals and over seeds, and how both are written.
 
 Training seeds are scored on the same held-out tasks. A score of seed ``s`` on task ``t`` is then
 ``mean + a_s + b_t + e_st``, with seeds and tasks as crossed random effects: both are sources of error, and the error
 of a task is the same for all seeds. Resampling tasks for each seed apart, as a stratified bootstrap does, averages
-that error over the seeds, where it does not average out.
+that error over the seeds, where it does not average out: :func:`bootstrap_interval` is for tasks that are no sample,
+but the whole of a benchmark.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from metarl.errors import ConfigError
+from metarl.seeding import numpy_stream
 
 Float = NDArray[np.float64]
 
@@ -156,6 +158,73 @@ def mean_of_intervals(intervals: Sequence[Interval]) -> Interval:
         mean - float(np.sqrt(np.square(means - low).sum())) / count,
         mean + float(np.sqrt(np.square(high - means).sum())) / count,
     )
+
+
+def interquartile_mean(scores: Float) -> float:
+    """Mean of the middle half of all scores, over runs and tasks together.
+
+    Agarwal et al., 2021, "Deep reinforcement learning at the edge of the statistical precipice" (arXiv 2108.13264),
+    section 4.3: as robust as the median against a few runs that fail, with the error of a mean. Of ``n`` scores,
+    ``floor(n / 4)`` are left out on either side.
+
+    Args:
+        scores: of any shape, usually ``[run, task]``.
+
+    Raises:
+        ConfigError: if there are none.
+    """
+    if scores.size == 0:
+        raise ConfigError(f"expected at least one score, got the shape {scores.shape}.")
+    return float(stats.trim_mean(scores, 0.25, axis=None))
+
+
+def improvement_probability(scores: Float, others: Float) -> float:
+    """Chance that a run of one method beats a run of another on the same task, mean over tasks; ties count half.
+
+    ``mean_t P(X_t > Y_t) + P(X_t = Y_t) / 2``, Mann and Whitney's U over the number of pairs (Agarwal et al., 2021,
+    section 4.3).
+
+    Args:
+        scores: of the one, ``[run, task]``.
+        others: of the other, ``[run, task]``; runs may be more or fewer.
+
+    Raises:
+        ConfigError: for other shapes, or other tasks.
+    """
+    shapes = scores.shape, others.shape
+    if any(len(shape) != 2 or 0 in shape for shape in shapes) or shapes[0][1] != shapes[1][1]:
+        raise ConfigError(f"expected scores [run, task] of both methods on the same tasks, got the shapes {shapes}.")
+    differences = scores[:, None] - others[None]
+    return float(((differences > 0) + 0.5 * (differences == 0)).mean())
+
+
+def bootstrap_interval(
+    aggregate: Callable[..., float], *scores: Float, seed: int = 0, num_resamples: int = 2000
+) -> Interval:
+    """An aggregate with its 95 % interval by the stratified bootstrap: percentiles over resampled runs.
+
+    Every task is a stratum, whose runs are drawn with replacement, apart from those of other tasks (Agarwal et al.,
+    2021, section 4.2). It answers how much the aggregate would change with other runs on the same tasks, and is too
+    narrow where tasks are a sample on which all runs are scored: see :func:`crossed_interval`.
+
+    Args:
+        aggregate: e.g. :func:`interquartile_mean`, or :func:`improvement_probability` of two arrays.
+        scores: the arrays that it is of, each ``[run, task]`` and resampled by itself.
+        seed: seed for the resampling.
+        num_resamples: how often to resample.
+
+    Raises:
+        ConfigError: for scores of another shape.
+    """
+    if not scores or any(array.ndim != 2 or 0 in array.shape for array in scores):
+        raise ConfigError(f"expected scores [run, task], got the shapes {[array.shape for array in scores]}.")
+    rng = numpy_stream(seed, "bootstrap")
+    values = np.empty(num_resamples)
+    for resample in range(num_resamples):
+        drawn = [np.take_along_axis(array, rng.integers(len(array), size=array.shape), axis=0) for array in scores]
+        values[resample] = aggregate(*drawn)
+    low, high = np.quantile(values, [0.5 - _CONFIDENCE / 2, 0.5 + _CONFIDENCE / 2])
+    return aggregate(*scores), float(low), float(high)
 
 
 def number_text(value: float) -> str:

@@ -192,4 +192,4 @@ def test_the_wheel_holds_every_module(tmp_path: Path) -> None:
         name.replace(".", "/") + ("/__init__.py" if path.name == "__init__.py" else ".py")
         for name, path in _modules().items()
     }
-    assert packed == {*expected, "metarl/py.typed"}
+    assert packed == {*expected, "metarl/py.typed", "metarl/benchmarks/papers.csv"}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from metarl.errors import ConfigError, MetarlError, told
@@ -119,7 +119,13 @@ class Table:
         self.counts: Counter[str] = Counter()
         self.failed: dict[str, str] = {}
         self._console = console
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         self._bars = Bars(*columns, TextColumn("{task.fields[now]}"), console=console)
         self._overall = self._bars.add_task("cells", total=num_jobs, now="")
         self._rows: dict[str, TaskID] = {}

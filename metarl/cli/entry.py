@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, plot, render, list, check."""
+"""The command line: train, evaluate, plot, render, list, check, reproduce."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ _USAGE = """usage: metarl COMMAND ...
   render RUN             video of the agent before and after adaptation to one task
   list [WHAT]            agents and tasks; or presets, or those of one agent
   check MODULE:NAME      look for faults in a task distribution of your own
+  reproduce TABLE        run a paper's table, ours beside the published numbers (--list shows all)
   fewshot COMMAND        few-shot learning: train, evaluate, compare, predict, list
 
 metarl COMMAND --help tells more, metarl --version which one this is. AGENT and TASKS are names of `metarl list`, or
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "render": _render,
         "list": list_names,
         "check": _check,
+        "reproduce": _reproduce,
         "fewshot": fewshot,
     }
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -92,6 +94,13 @@ def _render(words: list[str], console: Console) -> int:
     from metarl.cli.render import render
 
     return render(words, console)
+
+
+def _reproduce(words: list[str], console: Console) -> int:
+    # Benchmarks are of use to no other command.
+    from metarl.cli.reproduce import reproduce
+
+    return reproduce(words, console)
 
 
 def _check(words: list[str], console: Console) -> int:

@@ -114,15 +114,16 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write ``content`` as JSON, in one step.
+def write_json(path: Path, content: Mapping[str, Any], indent: int | None = 2) -> None:
+    """Write ``content`` as JSON, in one step; without ``indent`` in one line without spaces.
 
     Raises:
         CheckpointError: if the file cannot be written.
         ConfigError: if ``content`` holds something that JSON cannot.
     """
     try:
-        text = json.dumps(content, indent=2, allow_nan=False)
+        separators = (",", ":") if indent is None else None
+        text = json.dumps(content, indent=indent, separators=separators, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{path.name} cannot hold this content: {error}.") from error
     try:

@@ -225,16 +225,9 @@ class RunFolder:
         """
         if not current().is_first:
             return
-        versions = {"python": platform.python_version()} | {
-            # What belongs to an extra may be missing; then nothing of this run needs it.
-            name: metadata.version(name)
-            for name in _PACKAGES
-            if importlib.util.find_spec(name) is not None
-        }
         command = [Path(sys.argv[0]).name, *sys.argv[1:]]
-        manifest = {"versions": versions, "git": git_state(), "seed": seed, "command": command}
         launch = {} if launcher() is None else {"launcher": launcher(), "ranks": current().world_size}
-        write_json(self.path / "manifest.json", {**manifest, "machine": machine(device), **launch})
+        write_json(self.path / "manifest.json", {**surroundings(device), "seed": seed, "command": command, **launch})
 
     def read_manifest(self) -> dict[str, Any]:
         """What :meth:`write_manifest` wrote.
@@ -282,6 +275,17 @@ def _describe_owner(owner: Path) -> str:
     except (PermissionError, OverflowError):
         pass  # Alive, and another user's; or no number of a process.
     return f"process {pid}"
+
+
+def surroundings(device: torch.device) -> dict[str, Any]:
+    """What results of this process depend on beside their settings: versions, commit, machine."""
+    versions = {"python": platform.python_version()} | {
+        # What belongs to an extra may be missing; then nothing of this run needs it.
+        name: metadata.version(name)
+        for name in _PACKAGES
+        if importlib.util.find_spec(name) is not None
+    }
+    return {"versions": versions, "git": git_state(), "machine": machine(device)}
 
 
 def git_state() -> dict[str, Any] | None:

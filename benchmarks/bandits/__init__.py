@@ -1,0 +1,1 @@
+"""Strategies for Bernoulli bandits that learn nothing beforehand, many instances at once."""

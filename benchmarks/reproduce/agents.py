@@ -1,0 +1,63 @@
+"""Cells of tables that train an agent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from metarl.benchmarks.cells import Cell, train_and_score
+from metarl.benchmarks.engines import Report
+from metarl.benchmarks.reproduce.table import Source
+from metarl.statistics import Float
+
+
+@dataclass(frozen=True)
+class AgentSource(Source):
+    """Train an agent, and take its return on held-out tasks after the last adaptation.
+
+    Attributes:
+        agent: name of the agent.
+        tasks: id of the distribution.
+        preset: to begin with, if not that of agent and tasks.
+        train: fields of TrainConfig that differ from the preset's.
+        settings: fields of the agent's config that do.
+        num_tasks: held-out tasks to score on.
+    """
+
+    agent: str
+    tasks: str
+    preset: str | None = None
+    train: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    num_tasks: int = 1000
+
+    trained: ClassVar[bool] = True
+
+    def steps(self, fraction: float) -> int:
+        """Environment steps of training."""
+        setup = self._cell(0, fraction).setup()
+        return setup.train_config.num_iterations * setup.steps_per_iteration
+
+    def run(self, seed: int, fraction: float, runs: Path, report: Report) -> dict[str, Any] | None:
+        """Train with a fraction of the meta-updates, and score."""
+        return train_and_score(self._cell(seed, fraction), runs, self.num_tasks, None, report)
+
+    def values(self, content: Mapping[str, Any]) -> Float:
+        """Returns ``[task]``."""
+        return np.asarray(content["returns"], np.float64)[:, -1]
+
+    def remark(self, content: Mapping[str, Any]) -> str:
+        """How long it was trained."""
+        return f"{content['env_steps'] / 1e6:.3g} M steps a seed"
+
+    def _cell(self, seed: int, fraction: float) -> Cell:
+        full = Cell(self.agent, self.tasks, seed, self.train, self.settings, preset=self.preset)
+        if fraction == 1.0:
+            return full
+        num_iterations = max(1, round(fraction * full.setup().train_config.num_iterations))
+        train = {**self.train, "num_iterations": num_iterations}
+        return Cell(self.agent, self.tasks, seed, train, self.settings, f"of{num_iterations}", self.preset)

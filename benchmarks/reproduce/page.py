@@ -1,0 +1,210 @@
+"""The page of a table: ours beside the published numbers in Markdown, CSV and a figure."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from metarl.benchmarks.report import notes, provenance
+from metarl.benchmarks.reproduce.scores import Scores, values_by_seed
+from metarl.benchmarks.reproduce.table import Budget, PaperTable
+from metarl.benchmarks.reproduce.verdicts import Kind, Result, results_of
+from metarl.plotting import save_figure
+from metarl.runs.files import write_atomically
+from metarl.statistics import interval_texts, number_text
+
+_MARKS: Mapping[Kind, str] = {"within": "", "above": " ▲", "below": " ▼", "not comparable": " ~", "not run": ""}
+
+_AGGREGATES = {
+    "mean": "Mean over tasks and seeds with its 95 % interval, in which both are sources of error; with one seed the "
+    "interval is over tasks alone.",
+    "iqm": "Interquartile mean over seeds and tasks with its 95 % interval by the stratified bootstrap.",
+}
+
+
+def write_page(table: PaperTable, scores: Scores, budget: Budget, folder: Path) -> str:
+    """Write ``README.md``, ``table.csv``, ``scores.csv`` and ``table.png`` into ``folder``.
+
+    Args:
+        table: the table.
+        scores: all that there are.
+        budget: that they were run with.
+        folder: the folder of the results.
+
+    Returns:
+        The page's text.
+    """
+    results = results_of(table, scores, budget)
+    _draw(table, results, folder / "table.png")
+    write_atomically(folder / "table.csv", _csv(_table_rows(results)))
+    write_atomically(folder / "scores.csv", _csv(_score_rows(table, scores)))
+    part = f", {table.small:.3g} of the budget" if budget == "small" else ""
+    text = "\n".join(
+        [
+            f"# {table.title}{part}",
+            "",
+            *(f"    {command}" for command in _commands(table, scores, budget)),
+            "",
+            table.about,
+            "",
+            f"{table.metric[0].upper()}{table.metric[1:]}. {_AGGREGATES[table.aggregate]} Published numbers stand in "
+            "brackets. ▲ above, ▼ below: by more than three standard errors of the difference and what the published "
+            "number is rounded by; ~ not comparable, see below; no mark: within.",
+            "",
+            *_matrix(table, results),
+            "",
+            f"{counted(results).capitalize()}.",
+            "",
+            "![ours beside the published numbers](table.png)",
+            "",
+            *_explained(table, results),
+            "## Every cell",
+            "",
+            *_listing(results),
+            "",
+            "The same as data: [table.csv](table.csv), and by seed [scores.csv](scores.csv).",
+            "",
+            *notes(folder),
+            *([provenance(scores.values()), ""] if scores else []),
+        ]
+    )
+    write_atomically(folder / "README.md", text.encode())
+    return text
+
+
+def _commands(table: PaperTable, scores: Scores, budget: Budget) -> list[str]:
+    """What runs the cells that have scores."""
+    words = f"metarl reproduce {table.name}" + (f" --budget {budget}" if budget != "full" else "")
+    asked = dict.fromkeys(cell.key for cell, _ in scores if cell.on_request)
+    return [words] + ([f"{words} --cells {' '.join(asked)}"] if asked else [])
+
+
+def counted(results: Sequence[Result]) -> str:
+    """How many cells have which verdict, e.g. ``cells: 61 within, 2 below, 13 not run``."""
+    counts = Counter(result.kind for result in results)
+    return "cells: " + ", ".join(f"{counts[kind]} {kind}" for kind in _MARKS if counts[kind])
+
+
+def _matrix(table: PaperTable, results: Sequence[Result]) -> list[str]:
+    """The table as the paper prints it: ours ± half of the interval, and the published number."""
+    by_place = {(result.cell.row, result.cell.column): result for result in results}
+    lines = [f"| | {' | '.join(table.columns)} |", f"|---|{'---:|' * len(table.columns)}"]
+    for row in table.rows:
+        cells = [_short(by_place[row, column]) if (row, column) in by_place else "" for column in table.columns]
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    return lines
+
+
+def _short(result: Result) -> str:
+    theirs = "" if result.cell.published is None else f" ({result.cell.published.text})"
+    if result.interval is None:
+        return f"–{theirs}"
+    _, low, high = result.interval
+    return f"{interval_texts(result.interval)[0]} ± {number_text((high - low) / 2)}{theirs}{_MARKS[result.kind]}"
+
+
+def _explained(table: PaperTable, results: Sequence[Result]) -> list[str]:
+    """Why cells that were run are not within, where the table knows."""
+    lines = []
+    for name, text in table.notes.items():
+        concerned = [
+            result.cell.key
+            for result in results
+            if name in (result.cell.key, result.cell.row, result.cell.column)
+            and result.kind in ("above", "below", "not comparable")
+        ]
+        if concerned:
+            lines.append(f"- {', '.join(concerned)}: {text}")
+    return ["## Cells that are off", "", *lines, ""] if lines else []
+
+
+def _listing(results: Iterable[Result]) -> list[str]:
+    names = ("cell", "ours", "95 % interval", "seeds", "tasks", "published", "source", "verdict", "how")
+    lines = [f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
+    for result in results:
+        published = result.cell.published
+        ours = ("", "", "", "")
+        if result.interval is not None:
+            mean, low, high = interval_texts(result.interval)
+            ours = mean, f"{low} to {high}", str(len(result.seeds)), f"{result.num_tasks:,}"
+        theirs = ("", "") if published is None else (published.text, published.reference)
+        lines.append(f"| {' | '.join([result.cell.key, *ours, *theirs, result.verdict, result.remark])} |")
+    return lines
+
+
+def _table_rows(results: Iterable[Result]) -> Iterable[dict[str, Any]]:
+    for result in results:
+        mean, low, high = (None, None, None) if result.interval is None else result.interval
+        published = result.cell.published
+        yield {
+            "row": result.cell.row,
+            "column": result.cell.column,
+            "ours": mean,
+            "low": low,
+            "high": high,
+            "seeds": len(result.seeds),
+            "tasks": result.num_tasks,
+            "published": None if published is None else published.value,
+            "published_half_interval": None if published is None else published.half_interval,
+            "reference": None if published is None else published.reference,
+            "source": None if published is None else published.source,
+            "confidence": None if published is None else published.confidence,
+            "verdict": result.kind,
+            "reason": result.reason,
+            "remark": result.remark,
+        }
+
+
+def _score_rows(table: PaperTable, scores: Scores) -> Iterable[dict[str, Any]]:
+    for cell in table.cells:
+        for seed, values in zip(*values_by_seed(scores, cell), strict=True):
+            yield {
+                "row": cell.row,
+                "column": cell.column,
+                "seed": seed,
+                "mean": values.mean(),
+                "standard_deviation": values.std(ddof=1) if len(values) > 1 else None,
+                "tasks": len(values),
+                "seconds": scores[cell, seed]["seconds"],
+            }
+
+
+def _csv(rows: Iterable[dict[str, Any]]) -> bytes:
+    listed = list(rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(listed[0]) if listed else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(listed)
+    return text.getvalue().encode()
+
+
+def _draw(table: PaperTable, results: Sequence[Result], path: Path) -> None:
+    """A panel for each row: ours with the interval, and the published number as a cross."""
+    across = min(3, len(table.rows))
+    down = -(-len(table.rows) // across)
+    size = (3.6 * across + 0.8, down * (0.9 + 0.22 * len(table.columns)) + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False, sharey=True).flat
+    for axes in panels[len(table.rows) :]:
+        axes.set_visible(False)
+    for row, axes in zip(table.rows, panels, strict=False):
+        for result in (result for result in results if result.cell.row == row):
+            height = table.columns.index(result.cell.column)
+            if result.interval is not None:
+                mean, low, high = result.interval
+                color = "tab:orange" if result.kind in ("above", "below") else "tab:blue"
+                axes.errorbar(mean, height, xerr=[[mean - low], [high - mean]], fmt="o", capsize=3, color=color)
+            if result.cell.published is not None:
+                axes.plot(result.cell.published.value, height, marker="x", color="0.2", markersize=8)
+        axes.set(title=row, yticks=range(len(table.columns)))
+        axes.set_yticklabels(table.columns)
+        axes.grid(alpha=0.3)
+    figure.axes[0].invert_yaxis()
+    figure.suptitle(f"{table.metric}; dots: ours (orange: off), crosses: published")
+    save_figure(figure, path, dpi=110)

@@ -1,0 +1,185 @@
+"""A paper's table: cells, each with where its scores come from and the number that was published."""
+
+from __future__ import annotations
+
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from metarl.benchmarks.engines import Report
+from metarl.benchmarks.papers import Published
+from metarl.errors import ConfigError, missing_extra, unknown_name
+from metarl.runs.files import safe_name
+from metarl.statistics import Float
+
+Budget = Literal["full", "small"]
+
+
+class Source(ABC):
+    """Where the scores of a cell come from: what is run for one seed. It can be pickled, and told by its ``repr``."""
+
+    trained: ClassVar[bool]
+    """Whether a smaller budget gives worse scores, not only less certain ones."""
+
+    @abstractmethod
+    def steps(self, fraction: float) -> int:
+        """Environment steps of one seed, with this fraction of the budget."""
+
+    @abstractmethod
+    def run(self, seed: int, fraction: float, runs: Path, report: Report) -> dict[str, Any] | None:
+        """Do it, going on where it was interrupted.
+
+        Args:
+            seed: the seed.
+            fraction: of the budget, above 0 and at most 1.
+            runs: folder for run folders.
+            report: told how far it is.
+
+        Returns:
+            JSON-able content of the score, with a ``manifest`` (see :func:`metarl.runs.folder.surroundings`); None if
+            it was interrupted.
+        """
+
+    @abstractmethod
+    def values(self, content: Mapping[str, Any]) -> Float:
+        """Scores of single tasks, ``[task]``, in what :meth:`run` returned; the same tasks for every seed."""
+
+    @abstractmethod
+    def remark(self, content: Mapping[str, Any]) -> str:
+        """What the page says of how it was done, e.g. the settings that were chosen; may be empty."""
+
+
+@dataclass(frozen=True)
+class TableCell:
+    """One number of a table.
+
+    Attributes:
+        row: label of its row, which is also part of file names.
+        column: label of its column.
+        source: where its scores come from.
+        seeds: what is run.
+        published: the paper's number; None if it has none.
+        not_comparable: why ours cannot be compared with it, e.g. another body; empty if it can.
+        on_request: left out unless it is asked for, since it takes long.
+    """
+
+    row: str
+    column: str
+    source: Source
+    seeds: tuple[int, ...]
+    published: Published | None = None
+    not_comparable: str = ""
+    on_request: bool = False
+
+    @property
+    def key(self) -> str:
+        """Its name: row/column."""
+        return f"{self.row}/{self.column}"
+
+    def score_name(self, seed: int) -> str:
+        """File name of the score of a seed."""
+        return f"{safe_name(self.key)}-seed{seed}.json"
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """A table of a paper, to be run again.
+
+    Attributes:
+        name: what users call it.
+        title: the paper and what the table is of.
+        about: what is measured and how, in Markdown.
+        cells: row by row.
+        metric: what the numbers are, with their unit.
+        version: rises when the cells come to mean something else, so that old scores are not taken for new ones.
+        small: the fraction of the budget that ``--budget small`` runs.
+        published_tasks: tasks that a published mean is over, which says how certain it is; None if nobody knows.
+        aggregate: how the paper sums scores up.
+        notes: explanations by name of a cell, column or row; shown under the table where a cell is not within.
+        requires: a package that the table needs and metarl's extra that brings it.
+    """
+
+    name: str
+    title: str
+    about: str
+    cells: tuple[TableCell, ...]
+    metric: str
+    version: int
+    small: float
+    published_tasks: int | None = None
+    aggregate: Literal["mean", "iqm"] = "mean"
+    notes: Mapping[str, str] = field(default_factory=dict)
+    requires: tuple[str, str] | None = None
+
+    @property
+    def rows(self) -> list[str]:
+        """Labels of the rows."""
+        return list(dict.fromkeys(cell.row for cell in self.cells))
+
+    @property
+    def columns(self) -> list[str]:
+        """Labels of the columns."""
+        return list(dict.fromkeys(cell.column for cell in self.cells))
+
+    def fraction(self, budget: Budget) -> float:
+        """Of the budget that is run."""
+        return 1.0 if budget == "full" else self.small
+
+    def folder(self, budget: Budget) -> str:
+        """Name of the folder of its results."""
+        return self.name if budget == "full" else f"{self.name}-{budget}"
+
+    def select(self, patterns: Sequence[str]) -> list[TableCell]:
+        """The cells that are asked for; without ``patterns`` all but those on request.
+
+        Args:
+            patterns: rows, columns or ``row/column``, in which ``*`` stands for anything.
+
+        Raises:
+            ConfigError: for a pattern that no cell has.
+        """
+        if not patterns:
+            return [cell for cell in self.cells if not cell.on_request]
+        chosen: set[str] = set()
+        for pattern in patterns:
+            found = [
+                cell.key
+                for cell in self.cells
+                if any(fnmatchcase(name, pattern) for name in (cell.key, cell.row, cell.column))
+            ]
+            if not found:
+                choices = (*self.columns, *self.rows, "ROW/COLUMN")
+                raise unknown_name(f"cell of {self.name}", pattern, choices)
+            chosen.update(found)
+        return [cell for cell in self.cells if cell.key in chosen]
+
+    def require(self) -> None:
+        """Refuse to run without the package that the table needs.
+
+        Raises:
+            ConfigError: naming the package and the extra.
+        """
+        if self.requires is not None and importlib.util.find_spec(self.requires[0]) is None:
+            raise missing_extra(*self.requires, f"the table {self.name}")
+
+    def check(self) -> None:
+        """Refuse a table that contradicts itself, before anything is run.
+
+        Raises:
+            ConfigError: for two cells of one name, files of one name, a cell without seeds, or notes on nothing.
+        """
+        files = [cell.score_name(seed) for cell in self.cells for seed in cell.seeds]
+        twice = sorted({name for name in files if files.count(name) > 1})
+        if twice:
+            raise ConfigError(f"the table {self.name} has several cells for one score: {', '.join(twice)}.")
+        empty = [cell.key for cell in self.cells if not cell.seeds]
+        if empty:
+            raise ConfigError(f"the table {self.name} has cells without seeds: {', '.join(empty)}.")
+        known = {name for cell in self.cells for name in (cell.key, cell.row, cell.column)}
+        for name in self.notes:
+            if name not in known:
+                raise unknown_name(f"cell of {self.name} with a note", name, (*self.columns, *self.rows))
