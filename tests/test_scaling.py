@@ -66,6 +66,10 @@ def test_a_page_is_written_from_measurements_that_are_made_once(
     scaling.main()
     assert len(made) == 10
     assert str(tmp_path) not in page
+    # What other code has measured says nothing of this one.
+    monkeypatch.setattr(scaling, "git_state", lambda: {"commit": "0123456789ab", "dirty": False})
+    scaling.main()
+    assert len(made) == 20 and "commit 0123456789" in (tmp_path / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

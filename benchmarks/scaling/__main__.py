@@ -79,11 +79,16 @@ _ONE, _TWO = "1 rank", "2 ranks"
 
 
 class _Measurements:
-    """What was measured, kept in a file, so that an interrupted command goes on."""
+    """What was measured, kept in a file, so that an interrupted command goes on; other code or machines begin anew."""
 
     def __init__(self, path: Path, iterations: int) -> None:
         self._path, self._iterations = path, iterations
-        self._known: dict[str, Any] = read_json(path) if path.exists() else {}
+        commit = (git_state() or {}).get("commit")
+        made_by = {"commit": commit, "torch": torch.__version__, **machine(torch.device("cpu"))}
+        self._known: dict[str, Any] = read_json(path) if path.exists() else {"made by": made_by}
+        if self._known.get("made by") != made_by:
+            console.print(f"{path} was measured by other code or elsewhere: measuring anew.", soft_wrap=True)
+            self._known = {"made by": made_by}
 
     def get(self, ranks: int, setting: Setting | None = None) -> dict[str, Any]:
         """Findings of ranks in one setting."""
