@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-SINUSOID: Mapping[str, Mapping[int, float]] = {
-    # MAML (arXiv 1703.03400), Table 2 of its first version: mean squared error after 1, 5 and 10 steps.
-    "maml": {1: 0.67, 5: 0.38, 10: 0.35},
-    "pretrained": {1: 2.41, 5: 2.23, 10: 2.19},
-    "metarl.benchmarks.fewshot.averaged:AveragedConfig": {1: 4.19, 5: 3.85, 10: 3.69},
-    "metarl.benchmarks.fewshot.averaged:AveragedL2Config": {1: 7.18, 5: 5.69, 10: 5.60},
-    "metarl.benchmarks.fewshot.averaged:AveragedToMeanConfig": {1: 2.91, 5: 2.72, 10: 2.71},
+from metarl.benchmarks.papers import rows_of
+
+_AVERAGED = "metarl.benchmarks.fewshot.averaged"
+
+_METHODS = {
+    "maml": "MAML",
+    "pretrained": "pretrain on all",
+    f"{_AVERAGED}:AveragedConfig": "multi-task no reg",
+    f"{_AVERAGED}:AveragedL2Config": "multi-task l2",
+    f"{_AVERAGED}:AveragedToMeanConfig": "multi-task reg to mean",
 }
-"""Mean squared errors on sinusoids, trained with 10 points, tested with 5, by gradient steps."""
+"""What MAML's paper calls learners, by our names."""
+
+_TABLE = rows_of("MAML", "Table 2")
+
+SINUSOID: Mapping[str, Mapping[int, float]] = {
+    learner: {steps: _TABLE[f"{steps} grad steps", method].value for steps in (1, 5, 10)}
+    for learner, method in _METHODS.items()
+}
+"""Mean squared errors on sinusoids, trained with 10 points, tested with 5, by gradient steps: Table 2 of the first
+version of MAML (arXiv 1703.03400)."""
 
 _SIZES = ("5way-1shot", "5way-5shot", "20way-1shot", "20way-5shot")
 
