@@ -34,6 +34,7 @@ class Cell:
         seed: of training.
         train: fields of TrainConfig that differ from the preset's.
         settings: fields of the learner's config that do.
+        variant: tells cells apart that differ in their settings alone.
     """
 
     learner: str
@@ -44,6 +45,7 @@ class Cell:
     seed: int
     train: Mapping[str, Any] = field(default_factory=dict, hash=False)
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    variant: str = ""
 
     @property
     def size(self) -> str:
@@ -53,7 +55,12 @@ class Cell:
     @property
     def name(self) -> str:
         """File name of its score."""
-        return safe_name(f"{self.tasks}-{self.size}-{self.learner}-seed{self.seed}")
+        return safe_name(f"{self.tasks}-{self.size}-{self._who}")
+
+    @property
+    def _who(self) -> str:
+        variant = f"-{self.variant}" if self.variant else ""
+        return f"{self.learner}{variant}-seed{self.seed}"
 
 
 def run_cells(
@@ -88,7 +95,7 @@ def run_cells(
     by_run: dict[str, list[Cell]] = {}
     for cell, path in paths.items():
         if not path.exists():
-            by_run.setdefault(_run_of(cell, data)[1], []).append(cell)
+            by_run.setdefault(run_of(cell, data)[1], []).append(cell)
     jobs = [Job(name, _run_cells, (tuple(same), data, results, runs, test_tasks)) for name, same in by_run.items()]
     run_jobs(jobs, engine, (results, runs), console)
     return {cell: read_json(path) for cell, path in paths.items() if path.exists()}
@@ -103,7 +110,7 @@ def read_scores(results: Path) -> dict[Cell, dict[str, Any]]:
 _NAMES = ("learner", "tasks", "ways", "shots", "test_shots", "seed")
 
 
-def _run_of(cell: Cell, data: str | None) -> tuple[Setup, str]:
+def run_of(cell: Cell, data: str | None) -> tuple[Setup, str]:
     """What is trained for a cell, and the name of its run."""
     given = Given(cell.learner, cell.tasks, data, cell.ways, cell.shots)
     setup = resolve(given, train={"seed": cell.seed, **cell.train}, settings=cell.settings)
@@ -111,17 +118,32 @@ def _run_of(cell: Cell, data: str | None) -> tuple[Setup, str]:
         return setup, cell.name
     # Its training does not depend on the ways of the test: one run is scored in several cells.
     setup = dataclasses.replace(setup, episode=dataclasses.replace(setup.episode, ways=5))
-    return setup, safe_name(f"{cell.tasks}-{cell.shots}shot-{cell.learner}-seed{cell.seed}")
+    return setup, safe_name(f"{cell.tasks}-{cell.shots}shot-{cell._who}")
 
 
 def _run_cells(
     cells: Sequence[Cell], data: str | None, results: Path, runs: Path, test_tasks: int, report: Report
 ) -> bool:
-    """Train the one run of some cells, and score each of them."""
-    setup, name = _run_of(cells[0], data)
+    contents = train_and_score(cells, data, runs, test_tasks, report)
+    for cell, content in zip(cells, contents or [], strict=False):
+        write_atomically(results / f"{cell.name}.json", (json.dumps(content) + "\n").encode())
+    return contents is not None
+
+
+def train_and_score(
+    cells: Sequence[Cell], data: str | None, runs: Path, test_tasks: int, report: Report
+) -> list[dict[str, Any]] | None:
+    """Train the one run of some cells to its end, and score it for each of them; see :func:`run_cells`.
+
+    Returns:
+        Their scores; None if training was interrupted.
+    """
+    setup, name = run_of(cells[0], data)
     this = Experiment.begin(setup, runs, name)
     if not this.train(lambda progress: report("training", progress.iteration, progress.num_iterations)):
-        return False
+        return None
+    metrics = read_metrics(this.run.metrics)
+    contents = []
     for cell in cells:
         episode = dataclasses.replace(setup.episode, ways=cell.ways, shots=cell.test_shots)
         learner, iteration = this.load(spec=setup.tasks.spec(episode))
@@ -133,21 +155,21 @@ def _run_cells(
             seed=BENCHMARK_SEED,
             listener=lambda done: report("test tasks", done, test_tasks),
         )
-        metrics = read_metrics(this.run.metrics)
-        content = {
-            **{name: getattr(cell, name) for name in _NAMES},
-            "iterations": iteration,
-            "seconds": sum(line["seconds/sample"] + line["seconds/meta_update"] for line in metrics),
-            "steps": found.steps,
-            "kind": found.kind,
-            "scores": np.round(found.scores, 5).tolist(),
-            "curve": _curve(metrics),
-            "config": {name: value for name, value in this.run.read_config().items() if name != "data"},
-            # Without the command line, which names folders of the machine.
-            "manifest": {name: value for name, value in this.run.read_manifest().items() if name != "command"},
-        }
-        write_atomically(results / f"{cell.name}.json", (json.dumps(content) + "\n").encode())
-    return True
+        contents.append(
+            {
+                **{name: getattr(cell, name) for name in _NAMES},
+                "iterations": iteration,
+                "seconds": sum(line["seconds/sample"] + line["seconds/meta_update"] for line in metrics),
+                "steps": found.steps,
+                "kind": found.kind,
+                "scores": np.round(found.scores, 5).tolist(),
+                "curve": _curve(metrics),
+                "config": {name: value for name, value in this.run.read_config().items() if name != "data"},
+                # Without the command line, which names folders of the machine.
+                "manifest": {name: value for name, value in this.run.read_manifest().items() if name != "command"},
+            }
+        )
+    return contents
 
 
 def _curve(metrics: Sequence[Mapping[str, Any]], points: int = 100) -> dict[str, list[float]]:

@@ -40,7 +40,7 @@ class Known(Source):
         values = self.mean + rng.normal(0.0, 1.0, self.steps(fraction))
         return {"values": values.tolist(), "manifest": surroundings(torch.device("cpu"))}
 
-    def values(self, content: Mapping[str, Any]) -> Float:
+    def values(self, content: Mapping[str, Any], measure: str) -> Float:
         """The numbers."""
         return np.asarray(content["values"], np.float64)
 
@@ -70,9 +70,9 @@ class Stopped(Source):
         """None, as training that Ctrl-C has ended."""
         return None if (runs / "stop").exists() else Known(4.0).run(seed, fraction, runs, report)
 
-    def values(self, content: Mapping[str, Any]) -> Float:
+    def values(self, content: Mapping[str, Any], measure: str) -> Float:
         """The numbers."""
-        return Known(4.0).values(content)
+        return Known(4.0).values(content, measure)
 
     def remark(self, content: Mapping[str, Any]) -> str:
         """Nothing."""
