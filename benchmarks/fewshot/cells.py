@@ -95,7 +95,7 @@ def run_cells(
     by_run: dict[str, list[Cell]] = {}
     for cell, path in paths.items():
         if not path.exists():
-            by_run.setdefault(run_of(cell, data)[1], []).append(cell)
+            by_run.setdefault(_run_of(cell, data)[1], []).append(cell)
     jobs = [Job(name, _run_cells, (tuple(same), data, results, runs, test_tasks)) for name, same in by_run.items()]
     run_jobs(jobs, engine, (results, runs), console)
     return {cell: read_json(path) for cell, path in paths.items() if path.exists()}
@@ -110,7 +110,7 @@ def read_scores(results: Path) -> dict[Cell, dict[str, Any]]:
 _NAMES = ("learner", "tasks", "ways", "shots", "test_shots", "seed")
 
 
-def run_of(cell: Cell, data: str | None) -> tuple[Setup, str]:
+def _run_of(cell: Cell, data: str | None) -> tuple[Setup, str]:
     """What is trained for a cell, and the name of its run."""
     given = Given(cell.learner, cell.tasks, data, cell.ways, cell.shots)
     setup = resolve(given, train={"seed": cell.seed, **cell.train}, settings=cell.settings)
@@ -138,7 +138,7 @@ def train_and_score(
     Returns:
         Their scores; None if training was interrupted.
     """
-    setup, name = run_of(cells[0], data)
+    setup, name = _run_of(cells[0], data)
     this = Experiment.begin(setup, runs, name)
     if not this.train(lambda progress: report("training", progress.iteration, progress.num_iterations)):
         return None

@@ -17,7 +17,9 @@ from metarl.statistics import Float
 
 @dataclass(frozen=True)
 class AgentSource(Source):
-    """Train an agent, and take its return on held-out tasks after the last adaptation.
+    """Train an agent, and take its returns on held-out tasks.
+
+    A cell's measure is the number of adaptations after which they are taken; default: all.
 
     Attributes:
         agent: name of the agent.
@@ -47,8 +49,8 @@ class AgentSource(Source):
         return train_and_score(self._cell(seed, fraction), runs, self.num_tasks, None, report)
 
     def values(self, content: Mapping[str, Any], measure: str) -> Float:
-        """Returns ``[task]``."""
-        return np.asarray(content["returns"], np.float64)[:, -1]
+        """Returns ``[task]`` after as many adaptations as ``measure`` says, or after all of them."""
+        return np.asarray(content["returns"], np.float64)[:, int(measure or -1)]
 
     def remark(self, content: Mapping[str, Any]) -> str:
         """How long it was trained."""

@@ -24,8 +24,8 @@ _MARKS: Mapping[Kind, str] = {"within": "", "above": " ▲", "below": " ▼", "n
 _AGGREGATES = {
     "mean": "Mean over tasks and seeds with its 95 % interval, in which both are sources of error; with one seed the "
     "interval is over tasks alone.",
-    "percent": "Mean over tasks and seeds with its 95 % interval, in which both are sources of error, and which is never "
-    "narrower than Wilson's over tasks alone.",
+    "percent": "Mean over tasks and seeds with its 95 % interval, in which both are sources of error, and which is "
+    "never narrower than Wilson's over tasks alone.",
     "iqm": "Interquartile mean over seeds and tasks with its 95 % interval by the stratified bootstrap.",
 }
 
@@ -83,6 +83,7 @@ def write_page(table: PaperTable, scores: Scores, budget: Budget, folder: Path) 
 def _commands(table: PaperTable, scores: Scores, budget: Budget) -> list[str]:
     """What runs the cells that have scores."""
     words = f"metarl reproduce {table.name}" + (f" --budget {budget}" if budget != "full" else "")
+    words += " --data FOLDER" if table.data else ""
     asked = dict.fromkeys(cell.key for cell, _ in scores if cell.on_request)
     return [words] + ([f"{words} --cells {' '.join(asked)}"] if asked else [])
 

@@ -60,7 +60,9 @@ def reproduce(
     fraction = table.fraction(budget)
     # Of equally long ones the last: rows grow. What takes longest begins first, so that nobody waits for it alone.
     missing = sorted(missing, key=lambda place: place[0].source.steps(fraction))[::-1]
-    jobs = [Job(f"{cell.run_key} seed {seed}", _run, (table, cell, seed, budget, folder, runs)) for cell, seed in missing]
+    jobs = [
+        Job(f"{cell.run_key} seed {seed}", _run, (table, cell, seed, budget, folder, runs)) for cell, seed in missing
+    ]
     try:
         return run_jobs(jobs, engine, (folder, runs), console)
     finally:

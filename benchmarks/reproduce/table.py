@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -59,6 +60,14 @@ class Source(ABC):
     @abstractmethod
     def remark(self, content: Mapping[str, Any]) -> str:
         """What the page says of how it was done, e.g. the settings that were chosen; may be empty."""
+
+
+class FolderSource(Source):
+    """One whose tasks are read from a folder of the user's, which a table cannot know."""
+
+    @abstractmethod
+    def reading(self, folder: str) -> FolderSource:
+        """The same, reading ``folder``."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +132,8 @@ class PaperTable:
         aggregate: how the paper sums scores up; ``percent`` is a mean of percentages.
         notes: explanations by name of a cell, column or row; shown under the table where a cell is not within.
         requires: a package that the table needs and metarl's extra that brings it.
+        data: where to get the data that it reads and how to lay it out; empty if it reads none.
+        folder_of_data: where that lies, see :meth:`reading`.
     """
 
     name: str
@@ -138,6 +149,8 @@ class PaperTable:
     aggregate: Aggregate = "mean"
     notes: Mapping[str, str] = field(default_factory=dict)
     requires: tuple[str, str] | None = None
+    data: str = ""
+    folder_of_data: str | None = None
 
     @property
     def rows(self) -> list[str]:
@@ -181,6 +194,24 @@ class PaperTable:
             chosen.update(found)
         return [cell for cell in self.cells if cell.key in chosen]
 
+    def reading(self, folder: str) -> PaperTable:
+        """The same table, whose data lies in ``folder``.
+
+        Raises:
+            ConfigError: if it reads no data, or there is no such folder.
+        """
+        if not self.data:
+            raise ConfigError(f"the table {self.name} reads no data, got the folder {folder} (--data).")
+        if not Path(folder).is_dir():
+            raise ConfigError(f"there is no folder {folder} to read the data of {self.name} from. {self.data}")
+        cells = (
+            dataclasses.replace(cell, source=cell.source.reading(folder))
+            if isinstance(cell.source, FolderSource)
+            else cell
+            for cell in self.cells
+        )
+        return dataclasses.replace(self, cells=tuple(cells), folder_of_data=folder)
+
     def runs(self, cells: Sequence[TableCell], budget: Budget) -> list[tuple[TableCell, int]]:
         """What is run for some cells, once each: the seed, and the first cell that it scores."""
         num_seeds = self.small_seeds if budget == "small" else None
@@ -191,11 +222,13 @@ class PaperTable:
         return list(found.values())
 
     def require(self) -> None:
-        """Refuse to run without the package that the table needs.
+        """Refuse to run without the package or the data that the table needs.
 
         Raises:
-            ConfigError: naming the package and the extra.
+            ConfigError: naming the package and the extra, or saying where to get the data.
         """
+        if self.data and self.folder_of_data is None:
+            raise ConfigError(f"the table {self.name} reads a folder of data, which --data FOLDER names. {self.data}")
         if self.requires is not None and importlib.util.find_spec(self.requires[0]) is None:
             raise missing_extra(*self.requires, f"the table {self.name}")
 

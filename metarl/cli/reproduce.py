@@ -32,6 +32,8 @@ class ReproduceOptions:
     """Rows, columns or ROW/COLUMN, * for anything; default: all but those that are trained on request alone."""
     budget: Budget = "full"
     """All of it, or a fraction of it that takes minutes, with a page of its own."""
+    data: str | None = None
+    """Folder of the data, for tables that read some, e.g. the images of Omniglot."""
     results: Path = Path("benchmarks/results")
     """Scores, table and figure go to a folder in here."""
     runs: Path = Path("runs/reproduce")
@@ -48,8 +50,11 @@ def reproduce(words: Sequence[str], console: Console) -> int:
         return 0
     if options.table is None:
         raise ConfigError(f"reproduce needs the name of a table: {', '.join(table_names())}; or --list.")
+    table = load_table(options.table)
+    if options.data is not None:
+        table = table.reading(str(Path(options.data).expanduser().absolute()))
     done = run_table(
-        load_table(options.table),
+        table,
         console,
         budget=options.budget,
         cells=options.cells,
