@@ -72,7 +72,7 @@ class StrategySource(Source):
             "manifest": surroundings(torch.device("cpu")),
         }
 
-    def values(self, content: Mapping[str, Any]) -> Float:
+    def values(self, content: Mapping[str, Any], measure: str) -> Float:
         """Total rewards ``[task]``."""
         return np.asarray(content["totals"], np.float64)
 

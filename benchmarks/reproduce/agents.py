@@ -46,7 +46,7 @@ class AgentSource(Source):
         """Train with a fraction of the meta-updates, and score."""
         return train_and_score(self._cell(seed, fraction), runs, self.num_tasks, None, report)
 
-    def values(self, content: Mapping[str, Any]) -> Float:
+    def values(self, content: Mapping[str, Any], measure: str) -> Float:
         """Returns ``[task]``."""
         return np.asarray(content["returns"], np.float64)[:, -1]
 

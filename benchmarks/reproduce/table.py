@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -17,6 +18,8 @@ from metarl.runs.files import safe_name
 from metarl.statistics import Float
 
 Budget = Literal["full", "small"]
+
+Aggregate = Literal["mean", "percent", "iqm"]
 
 
 class Source(ABC):
@@ -45,8 +48,13 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def values(self, content: Mapping[str, Any]) -> Float:
-        """Scores of single tasks, ``[task]``, in what :meth:`run` returned; the same tasks for every seed."""
+    def values(self, content: Mapping[str, Any], measure: str) -> Float:
+        """Scores of single tasks, ``[task]``, in what :meth:`run` returned; the same tasks for every seed.
+
+        Args:
+            content: the score.
+            measure: of the cell, see :class:`TableCell`; empty for a source of one measure.
+        """
 
     @abstractmethod
     def remark(self, content: Mapping[str, Any]) -> str:
@@ -65,6 +73,7 @@ class TableCell:
         published: the paper's number; None if it has none.
         not_comparable: why ours cannot be compared with it, e.g. another body; empty if it can.
         on_request: left out unless it is asked for, since it takes long.
+        measure: which of several things that its run scores; cells of one row that have a measure share a run.
     """
 
     row: str
@@ -74,15 +83,25 @@ class TableCell:
     published: Published | None = None
     not_comparable: str = ""
     on_request: bool = False
+    measure: str = ""
 
     @property
     def key(self) -> str:
         """Its name: row/column."""
         return f"{self.row}/{self.column}"
 
+    @property
+    def run_key(self) -> str:
+        """Name of what is run for it: its own, or that of the row if cells of the row share a run."""
+        return self.row if self.measure else self.key
+
     def score_name(self, seed: int) -> str:
         """File name of the score of a seed."""
-        return f"{safe_name(self.key)}-seed{seed}.json"
+        return f"{safe_name(self.run_key)}-seed{seed}.json"
+
+    def values(self, content: Mapping[str, Any]) -> Float:
+        """Scores of single tasks, ``[task]``, in the content of a score."""
+        return self.source.values(content, self.measure)
 
 
 @dataclass(frozen=True)
@@ -97,8 +116,11 @@ class PaperTable:
         metric: what the numbers are, with their unit.
         version: rises when the cells come to mean something else, so that old scores are not taken for new ones.
         small: the fraction of the budget that ``--budget small`` runs.
+        small_seeds: the most seeds that it runs of a cell; None for all.
         published_tasks: tasks that a published mean is over, which says how certain it is; None if nobody knows.
-        aggregate: how the paper sums scores up.
+        published_runs: training runs whose standard deviation the ± of a published mean over them is; None where that
+            is half of a 95 % interval.
+        aggregate: how the paper sums scores up; ``percent`` is a mean of percentages.
         notes: explanations by name of a cell, column or row; shown under the table where a cell is not within.
         requires: a package that the table needs and metarl's extra that brings it.
     """
@@ -110,8 +132,10 @@ class PaperTable:
     metric: str
     version: int
     small: float
+    small_seeds: int | None = None
     published_tasks: int | None = None
-    aggregate: Literal["mean", "iqm"] = "mean"
+    published_runs: int | None = None
+    aggregate: Aggregate = "mean"
     notes: Mapping[str, str] = field(default_factory=dict)
     requires: tuple[str, str] | None = None
 
@@ -157,6 +181,15 @@ class PaperTable:
             chosen.update(found)
         return [cell for cell in self.cells if cell.key in chosen]
 
+    def runs(self, cells: Sequence[TableCell], budget: Budget) -> list[tuple[TableCell, int]]:
+        """What is run for some cells, once each: the seed, and the first cell that it scores."""
+        num_seeds = self.small_seeds if budget == "small" else None
+        found: dict[str, tuple[TableCell, int]] = {}
+        for cell in cells:
+            for seed in cell.seeds[:num_seeds]:
+                found.setdefault(cell.score_name(seed), (cell, seed))
+        return list(found.values())
+
     def require(self) -> None:
         """Refuse to run without the package that the table needs.
 
@@ -170,12 +203,21 @@ class PaperTable:
         """Refuse a table that contradicts itself, before anything is run.
 
         Raises:
-            ConfigError: for two cells of one name, files of one name, a cell without seeds, or notes on nothing.
+            ConfigError: for two cells of one name, files of one name, a cell without seeds, cells that share a run and
+                differ in what they run, or notes on nothing.
         """
-        files = [cell.score_name(seed) for cell in self.cells for seed in cell.seeds]
-        twice = sorted({name for name in files if files.count(name) > 1})
+        files = Counter((cell.score_name(seed), cell.measure) for cell in self.cells for seed in cell.seeds)
+        twice = sorted({name for (name, _), number in files.items() if number > 1})
         if twice:
             raise ConfigError(f"the table {self.name} has several cells for one score: {', '.join(twice)}.")
+        runs: dict[str, TableCell] = {}
+        for cell in self.cells:
+            first = runs.setdefault(cell.run_key, cell)
+            if (cell.source, cell.seeds, cell.on_request) != (first.source, first.seeds, first.on_request):
+                raise ConfigError(
+                    f"{cell.key} and {first.key} of the table {self.name} share the run {cell.run_key}, and differ in "
+                    "what they run for it."
+                )
         empty = [cell.key for cell in self.cells if not cell.seeds]
         if empty:
             raise ConfigError(f"the table {self.name} has cells without seeds: {', '.join(empty)}.")

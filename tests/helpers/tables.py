@@ -40,7 +40,7 @@ class Known(Source):
         values = self.mean + rng.normal(0.0, 1.0, self.steps(fraction))
         return {"values": values.tolist(), "manifest": surroundings(torch.device("cpu"))}
 
-    def values(self, content: Mapping[str, Any]) -> Float:
+    def values(self, content: Mapping[str, Any], measure: str) -> Float:
         """The numbers."""
         return np.asarray(content["values"], np.float64)
 
@@ -57,6 +57,15 @@ class Trained(Known):
 
 
 @dataclass(frozen=True)
+class Twice(Known):
+    """A run that two cells read: the numbers, and twice the numbers."""
+
+    def values(self, content: Mapping[str, Any], measure: str) -> Float:
+        """The numbers, ``once`` or ``twice``."""
+        return np.asarray(content["values"], np.float64) * {"once": 1.0, "twice": 2.0}[measure]
+
+
+@dataclass(frozen=True)
 class Stopped(Source):
     """Interrupted as long as a file called ``stop`` is among the runs."""
 
@@ -70,9 +79,9 @@ class Stopped(Source):
         """None, as training that Ctrl-C has ended."""
         return None if (runs / "stop").exists() else Known(4.0).run(seed, fraction, runs, report)
 
-    def values(self, content: Mapping[str, Any]) -> Float:
+    def values(self, content: Mapping[str, Any], measure: str) -> Float:
         """The numbers."""
-        return Known(4.0).values(content)
+        return Known(4.0).values(content, measure)
 
     def remark(self, content: Mapping[str, Any]) -> str:
         """Nothing."""
