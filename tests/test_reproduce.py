@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.command_line import metarl, refused
-from helpers.tables import Known, Stopped, Trained, published, small_table
+from helpers.tables import Known, Stopped, Trained, Twice, published, small_table
 from rich.console import Console
 
 from metarl.benchmarks import tables
@@ -22,7 +22,7 @@ from metarl.benchmarks.reproduce.page import write_page
 from metarl.benchmarks.reproduce.run import reproduce
 from metarl.benchmarks.reproduce.scores import read_scores
 from metarl.benchmarks.reproduce.table import Budget, PaperTable, TableCell
-from metarl.benchmarks.reproduce.verdicts import compare, results_of
+from metarl.benchmarks.reproduce.verdicts import aggregated, compare, results_of
 from metarl.benchmarks.tables import load_table
 from metarl.errors import CheckpointError, ConfigError, WorkerError
 from metarl.statistics import crossed_interval
@@ -221,6 +221,49 @@ def test_the_verdict_is_by_three_standard_errors(
     assert compare(small_table(), cell, values, crossed_interval([values])) == verdict
 
 
+def test_a_published_standard_deviation_over_runs_is_taken_as_such() -> None:
+    """A deviation of 1 over 4 runs is an error of 0.5, and 1.96 x 0.51 in an interval; ours has an error of 0.1."""
+    unit = np.random.default_rng(0).normal(size=(1, 100))
+    cell = TableCell("a", "b", Known(5.0), (1,), published(5.0, 1.0))
+    for ours, verdict in ((6.5, "within"), (6.65, "above"), (3.35, "below")):
+        values = ours + (unit - unit.mean()) / unit.std(ddof=1)
+        assert compare(small_table(published_runs=4), cell, values, crossed_interval([values])) == verdict
+
+
+def test_a_percentage_is_never_sure() -> None:
+    """All of 5 x 1,000 episodes succeeded: a mean of 100, and the interval of Wilson for 1,000 tasks."""
+    mean, low, high = aggregated(np.full((5, 1000), 100.0), "percent")
+    assert (mean, high) == (100.0, 100.0) and low == pytest.approx(100 / (1 + 1.959964**2 / 1000), abs=1e-4)
+    assert aggregated(np.full((5, 1000), 100.0), "mean") == (100.0, 100.0, 100.0)
+
+
+def test_cells_with_a_measure_share_the_run_of_their_row(tmp_path: Path) -> None:
+    def cell(row: str, measure: str, source: Twice, seeds: tuple[int, ...] = (1, 2)) -> TableCell:
+        return TableCell(row, f"the {measure}", source, seeds, published(5.0), measure=measure)
+
+    cells = tuple(cell(row, name, Twice(mean)) for row, mean in (("a", 5.0), ("b", 3.0)) for name in ("once", "twice"))
+    table = small_table(cells=cells, notes={})
+    printed = _run(tmp_path, table, "the twice")
+    assert sorted(_ran(tmp_path)) == ["3 seed 1", "3 seed 2", "5 seed 1", "5 seed 2"]
+    assert "cells: 1 within, 2 above, 1 below" in printed
+    scores = read_scores(tmp_path / "results/small", table, "full")
+    once, twice, *_ = results_of(table, scores, "full")
+    assert once.interval is not None and twice.interval is not None
+    assert twice.interval[0] == pytest.approx(2 * once.interval[0])
+    assert "4 of 4 scores are there already: skipped." in _run(tmp_path, table)
+    same = dataclasses.replace(cells[0], column="again")
+    with pytest.raises(ConfigError, match=r"several cells for one score: a-seed1\.json, a-seed2\.json"):
+        small_table(cells=(*cells, same), notes={}).check()
+    for other in (cell("a", "thrice", Twice(4.0)), cell("a", "thrice", Twice(5.0), (1,))):
+        with pytest.raises(ConfigError, match="a/the thrice and a/the once of the table small share the run a, and di"):
+            small_table(cells=(*cells, other), notes={}).check()
+
+
+def test_a_small_budget_may_have_fewer_seeds(tmp_path: Path) -> None:
+    _run(tmp_path, small_table(small_seeds=1), "*", budget="small")
+    assert sorted(_ran(tmp_path)) == ["3 seed 1", "5 seed 1", "7 seed 1", "9 seed 1"]
+
+
 def test_what_cannot_be_compared_says_why(tmp_path: Path) -> None:
     cells = (
         TableCell("a", "body", Known(5.0), (1,), published(5.0), not_comparable="another body"),
@@ -278,8 +321,8 @@ def test_the_command_lists_and_runs_tables(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("reproduce", "reproduce needs the name of a table: rl2-bandits; or --list"),
-        ("reproduce rl2-bandit", "unknown table 'rl2-bandit'. Did you mean 'rl2-bandits'? Valid choices: rl2-bandits"),
+        ("reproduce", "reproduce needs the name of a table: packer-generalization, rl2-bandits; or --list"),
+        ("reproduce rl2-bandit", "unknown table 'rl2-bandit'. Did you mean 'rl2-bandits'? Valid choices: packer-"),
         ("reproduce rl2-bandits --cells Gitins", "unknown cell of rl2-bandits 'Gitins'. Did you mean 'Gittins'?"),
         ("reproduce rl2-bandits --cells n=10,k=7/TS", "Valid choices: Gittins, Greedy, OTS, RL2, ROW/COLUMN, "),
         ("reproduce rl2-bandits --budget tiny", "tiny"),
@@ -294,16 +337,19 @@ def test_bad_words_are_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("budget", ["full", "small"])
 @pytest.mark.parametrize("name", tables.table_names())
-def test_committed_pages_are_made_of_committed_scores(name: str, tmp_path: Path) -> None:
+def test_committed_pages_are_made_of_committed_scores(name: str, budget: Budget, tmp_path: Path) -> None:
     """Every figure on a page stands in a score: the page is written anew and must be the same."""
     table = load_table(name)
     assert table.name == name
-    folder = RESULTS / table.folder("full")
-    scores = read_scores(folder, table, "full")
+    folder = RESULTS / table.folder(budget)
+    if not folder.exists():
+        pytest.skip(f"{name} was not run with the {budget} budget")
+    scores = read_scores(folder, table, budget)
     if (folder / "NOTES.md").exists():
         (tmp_path / "NOTES.md").write_text((folder / "NOTES.md").read_text())
-    write_page(table, scores, "full", tmp_path)
+    write_page(table, scores, budget, tmp_path)
     for file in ("README.md", "table.csv", "scores.csv"):
         assert (tmp_path / file).read_text() == (folder / file).read_text(), file
 

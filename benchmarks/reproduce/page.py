@@ -24,8 +24,8 @@ _MARKS: Mapping[Kind, str] = {"within": "", "above": " ▲", "below": " ▼", "n
 _AGGREGATES = {
     "mean": "Mean over tasks and seeds with its 95 % interval, in which both are sources of error; with one seed the "
     "interval is over tasks alone.",
-    "percent": "Mean over tasks and seeds with its 95 % interval, in which both are sources of error, and which is "
-    "never narrower than Wilson's over tasks alone.",
+    "percent": "Mean over tasks and seeds with its 95 % interval, in which both are sources of error; it is never "
+    "narrower than Wilson's over tasks alone.",
     "iqm": "Interquartile mean over seeds and tasks with its 95 % interval by the stratified bootstrap.",
 }
 
