@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from metarl.benchmarks.cells import BENCHMARK_SEED
 from metarl.benchmarks.engines import Report
-from metarl.benchmarks.fewshot.cells import Cell, train_and_score
 from metarl.benchmarks.reproduce.table import FolderSource
 from metarl.config import TrainConfig, from_dict
-from metarl.fewshot.presets import Preset, preset_of
+from metarl.fewshot.evaluation import evaluate
+from metarl.fewshot.experiment import Experiment
+from metarl.fewshot.presets import preset_of
+from metarl.fewshot.setup import Given, Setup, resolve
 from metarl.fewshot.types import EpisodeConfig
+from metarl.runs.files import safe_name
+from metarl.runs.logger import read_metrics
 from metarl.statistics import Float, number_text
 
 
@@ -29,9 +34,10 @@ class FewShotSource(FolderSource):
     Attributes:
         learner: its name.
         tasks: name of the family.
+        ways: classes of the test tasks, and of training; several only for a learner that has ``train_ways``, whose
+            training does not depend on them.
         shots: labelled examples of each class in training.
-        ways: classes of the test tasks; several only for a learner whose training does not depend on them.
-        test_shots: labelled examples of each class in the test.
+        test_shots: the same in the test; default: as in training.
         train: fields of TrainConfig that differ from the preset's.
         settings: fields of the learner's config that do.
         num_tasks: test tasks to score on.
@@ -40,9 +46,9 @@ class FewShotSource(FolderSource):
 
     learner: str
     tasks: str
-    shots: int
     ways: tuple[int, ...]
-    test_shots: int
+    shots: int
+    test_shots: int | None = None
     train: Mapping[str, Any] = field(default_factory=dict, hash=False)
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     num_tasks: int = 1000
@@ -52,56 +58,82 @@ class FewShotSource(FolderSource):
 
     def steps(self, fraction: float) -> int:
         """Tasks of training, as there is no environment."""
-        config = from_dict(TrainConfig, self._train(fraction), from_dict(TrainConfig, self._preset.train))
+        config = self._train_config(0, fraction)
         return config.num_iterations * config.meta_batch_size
 
     def run(self, seed: int, fraction: float, runs: Path, report: Report) -> dict[str, Any] | None:
         """Train with a fraction of the meta-updates, and score."""
-        contents = train_and_score(self._cells(seed, fraction), self.data, runs, self.num_tasks, report)
-        if contents is None:
+        setup = self._setup(seed, fraction)
+        this = Experiment.begin(setup, runs, self._run_name(seed, setup.train_config.num_iterations, fraction))
+        if not this.train(lambda progress: report("training", progress.iteration, progress.num_iterations)):
             return None
-        return {"sizes": dict(zip(self._sizes, contents, strict=True)), "manifest": contents[0]["manifest"]}
+        metrics = read_metrics(this.run.metrics)
+        sizes = {}
+        for size, episode in self._tested(setup).items():
+            learner, _ = this.load(spec=setup.tasks.spec(episode))
+            found = evaluate(
+                learner,
+                setup.tasks,
+                episode,
+                num_tasks=self.num_tasks,
+                seed=BENCHMARK_SEED,
+                listener=lambda done: report("test tasks", done, self.num_tasks),
+            )
+            sizes[size] = {"steps": found.steps, "scores": np.round(found.scores, 5).tolist()}
+        return {
+            "kind": setup.kind,
+            "sizes": sizes,
+            "iterations": len(metrics),
+            "training_seconds": sum(line["seconds/sample"] + line["seconds/meta_update"] for line in metrics),
+            "curve": _curve(metrics),
+            "config": {name: value for name, value in this.run.read_config().items() if name != "data"},
+            # Without the command line, which names folders of the machine.
+            "manifest": {name: value for name, value in this.run.read_manifest().items() if name != "command"},
+        }
 
     def values(self, content: Mapping[str, Any], measure: str) -> Float:
         """Scores ``[task]``: squared errors, or accuracies in per cent."""
-        sizes, size, column = content["sizes"], self._sizes[0], -1
-        if measure in sizes:
-            size = measure
-        elif measure:
+        sizes, column = content["sizes"], -1
+        size = measure if measure in sizes else next(iter(sizes))
+        if measure and measure not in sizes:
             column = sizes[size]["steps"].index(int(measure))
         scores = np.asarray(sizes[size]["scores"], np.float64)[:, column]
-        return scores if sizes[size]["kind"] == "regression" else 100.0 * scores
+        return scores if content["kind"] == "regression" else 100.0 * scores
 
     def remark(self, content: Mapping[str, Any]) -> str:
         """How long it was trained."""
-        score = content["sizes"][self._sizes[0]]
-        minutes = number_text(score["seconds"] / 60)
-        tasks = score["config"]["train"]["meta_batch_size"]
-        return f"{score['iterations']:,} iterations of {tasks} task(s) a seed, {minutes} min"
+        tasks, minutes = content["config"]["train"]["meta_batch_size"], content["training_seconds"] / 60
+        return f"{content['iterations']:,} iterations of {tasks} task(s), {number_text(minutes)} min a seed"
 
     def reading(self, folder: str) -> FewShotSource:
         """The same, reading ``folder``."""
         return dataclasses.replace(self, data=folder)
 
-    @property
-    def _sizes(self) -> list[str]:
-        return [cell.size for cell in self._cells(0, 1.0)]
+    def _train_config(self, seed: int, fraction: float) -> TrainConfig:
+        preset = preset_of(self.learner, self.tasks, EpisodeConfig(self.ways[0], self.shots))
+        full = from_dict(TrainConfig, {"seed": seed, **self.train}, from_dict(TrainConfig, preset.train))
+        return dataclasses.replace(full, num_iterations=max(1, round(fraction * full.num_iterations)))
 
-    @property
-    def _preset(self) -> Preset:
-        return preset_of(self.learner, self.tasks, EpisodeConfig(self.ways[0], self.shots))
+    def _setup(self, seed: int, fraction: float) -> Setup:
+        given = Given(self.learner, self.tasks, self.data, self.ways[0], self.shots)
+        return resolve(given, train=dataclasses.asdict(self._train_config(seed, fraction)), settings=self.settings)
 
-    def _train(self, fraction: float) -> dict[str, Any]:
-        """Fields of TrainConfig with a fraction of the meta-updates."""
-        if fraction == 1.0:
-            return dict(self.train)
-        whole = from_dict(TrainConfig, self.train, from_dict(TrainConfig, self._preset.train)).num_iterations
-        return {**self.train, "num_iterations": max(1, round(fraction * whole))}
+    def _run_name(self, seed: int, num_iterations: int, fraction: float) -> str:
+        size = f"{self.ways[0]}way-{self.test_shots or self.shots}shot" if len(self.ways) == 1 else f"{self.shots}shot"
+        part = "" if fraction == 1.0 else f"-of{num_iterations}"
+        return safe_name(f"{self.tasks}-{size}-{self.learner}{part}-seed{seed}")
 
-    def _cells(self, seed: int, fraction: float) -> list[Cell]:
-        train = self._train(fraction)
-        variant = "" if fraction == 1.0 else f"of{train['num_iterations']}"
-        return [
-            Cell(self.learner, self.tasks, ways, self.shots, self.test_shots, seed, train, self.settings, variant)
-            for ways in self.ways
-        ]
+    def _tested(self, setup: Setup) -> dict[str, EpisodeConfig]:
+        """Sizes of the test tasks by what they are called."""
+        shots = self.test_shots or self.shots
+        return {
+            f"{ways}way-{shots}shot": dataclasses.replace(setup.episode, ways=ways, shots=shots) for ways in self.ways
+        }
+
+
+def _curve(metrics: Sequence[Mapping[str, Any]], points: int = 100) -> dict[str, list[float]]:
+    """Training scores over iterations, means of as many pieces as a figure shows."""
+    name = next(key for key in metrics[0] if key.startswith(("train/accuracy_", "train/error_")))
+    pieces = np.array_split(np.array([line[name] for line in metrics]), min(points, len(metrics)))
+    ends = np.cumsum([len(piece) for piece in pieces])
+    return {"iteration": ends.tolist(), "score": [round(float(piece.mean()), 5) for piece in pieces]}

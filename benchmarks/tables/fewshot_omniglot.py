@@ -52,15 +52,8 @@ def _published(row: str, ways: int, shots: int) -> Published:
 def _cells() -> Iterator[TableCell]:
     # Their training does not depend on the ways of the test: one run for the columns of a row.
     for shots in (1, 5):
-        source = FewShotSource(
-            "protonet",
-            "omniglot",
-            shots,
-            (5, 20),
-            shots,
-            {"num_iterations": _PROTONET_ITERATIONS},
-            _SETTINGS,
-        )
+        train = {"num_iterations": _PROTONET_ITERATIONS}
+        source = FewShotSource("protonet", "omniglot", (5, 20), shots, train=train, settings=_SETTINGS)
         for ways in (5, 20):
             published = _published("Prototypical Networks", ways, shots)
             row = f"Prototypical Networks, {shots}-shot"
@@ -73,7 +66,7 @@ def _cells() -> Iterator[TableCell]:
             yield TableCell(
                 f"{row}, {shots}-shot",
                 f"{ways}-way",
-                FewShotSource(learner, "omniglot", shots, (ways,), shots, train, settings),
+                FewShotSource(learner, "omniglot", (ways,), shots, train=train, settings=settings),
                 (1,),
                 _published(row, ways, shots),
                 on_request=(ways, shots) not in _ITERATIONS[row],
