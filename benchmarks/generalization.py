@@ -20,6 +20,7 @@ from torch import Tensor
 
 from metarl.benchmarks.cells import BENCHMARK_SEED, Cell, describe, train
 from metarl.benchmarks.engines import Report
+from metarl.benchmarks.reproduce.costs import training_speed
 from metarl.benchmarks.reproduce.table import Source
 from metarl.errors import unknown_name
 from metarl.evaluation.evaluator import evaluate
@@ -114,6 +115,15 @@ class GeneralizationSource(Source):
         """Environment steps of both trainings, if no episode ends early."""
         setups = [self._cell(split, 0, fraction).setup() for split in _SPLITS]
         return sum(setup.train_config.num_iterations * setup.steps_per_iteration for setup in setups)
+
+    @property
+    def kind(self) -> str:
+        """The agent."""
+        return self.agent
+
+    def speed(self, seconds: float) -> float:
+        """That of training on R; tests cost less."""
+        return training_speed(self._cell("R", 0, 1.0).setup(), seconds)
 
     def run(self, seed: int, fraction: float, runs: Path, report: Report) -> dict[str, Any] | None:
         """Train both agents on a fraction of the episodes, and test them on one of the tasks."""

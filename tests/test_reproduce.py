@@ -16,14 +16,19 @@ from helpers.tables import Known, Stopped, Trained, Twice, published, small_tabl
 from rich.console import Console
 
 from metarl.benchmarks import tables
+from metarl.benchmarks.bandits.source import StrategySource
 from metarl.benchmarks.engines import LOCAL, Engine
+from metarl.benchmarks.generalization import GeneralizationSource
+from metarl.benchmarks.reproduce import costs
 from metarl.benchmarks.reproduce.agents import AgentSource
+from metarl.benchmarks.reproduce.costs import Cost, cost_of, duration, extrapolated, measured
 from metarl.benchmarks.reproduce.page import write_page
 from metarl.benchmarks.reproduce.run import reproduce
 from metarl.benchmarks.reproduce.scores import read_scores
 from metarl.benchmarks.reproduce.table import Budget, PaperTable, TableCell
 from metarl.benchmarks.reproduce.verdicts import aggregated, compare, results_of
 from metarl.benchmarks.tables import load_table
+from metarl.cli import reproduce as reproduce_command
 from metarl.errors import CheckpointError, ConfigError, WorkerError
 from metarl.statistics import crossed_interval
 
@@ -264,6 +269,79 @@ def test_a_small_budget_may_have_fewer_seeds(tmp_path: Path) -> None:
     assert sorted(_ran(tmp_path)) == ["3 seed 1", "5 seed 1", "7 seed 1", "9 seed 1"]
 
 
+def test_costs_are_of_runs_that_are_left(tmp_path: Path) -> None:
+    """Ten steps a second; cells that share a run cost it once."""
+    table = small_table()
+    cells = list(table.cells)
+    speeds = measured({"small": cells}, 0.0)
+    assert set(speeds.values()) == {10.0}
+    assert cost_of(table, cells, "full", {}, speeds) == Cost(5, 0, 2000, 2000, 0.0, 200.0)
+    assert cost_of(table, cells, "small", {}, speeds) == Cost(5, 0, 500, 500, 0.0, 50.0)
+    scores = {(cells[0], 1): {"seconds": 7.0}}
+    assert cost_of(table, cells[:1], "full", scores, speeds) == Cost(2, 1, 800, 400, 7.0, 40.0)
+    shared = tuple(TableCell("a", name, Twice(5.0), (1, 2), measure=name) for name in ("once", "twice"))
+    whole = small_table(cells=shared, notes={})
+    assert cost_of(whole, shared, "full", {}, measured({"small": shared}, 0.0)) == Cost(2, 0, 800, 800, 0.0, 80.0)
+
+
+def test_one_of_each_kind_is_measured() -> None:
+    asked = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Asked(Known):
+        size: int = 0
+
+        @property
+        def kind(self) -> str:
+            return f"{self.mean:g}"
+
+        def steps(self, fraction: float) -> int:
+            return self.size
+
+        def speed(self, seconds: float) -> float:
+            asked.append((self.mean, self.size))
+            return self.mean * self.size
+
+    cells = [TableCell(f"{size}", f"{mean}", Asked(mean, size), (1,)) for mean in (5.0, 3.0) for size in (9, 4, 8)]
+    speeds = measured({"small": cells, "other": cells[:1]}, 1.0)
+    assert asked == [(5.0, 4), (3.0, 4), (5.0, 9)]
+    assert [speeds[cell] for cell in cells[1:]] == [20.0, 20.0, 12.0, 12.0, 12.0]
+
+
+def test_time_is_extrapolated_on_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second and a tenth for each: after 4 and 16 there is no time for 64; then there is; a size that is met."""
+    clock = [0.0]
+    sizes = []
+
+    def run(size: int) -> None:
+        sizes.append(size)
+        clock[0] += 1.0 + 0.1 * size
+
+    monkeypatch.setattr(costs.time, "perf_counter", lambda: clock[0])
+    assert extrapolated(run, 1000, 5.0, 4) == pytest.approx(101.0) and sizes == [1, 4, 16]
+    assert extrapolated(run, 1000, 20.0, 4) == pytest.approx(101.0) and sizes[3:] == [1, 4, 16, 64]
+    assert extrapolated(run, 20, 0.0, 4) == pytest.approx(3.0) and sizes[7:] == [1, 4, 16]
+    assert extrapolated(run, 10, 0.0, 4) == pytest.approx(2.0) and sizes[10:] == [1, 4, 10]
+    assert extrapolated(run, 4, 0.0, 4) == pytest.approx(1.4) and sizes[13:] == [1, 4]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.0, "59 s"), (90.0, "1.5 min"), (7200.0, "2.0 h"), (259_200.0, "3.0 days")]
+)
+def test_durations_are_for_people(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_speeds_are_measured_where_cells_run() -> None:
+    """Steps of the longest episode count for all; a bandit's are equally long."""
+    small: dict[str, Any] = {"num_iterations": 4, "meta_batch_size": 20, "eval_every": 100, "device": "cpu"}
+    for source in (
+        AgentSource("rl2", "bandit-k5-n10", "rl2:bandit", small, {"hidden_size": 4}, num_tasks=6),
+        StrategySource("TS", "bandit-k5-n10"),
+    ):
+        assert 10.0 < source.speed(0.1) < 1e8
+
+
 def test_what_cannot_be_compared_says_why(tmp_path: Path) -> None:
     cells = (
         TableCell("a", "body", Known(5.0), (1,), published(5.0), not_comparable="another body"),
@@ -301,6 +379,8 @@ def test_the_command_lists_and_runs_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproduce_command, "MEASURING", 0.1)
+    monkeypatch.setattr(GeneralizationSource, "speed", lambda source, seconds: 1e6)  # The bandits' are measured.
     assert metarl("reproduce rl2-bandits --budget small --cells n=10,k=5/Random n=10,k=5/Greedy") == 0
     assert "cells: 2 within, 74 not run" in capsys.readouterr().out
     assert metarl("reproduce --list --budget small") == 0
@@ -308,6 +388,9 @@ def test_the_command_lists_and_runs_tables(
     assert "rl2-bandits: RL², Table 1: Bernoulli bandits; 0.1 of the budget" in listed
     lines = {line.split()[0]: line.split() for line in listed.splitlines() if line.strip()}
     assert lines["Greedy"][1:3] == ["9", "1"] and lines["RL2"][-2:] == ["on", "request"]
+    assert lines["CartPole,rl2"][1:] == ["1", "0", "0.6", "M", "1", "s"]
+    assert re.search(r"^all +102 +2 +151\.4 M +\d+ s +[\d.]+ (s|min|h|days) *$", listed, re.MULTILINE)
+    assert re.search(r"^all but those on request +63 +2 ", listed, re.MULTILINE)
     assert metarl("reproduce rl2-bandits --list --cells n=10,k=5 --budget small") == 0
     listed = capsys.readouterr().out
     assert "n=10,k=5/SNAIL" in listed and "n=100" not in listed

@@ -11,6 +11,7 @@ import numpy as np
 
 from metarl.benchmarks.cells import Cell, train_and_score
 from metarl.benchmarks.engines import Report
+from metarl.benchmarks.reproduce.costs import training_speed
 from metarl.benchmarks.reproduce.table import Source
 from metarl.statistics import Float
 
@@ -43,6 +44,15 @@ class AgentSource(Source):
         """Environment steps of training."""
         setup = self._cell(0, fraction).setup()
         return setup.train_config.num_iterations * setup.steps_per_iteration
+
+    @property
+    def kind(self) -> str:
+        """The agent."""
+        return self.agent
+
+    def speed(self, seconds: float) -> float:
+        """That of training."""
+        return training_speed(self._cell(0, 1.0).setup(), seconds)
 
     def run(self, seed: int, fraction: float, runs: Path, report: Report) -> dict[str, Any] | None:
         """Train with a fraction of the meta-updates, and score."""

@@ -33,6 +33,15 @@ class Source(ABC):
     def steps(self, fraction: float) -> int:
         """Environment steps of one seed, with this fraction of the budget."""
 
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """What steps: sources of a table that have the same kind take about as long for a step."""
+
+    @abstractmethod
+    def speed(self, seconds: float) -> float:
+        """Environment steps in a second on this machine, measured for about so many seconds."""
+
     @abstractmethod
     def run(self, seed: int, fraction: float, runs: Path, report: Report) -> dict[str, Any] | None:
         """Do it, going on where it was interrupted.
@@ -220,6 +229,13 @@ class PaperTable:
             for seed in cell.seeds[:num_seeds]:
                 found.setdefault(cell.score_name(seed), (cell, seed))
         return list(found.values())
+
+    def groups(self, cells: Sequence[TableCell]) -> dict[str, list[TableCell]]:
+        """Cells that are alike in what is run for them: those of a column, or of a row whose cells share a run."""
+        found: dict[str, list[TableCell]] = {}
+        for cell in cells:
+            found.setdefault(cell.row if cell.measure else cell.column, []).append(cell)
+        return found
 
     def require(self) -> None:
         """Refuse to run without the package or the data that the table needs.

@@ -29,6 +29,15 @@ class Known(Source):
         """As many as tasks."""
         return round(400 * fraction)
 
+    @property
+    def kind(self) -> str:
+        """All alike."""
+        return "known"
+
+    def speed(self, seconds: float) -> float:
+        """Ten steps a second."""
+        return 10.0
+
     def run(self, seed: int, fraction: float, runs: Path, report: Report) -> dict[str, Any] | None:
         """Write down that it ran."""
         if self.mean > 100:
@@ -74,6 +83,15 @@ class Stopped(Source):
     def steps(self, fraction: float) -> int:
         """Fewer than of the others, so that it is the last."""
         return 1
+
+    @property
+    def kind(self) -> str:
+        """Alone."""
+        return "stopped"
+
+    def speed(self, seconds: float) -> float:
+        """One step a second."""
+        return 1.0
 
     def run(self, seed: int, fraction: float, runs: Path, report: Report) -> dict[str, Any] | None:
         """None, as training that Ctrl-C has ended."""
