@@ -4,10 +4,10 @@ BIN := .venv/bin
 # A test file at a time on each core; what they start computes with one thread.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 STAMP := .venv/.installed
-SOURCES := metarl envs agents benchmarks tests
+SOURCES := metarl envs agents benchmarks tests examples docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test check slow types bench gpu clean
+.PHONY: help install train test check slow types docs bench gpu clean
 
 help:
 	@echo "make train   install, then meta-train the main job: MAML-TRPO on a family of CartPoles"
@@ -15,6 +15,7 @@ help:
 	@echo "make check   format, lint, types and fast tests"
 	@echo "make slow    learning tests, which take minutes"
 	@echo "make types   mypy --strict on the installed layout"
+	@echo "make docs    the documentation, build/docs/index.html"
 	@echo "make bench   speed benchmarks"
 	@echo "make gpu     on a machine with a GPU: its tests, speed tables, and three iterations of training"
 	@echo "make clean   remove the virtual environment and everything built"
@@ -52,6 +53,10 @@ types: $(STAMP)
 	@mkdir -p build/types/metarl
 	@ln -s $(addprefix ../../../,$(filter-out %/__pycache__,$(wildcard metarl/*)) envs agents benchmarks) build/types/metarl/
 	cd build/types && ../../$(BIN)/mypy --strict --config-file ../../setup.cfg --cache-dir ../../.mypy_cache -p metarl
+
+docs: $(STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build/docs
+	@echo "build/docs/index.html"
 
 bench: $(STAMP)
 	$(BIN)/python -m metarl.benchmarks.speed.arrays

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.pages import PAGES, commands, run_python
 from PIL import Image
 
 from metarl.errors import ConfigError
@@ -19,35 +20,18 @@ from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import load_distribution
 from metarl.testing import check_tasks
 
-ROOT = Path(__file__).parents[1]
-PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
-COMMANDS = [
-    line.split("#")[0].split()
-    for page in PAGES.values()
-    for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
-    for line in block.splitlines()
-]
-
-
-def _python(page: str) -> dict[str, object]:
-    """Run the page's blocks of Python, one after the other; returns their names."""
-    blocks = re.findall(r"```python\n(.*?)```", PAGES[page], re.DOTALL)
-    assert blocks
-    names: dict[str, object] = {"__name__": "__main__"}
-    for block in blocks:
-        exec(compile(block, page, "exec", dont_inherit=True), names)
-    return names
+COMMANDS = [words for page in PAGES for words in commands(page)]
 
 
 def test_the_environment_of_the_docs_is_a_sound_distribution_of_tasks() -> None:
-    distribution = _python("environments.md")["pendulums"]
+    distribution = run_python("environments.md")["pendulums"]
     assert isinstance(distribution, TaskDistribution)
     check_tasks(distribution)
 
 
 def test_the_agent_of_the_docs_trains_and_adapts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    scores = _python("agents.md")["scores"]
+    scores = run_python("agents.md")["scores"]
     assert scores.interval(1)[0] > scores.interval(0)[0] + 0.5  # type: ignore[attr-defined]
     assert (tmp_path / "runs/last-arm/metrics.jsonl").exists()
 
@@ -55,7 +39,7 @@ def test_the_agent_of_the_docs_trains_and_adapts(tmp_path: Path, monkeypatch: py
 def test_the_adapted_model_of_the_docs_learns() -> None:
     """Encoder, head and step size together: the loss after adaptation falls well below its start."""
     torch.manual_seed(0)
-    names = _python("adaptation.md")
+    names = run_python("adaptation.md")
     losses, rate = names["losses"], names["rate"]
     assert isinstance(losses, list) and isinstance(rate, torch.Tensor)
     assert sum(losses[-30:]) < 0.4 * sum(losses[:30])
@@ -71,7 +55,7 @@ def test_the_few_shot_tasks_of_the_docs_are_drawn(tmp_path: Path, monkeypatch: p
             Image.fromarray(pixels).save(tmp_path / "photos" / f"class{number}" / f"{side}.png")
     np.save("images.npy", np.zeros((27, 28, 28), np.uint8))
     np.save("labels.npy", np.arange(27) % 9)
-    names = _python("fewshot-data.md")
+    names = run_python("fewshot-data.md")
     classes = EpisodeConfig(ways=2, shots=1, queries=1)
     for name, episode, shape in (
         ("photos", classes, (3, 2, 3, 32, 32)),
@@ -86,7 +70,7 @@ def test_the_few_shot_tasks_of_the_docs_are_drawn(tmp_path: Path, monkeypatch: p
 def test_the_network_of_the_docs_learns_sinusoids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    scores = _python("fewshot.md")["scores"]
+    scores = run_python("fewshot.md")["scores"]
     assert scores.intervals[-1][0] < 0.8 * scores.intervals[0][0]  # type: ignore[attr-defined]
     assert (tmp_path / "runs/sinusoids/metrics.jsonl").exists()
 
@@ -114,16 +98,3 @@ def test_every_task_name_in_a_readme_command_is_known() -> None:
             load_distribution(words[3])
     with pytest.raises(ConfigError):
         load_distribution("no-such-tasks")
-
-
-def test_every_link_leads_to_a_file() -> None:
-    links = [
-        (page, link)
-        for page, text in PAGES.items()
-        for link in re.findall(r"\]\(([^)#]+)\)", text)
-        if not link.startswith("http")
-    ]
-    assert len(links) >= 10
-    for page, link in links:
-        folder = ROOT if page == "README.md" else ROOT / "docs"
-        assert (folder / link).exists(), f"{page} links to {link}"

@@ -1,0 +1,58 @@
+"""How ``make docs`` builds the site.
+
+The source folder is the repository itself, so that a link in ``docs/`` leads to the same file on the site as in a
+checkout: to a page where the file is one (results, changelog), and to a copy of it otherwise.
+"""
+
+import configparser
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).parents[1]
+
+_setup = configparser.ConfigParser()
+_setup.read(ROOT / "setup.cfg")
+
+project = "metarl"
+release = version = _setup["metadata"]["version"]
+html_title = f"{project} {release}"
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+root_doc = "docs/index"
+include_patterns = ["docs/**.md", "benchmarks/results/*/*.md", "CHANGELOG.md"]
+exclude_patterns = [".*", "build", "runs"]
+
+myst_heading_anchors = 3
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+# Class attributes stand in the docstring of their class, as Google style has them.
+napoleon_use_ivar = True
+python_use_unqualified_type_names = True
+
+html_theme = "furo"
+html_copy_source = False
+html_show_copyright = False
+html_show_sphinx = False
+
+_ENTRANCE = '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0; url=docs/index.html">\n'
+
+
+def _remarks(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Remarks on results are reached from their results, and so stand in no table of contents."""
+    if docname.endswith("/NOTES"):
+        source[0] = f"---\norphan: true\n---\n{source[0]}"
+
+
+def _entrance(app: Sphinx, exception: Exception | None) -> None:
+    """The site's own address leads to the first page."""
+    if exception is None and app.builder.format == "html":
+        (Path(app.outdir) / "index.html").write_text(_ENTRANCE)
+
+
+def setup(app: Sphinx) -> None:
+    """What Sphinx calls."""
+    app.connect("source-read", _remarks)
+    app.connect("build-finished", _entrance)
