@@ -305,7 +305,7 @@ def test_one_of_each_kind_is_measured() -> None:
     cells = [TableCell(f"{size}", f"{mean}", Asked(mean, size), (1,)) for mean in (5.0, 3.0) for size in (9, 4, 8)]
     speeds = measured({"small": cells, "other": cells[:1]}, 1.0)
     assert asked == [(5.0, 4), (3.0, 4), (5.0, 9)]
-    assert [speeds[cell] for cell in cells[1:]] == [20.0, 20.0, 12.0, 12.0, 12.0]
+    assert [speeds[cell.source] for cell in cells[1:]] == [20.0, 20.0, 12.0, 12.0, 12.0]
 
 
 def test_time_is_extrapolated_on_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,15 +12,18 @@ import numpy as np
 
 from metarl.benchmarks.cells import BENCHMARK_SEED
 from metarl.benchmarks.engines import Report
+from metarl.benchmarks.reproduce.costs import extrapolated
 from metarl.benchmarks.reproduce.table import FolderSource
 from metarl.config import TrainConfig, from_dict
 from metarl.fewshot.evaluation import evaluate
 from metarl.fewshot.experiment import Experiment
 from metarl.fewshot.presets import preset_of
 from metarl.fewshot.setup import Given, Setup, resolve
+from metarl.fewshot.tasks.registry import FEWSHOT_FOLDERS
 from metarl.fewshot.types import EpisodeConfig
 from metarl.runs.files import safe_name
 from metarl.runs.logger import read_metrics
+from metarl.seeding import numpy_stream
 from metarl.statistics import Float, number_text
 
 
@@ -60,6 +63,28 @@ class FewShotSource(FolderSource):
         """Tasks of training, as there is no environment."""
         config = self._train_config(0, fraction)
         return config.num_iterations * config.meta_batch_size
+
+    @property
+    def kind(self) -> str:
+        """Learner and size of its tasks, on which its time for one depends."""
+        return f"{self.learner} {self.ways[0]}-way {self.shots}-shot"
+
+    def speed(self, seconds: float) -> float:
+        """That of meta-updates; where the images are not there, on glyphs of their size."""
+        source = self
+        if self.tasks in FEWSHOT_FOLDERS and self.data is None:
+            preset = preset_of(self.learner, self.tasks, EpisodeConfig(self.ways[0], self.shots))
+            train, settings = {**preset.train, **self.train}, {**preset.learner, **self.settings}
+            source = dataclasses.replace(self, tasks="glyphs", train=train, settings=settings)
+        setup = source._setup(0, 1.0)
+        learner, size = setup.build(), setup.train_config.meta_batch_size
+
+        def iterate(num_tasks: int) -> None:
+            episode = learner.training_episode(setup.episode)
+            batch = setup.tasks.sample("train", num_tasks, episode, numpy_stream(0, "speed"))
+            learner.meta_update(batch.to(learner.device))
+
+        return size / extrapolated(iterate, size, seconds, 1)
 
     def run(self, seed: int, fraction: float, runs: Path, report: Report) -> dict[str, Any] | None:
         """Train with a fraction of the meta-updates, and score."""

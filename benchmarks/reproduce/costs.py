@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from metarl.benchmarks.reproduce.scores import Scores
-from metarl.benchmarks.reproduce.table import Budget, PaperTable, TableCell
+from metarl.benchmarks.reproduce.table import Budget, PaperTable, Source, TableCell
 from metarl.experiments import Setup
 from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
@@ -39,7 +39,7 @@ class Cost:
 
 
 def cost_of(
-    table: PaperTable, cells: Sequence[TableCell], budget: Budget, scores: Scores, speeds: Mapping[TableCell, float]
+    table: PaperTable, cells: Sequence[TableCell], budget: Budget, scores: Scores, speeds: Mapping[Source, float]
 ) -> Cost:
     """What some cells cost, given speeds that were :func:`measured`.
 
@@ -48,7 +48,7 @@ def cost_of(
         cells: some of its cells.
         budget: that they are run with.
         scores: what is done.
-        speeds: environment steps in a second, of every cell that has a run left.
+        speeds: environment steps in a second, of the source of every cell that has a run left.
     """
     runs = table.runs(cells, budget)
     done = [place for place in runs if place in scores]
@@ -60,27 +60,27 @@ def cost_of(
         steps=sum(steps[cell] for cell, _ in runs),
         steps_left=sum(steps[cell] for cell, _ in left),
         seconds_done=sum(float(scores[place]["seconds"]) for place in done),
-        seconds_left=sum(steps[cell] / speeds[cell] for cell, _ in left),
+        seconds_left=sum(steps[cell] / speeds[cell.source] for cell, _ in left),
     )
 
 
-def measured(tables: Mapping[str, Iterable[TableCell]], seconds: float) -> dict[TableCell, float]:
-    """Environment steps in a second by cell; those of one kind in one table have the speed of the shortest of them.
+def measured(tables: Mapping[str, Iterable[TableCell]], seconds: float) -> dict[Source, float]:
+    """Environment steps in a second by source; those of one kind in one table have the speed of the shortest of them.
 
     Args:
         tables: cells by the name of their table.
         seconds: to spend on all of them together. It takes longer if there are many kinds, as none is left out.
     """
-    kinds: dict[tuple[str, str], list[TableCell]] = {}
+    kinds: dict[tuple[str, str], list[Source]] = {}
     for name, cells in tables.items():
         for cell in cells:
-            kinds.setdefault((name, cell.source.kind), []).append(cell)
-    speeds: dict[TableCell, float] = {}
+            kinds.setdefault((name, cell.source.kind), []).append(cell.source)
+    speeds: dict[Source, float] = {}
     deadline = time.perf_counter() + seconds
     for number, group in enumerate(kinds.values()):
         share = max(0.0, deadline - time.perf_counter()) / (len(kinds) - number)
-        source = min(group, key=lambda cell: cell.source.steps(1.0)).source
-        speeds |= dict.fromkeys(group, source.speed(share))
+        shortest = min(group, key=lambda source: source.steps(1.0))
+        speeds |= dict.fromkeys(group, shortest.speed(share))
     return speeds
 
 
