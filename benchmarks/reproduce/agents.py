@@ -18,7 +18,7 @@ from metarl.statistics import Float
 
 @dataclass(frozen=True)
 class AgentSource(Source):
-    """Train an agent, and take its return on held-out tasks after the last adaptation.
+    """Train an agent, and take its return on held-out tasks.
 
     Attributes:
         agent: name of the agent.
@@ -27,6 +27,7 @@ class AgentSource(Source):
         train: fields of TrainConfig that differ from the preset's.
         settings: fields of the agent's config that do.
         num_tasks: held-out tasks to score on.
+        whole_trial: score the sum of the returns of all episodes of a trial, and not the last one's.
     """
 
     agent: str
@@ -35,6 +36,7 @@ class AgentSource(Source):
     train: Mapping[str, Any] = field(default_factory=dict, hash=False)
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     num_tasks: int = 1000
+    whole_trial: bool = False
 
     trained: ClassVar[bool] = True
 
@@ -58,9 +60,10 @@ class AgentSource(Source):
 
     def values(self, content: Mapping[str, Any], measure: str) -> Float:
         """Returns ``[task]``."""
-        return np.asarray(content["returns"], np.float64)[:, -1]
+        returns = np.asarray(content["returns"], np.float64)
+        return returns.sum(1) if self.whole_trial else returns[:, -1]
 
-    def remark(self, content: Mapping[str, Any]) -> str:
+    def remark(self, content: Mapping[str, Any], measure: str) -> str:
         """How long it was trained."""
         return f"{content['env_steps'] / 1e6:.3g} M steps a seed"
 
