@@ -21,7 +21,7 @@ from torch import Tensor
 from metarl.benchmarks.cells import BENCHMARK_SEED, Cell, describe, train
 from metarl.benchmarks.engines import Report
 from metarl.benchmarks.reproduce.costs import training_speed
-from metarl.benchmarks.reproduce.table import Source
+from metarl.benchmarks.reproduce.table import Source, part
 from metarl.errors import unknown_name
 from metarl.evaluation.evaluator import evaluate
 from metarl.experiments import Experiment
@@ -137,7 +137,7 @@ class GeneralizationSource(Source):
             trained[split] = describe(cell, experiment)
             for number, test in enumerate(tests):
                 report(f"tests of {split}", number, len(tests))
-                success[split + test] = self._test(experiment, test, max(2, round(fraction * self.num_tasks)))
+                success[split + test] = self._test(experiment, test, part(self.num_tasks, fraction))
         manifest = trained["D"]["manifest"]
         for content in trained.values():
             del content["manifest"]
@@ -164,7 +164,7 @@ class GeneralizationSource(Source):
         mean = np.prod(rates) ** (1.0 / len(rates))
         return np.asarray(mean * (parts / rates[:, None]).mean(0), np.float64)
 
-    def remark(self, content: Mapping[str, Any]) -> str:
+    def remark(self, content: Mapping[str, Any], measure: str) -> str:
         """What came of single pairs of splits, and how long it was trained."""
         rates = ", ".join(f"{pair} {100.0 * np.mean(values):.1f}" for pair, values in content["success"].items())
         steps = sum(trained["env_steps"] for trained in content["trained"].values())

@@ -110,7 +110,7 @@ def test_a_small_budget_trains_another_run(tmp_path: Path) -> None:
     content = source.run(3, 0.25, tmp_path, lambda *_: None)
     assert content is not None and content["iterations"] == 2
     assert [run.path.name for run in RunFolder.find(tmp_path)] == ["glyphs-2way-1shot-random-of2-seed3"]
-    assert source.remark(content).startswith("2 iterations of ")
+    assert source.remark(content, "").startswith("2 iterations of ")
 
 
 def test_tables_of_learners_are_whole() -> None:

@@ -15,7 +15,7 @@ from metarl.benchmarks.bandits.strategies import Strategy, candidates
 from metarl.benchmarks.cells import BENCHMARK_SEED
 from metarl.benchmarks.engines import Report
 from metarl.benchmarks.reproduce.costs import extrapolated
-from metarl.benchmarks.reproduce.table import Source
+from metarl.benchmarks.reproduce.table import Source, part
 from metarl.runs.folder import surroundings
 from metarl.seeding import derive, numpy_stream
 from metarl.statistics import Float
@@ -51,8 +51,8 @@ class StrategySource(Source):
         """Pulls, those of tuning included."""
         horizon = load_distribution(self.tasks).spec.horizon
         num_candidates = len(candidates(horizon)[self.strategy])
-        tuning = num_candidates * _part(self.num_tuning, fraction) if num_candidates > 1 else 0
-        return (tuning + _part(self.num_tasks, fraction)) * horizon
+        tuning = num_candidates * part(self.num_tuning, fraction) if num_candidates > 1 else 0
+        return (tuning + part(self.num_tasks, fraction)) * horizon
 
     @property
     def kind(self) -> str:
@@ -71,7 +71,7 @@ class StrategySource(Source):
     def run(self, seed: int, fraction: float, runs: Path, report: Report) -> dict[str, Any]:
         """Choose settings and play the test tasks; short, and not resumed."""
         distribution = load_distribution(self.tasks)
-        num_tasks, num_tuning = _part(self.num_tasks, fraction), _part(self.num_tuning, fraction)
+        num_tasks, num_tuning = part(self.num_tasks, fraction), part(self.num_tuning, fraction)
         strategies = candidates(distribution.spec.horizon)[self.strategy]
         chosen = choose(
             strategies,
@@ -96,14 +96,10 @@ class StrategySource(Source):
         """Total rewards ``[task]``."""
         return np.asarray(content["totals"], np.float64)
 
-    def remark(self, content: Mapping[str, Any]) -> str:
+    def remark(self, content: Mapping[str, Any], measure: str) -> str:
         """The strategy with its settings, where there were several to choose from."""
         return f"`{content['strategy']}`" if content["candidates"] else ""
 
 
 def _play(strategy: Strategy, distribution: TaskDistribution, tasks: Sequence[Task]) -> None:
     play(strategy, distribution, tasks, seed=0)
-
-
-def _part(number: int, fraction: float) -> int:
-    return max(2, round(number * fraction))

@@ -125,7 +125,7 @@ class FewShotSource(FolderSource):
         scores = np.asarray(sizes[size]["scores"], np.float64)[:, column]
         return scores if content["kind"] == "regression" else 100.0 * scores
 
-    def remark(self, content: Mapping[str, Any]) -> str:
+    def remark(self, content: Mapping[str, Any], measure: str) -> str:
         """How long it was trained."""
         tasks, minutes = content["config"]["train"]["meta_batch_size"], content["training_seconds"] / 60
         return f"{content['iterations']:,} iterations of {tasks} task(s), {number_text(minutes)} min a seed"

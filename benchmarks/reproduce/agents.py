@@ -29,6 +29,7 @@ class AgentSource(Source):
         train: fields of TrainConfig that differ from the preset's.
         settings: fields of the agent's config that do.
         num_tasks: held-out tasks to score on.
+        whole_trial: score the sum of the returns of all episodes of a trial, and not the last one's.
     """
 
     agent: str
@@ -37,6 +38,7 @@ class AgentSource(Source):
     train: Mapping[str, Any] = field(default_factory=dict, hash=False)
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     num_tasks: int = 1000
+    whole_trial: bool = False
 
     trained: ClassVar[bool] = True
 
@@ -59,10 +61,11 @@ class AgentSource(Source):
         return train_and_score(self._cell(seed, fraction), runs, self.num_tasks, None, report)
 
     def values(self, content: Mapping[str, Any], measure: str) -> Float:
-        """Returns ``[task]`` after as many adaptations as ``measure`` says, or after all of them."""
-        return np.asarray(content["returns"], np.float64)[:, int(measure or -1)]
+        """Returns ``[task]``: of the whole trial, or after as many adaptations as ``measure`` says; default: all."""
+        returns = np.asarray(content["returns"], np.float64)
+        return returns.sum(1) if self.whole_trial else returns[:, int(measure or -1)]
 
-    def remark(self, content: Mapping[str, Any]) -> str:
+    def remark(self, content: Mapping[str, Any], measure: str) -> str:
         """How long it was trained."""
         return f"{content['env_steps'] / 1e6:.3g} M steps a seed"
 

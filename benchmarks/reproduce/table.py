@@ -67,7 +67,7 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def remark(self, content: Mapping[str, Any]) -> str:
+    def remark(self, content: Mapping[str, Any], measure: str) -> str:
         """What the page says of how it was done, e.g. the settings that were chosen; may be empty."""
 
 
@@ -77,6 +77,11 @@ class FolderSource(Source):
     @abstractmethod
     def reading(self, folder: str) -> FolderSource:
         """The same, reading ``folder``."""
+
+
+def part(number: int, fraction: float) -> int:
+    """As many of ``number`` tasks as a fraction of the budget leaves, at least 2."""
+    return max(2, round(number * fraction))
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,10 @@ class TableCell:
     def values(self, content: Mapping[str, Any]) -> Float:
         """Scores of single tasks, ``[task]``, in the content of a score."""
         return self.source.values(content, self.measure)
+
+    def remark(self, content: Mapping[str, Any]) -> str:
+        """What the page says of how it was done."""
+        return self.source.remark(content, self.measure)
 
 
 @dataclass(frozen=True)

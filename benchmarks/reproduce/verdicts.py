@@ -66,7 +66,7 @@ def _result(table: PaperTable, cell: TableCell, scores: Scores, budget: Budget) 
     if not seeds:
         return Result(cell, "not run")
     interval = aggregated(values, table.aggregate)
-    remarks = dict.fromkeys(cell.source.remark(scores[cell, seed]) for seed in seeds)
+    remarks = dict.fromkeys(cell.remark(scores[cell, seed]) for seed in seeds)
     reason = _why_not(table, cell, budget)
     kind: Kind = "not comparable" if reason else compare(table, cell, values, interval)
     return Result(

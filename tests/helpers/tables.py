@@ -53,7 +53,7 @@ class Known(Source):
         """The numbers."""
         return np.asarray(content["values"], np.float64)
 
-    def remark(self, content: Mapping[str, Any]) -> str:
+    def remark(self, content: Mapping[str, Any], measure: str) -> str:
         """Where they lie."""
         return f"around {self.mean:g}"
 
@@ -101,7 +101,7 @@ class Stopped(Source):
         """The numbers."""
         return Known(4.0).values(content, measure)
 
-    def remark(self, content: Mapping[str, Any]) -> str:
+    def remark(self, content: Mapping[str, Any], measure: str) -> str:
         """Nothing."""
         return ""
 
