@@ -380,17 +380,19 @@ def test_the_command_lists_and_runs_tables(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(reproduce_command, "MEASURING", 0.1)
-    monkeypatch.setattr(GeneralizationSource, "speed", lambda source, seconds: 1e6)  # The bandits' are measured.
+    for kind in (AgentSource, GeneralizationSource):  # Those of strategies are measured.
+        monkeypatch.setattr(kind, "speed", lambda source, seconds: 1e6)
     assert metarl("reproduce rl2-bandits --budget small --cells n=10,k=5/Random n=10,k=5/Greedy") == 0
     assert "cells: 2 within, 74 not run" in capsys.readouterr().out
     assert metarl("reproduce --list --budget small") == 0
     listed = capsys.readouterr().out
     assert "rl2-bandits: RL², Table 1: Bernoulli bandits; 0.1 of the budget" in listed
-    lines = {line.split()[0]: line.split() for line in listed.splitlines() if line.strip()}
+    bandits = listed[listed.index("rl2-bandits: ") : listed.index("rl2-mdps: ")]
+    lines = {line.split()[0]: line.split() for line in bandits.splitlines() if line.strip()}
     assert lines["Greedy"][1:3] == ["9", "1"] and lines["RL2"][-2:] == ["on", "request"]
-    assert lines["CartPole,rl2"][1:] == ["1", "0", "0.6", "M", "1", "s"]
-    assert re.search(r"^all +102 +2 +151\.4 M +\d+ s +[\d.]+ (s|min|h|days) *$", listed, re.MULTILINE)
-    assert re.search(r"^all but those on request +63 +2 ", listed, re.MULTILINE)
+    assert re.search(r"^CartPole,rl2 +1 +0 +0\.6 M +1 s *$", listed, re.MULTILINE)
+    assert re.search(r"^all +102 +2 +151\.4 M +\d+ s +[\d.]+ (s|min|h|days) *$", bandits, re.MULTILINE)
+    assert re.search(r"^all but those on request +63 +2 ", bandits, re.MULTILINE)
     assert metarl("reproduce rl2-bandits --list --cells n=10,k=5 --budget small") == 0
     listed = capsys.readouterr().out
     assert "n=10,k=5/SNAIL" in listed and "n=100" not in listed
@@ -404,7 +406,7 @@ def test_the_command_lists_and_runs_tables(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("reproduce", "reproduce needs the name of a table: packer-generalization, rl2-bandits; or --list"),
+        ("reproduce", "reproduce needs the name of a table: packer-generalization, rl2-bandits, rl2-mdps; or --list"),
         ("reproduce rl2-bandit", "unknown table 'rl2-bandit'. Did you mean 'rl2-bandits'? Valid choices: packer-"),
         ("reproduce rl2-bandits --cells Gitins", "unknown cell of rl2-bandits 'Gitins'. Did you mean 'Gittins'?"),
         ("reproduce rl2-bandits --cells n=10,k=7/TS", "Valid choices: Gittins, Greedy, OTS, RL2, ROW/COLUMN, "),
