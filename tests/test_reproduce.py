@@ -389,12 +389,12 @@ def test_the_command_lists_and_runs_tables(
     assert metarl("reproduce --list --budget small") == 0
     listed = capsys.readouterr().out
     assert "rl2-bandits: RL², Table 1: Bernoulli bandits; 0.1 of the budget" in listed
-    bandits = listed.partition("rl2-bandits: ")[2].partition("rl2-mdps: ")[0]
-    lines = {line.split()[0]: line.split() for text in (listed, bandits) for line in text.splitlines() if line.strip()}
+    bandits = listed[listed.index("rl2-bandits: ") : listed.index("rl2-mdps: ")]
+    lines = {line.split()[0]: line.split() for line in bandits.splitlines() if line.strip()}
     assert lines["Greedy"][1:3] == ["9", "1"] and lines["RL2"][-2:] == ["on", "request"]
-    assert lines["CartPole,rl2"][1:] == ["1", "0", "0.6", "M", "1", "s"]
-    assert re.search(r"^all +102 +2 +151\.4 M +\d+ s +[\d.]+ (s|min|h|days) *$", listed, re.MULTILINE)
-    assert re.search(r"^all but those on request +63 +2 ", listed, re.MULTILINE)
+    assert re.search(r"^CartPole,rl2 +1 +0 +0\.6 M +1 s *$", listed, re.MULTILINE)
+    assert re.search(r"^all +102 +2 +151\.4 M +\d+ s +[\d.]+ (s|min|h|days) *$", bandits, re.MULTILINE)
+    assert re.search(r"^all but those on request +63 +2 ", bandits, re.MULTILINE)
     assert metarl("reproduce rl2-bandits --list --cells n=10,k=5 --budget small") == 0
     listed = capsys.readouterr().out
     assert "n=10,k=5/SNAIL" in listed and "n=100" not in listed
