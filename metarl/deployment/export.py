@@ -66,10 +66,7 @@ def export_step(
             by acting nor one tensor, an agent whose code PyTorch cannot export, a missing package, a path that cannot
             be written, or a file that would not do what the agent does.
     """
-    if path.suffix not in _FORMATS:
-        raise ConfigError(f"{path.name}: a policy is exported to {' or '.join(_FORMATS)}, got {path.suffix!r}.")
-    if path.suffix == ".onnx":
-        _require_onnx()
+    check_format(path)
     if agent.device.type != "cpu":
         raise ConfigError(
             f"an agent is exported from the CPU, this one is on {agent.device}: load it with device='cpu'."
@@ -90,6 +87,21 @@ def export_step(
         write_atomically(path, data)
     except OSError as error:
         raise ConfigError(f"cannot write {shown(path)}: {error.strerror or error}.") from error
+
+
+def check_format(path: Path) -> None:
+    """Refuse a file that nothing could be exported to.
+
+    Raises:
+        ConfigError: for another suffix, a missing package or folder.
+    """
+    if path.suffix not in _FORMATS:
+        raise ConfigError(f"{path.name}: a policy is exported to {' or '.join(_FORMATS)}, got {path.suffix!r}.")
+    if not path.parent.is_dir():
+        raise ConfigError(f"cannot write {shown(path)}: there is no folder {shown(path.parent)}.")
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if path.suffix == ".onnx" and importlib.util.find_spec(package) is None:
+            raise missing_extra(package, "onnx", "exporting to ONNX")
 
 
 class _Step(nn.Module):
@@ -220,12 +232,6 @@ def _pt2(program: torch.export.ExportedProgram, step: _Step, notes: str) -> byte
 def _load_pt2(data: bytes) -> Callable[[Tensors], Mapping[str, Tensor]]:
     module = torch.export.load(io.BytesIO(data)).module()
     return lambda inputs: module(**inputs)
-
-
-def _require_onnx() -> None:
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        if importlib.util.find_spec(package) is None:
-            raise missing_extra(package, "onnx", "exporting to ONNX")
 
 
 def _onnx(program: torch.export.ExportedProgram, step: _Step, notes: str) -> bytes:
