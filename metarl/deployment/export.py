@@ -107,6 +107,9 @@ def check_format(path: Path) -> None:
 class _Step(nn.Module):
     """One step of an agent as a function of tensors by name; arguments as for :func:`export_step`.
 
+    The agent's networks are no submodules: so the program holds the parameters that the step uses as constants, and
+    what it returns asks for no gradients.
+
     Attributes:
         noise_kind: what the noise is, ``"normal"`` or ``"uniform"``; empty where none is drawn.
     """
@@ -114,8 +117,6 @@ class _Step(nn.Module):
     def __init__(self, agent: Agent[Any], state: Any, action_space: gym.Space[Any], sample: bool) -> None:
         super().__init__()
         self._agent, self._state, self._sample = agent, state, sample
-        # Registered, so that the exported program knows which tensors are parameters.
-        self.parts = nn.ModuleList(part for part in agent.components().values() if isinstance(part, nn.Module))
         flat = flattened(gym.spaces.Box(-1.0, 1.0), action_space)[1]
         self._to_env = ActionMap(flat)
         self._start = int(action_space.start) if isinstance(action_space, gym.spaces.Discrete) else None
@@ -225,7 +226,8 @@ def _program(step: _Step) -> torch.export.ExportedProgram:
 
 def _pt2(program: torch.export.ExportedProgram, step: _Step, notes: str) -> bytes:
     file = io.BytesIO()
-    torch.export.save(program, file, extra_files={"metarl.json": notes})
+    with _quiet():
+        torch.export.save(program, file, extra_files={"metarl.json": notes})
     return file.getvalue()
 
 
