@@ -1,7 +1,9 @@
-"""One task of a distribution, as a command names it."""
+"""Tasks of a distribution, as a command names them."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Literal
 
 from metarl.envs.metaworld.distributions import MetaWorldTasks
@@ -56,3 +58,38 @@ def choose_task(
     if goal >= len(goals):
         raise ConfigError(f"{name} has {len(goals)} {chosen} goals: --goal must be below that, got {goal}.")
     return goals[goal], f"{name} {chosen} goal {goal}"
+
+
+def chosen_tasks(distribution: TaskDistribution, words: Sequence[str], num_tasks: int) -> list[Task]:
+    """The tasks that some words name.
+
+    Args:
+        distribution: the tasks.
+        words: names of Meta-World tasks, each of which stands for its goals, held-out ones if it has any; elsewhere
+            tasks themselves, in JSON.
+        num_tasks: most tasks in all, shared out evenly among the names.
+
+    Raises:
+        ConfigError: for an unknown name, text that is no JSON, or more names than tasks.
+    """
+    if not isinstance(distribution, MetaWorldTasks):
+        found = []
+        for word in words:
+            try:
+                found.append(json.loads(word))
+            except ValueError as error:
+                raise ConfigError(
+                    f"the tasks of {distribution.id} have no names: --task takes one in JSON, such as "
+                    f"'{{\"goal\": 0.5}}', got {word!r} ({error})."
+                ) from error
+        return found
+    if len(words) > num_tasks:
+        raise ConfigError(f"--task names {len(words)} tasks, more than --num-tasks {num_tasks}.")
+    goals = distribution.task_set.goals
+    by_split = [by_name(goals.test), by_name(goals.train)]
+    known = {name for split in by_split for name in split}
+    for word in words:
+        if word not in known:
+            raise unknown_name(f"task of {distribution.id}", word, known)
+    each = num_tasks // len(words)
+    return [goal for word in words for goal in next(s[word] for s in by_split if word in s)[:each]]
