@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from helpers.pages import PAGES, ROOT
 
 pytest.importorskip("sphinx", reason="the site needs the extra docs: pip install '.[docs]'")
