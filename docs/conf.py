@@ -4,18 +4,14 @@ The source folder is the repository itself, so that a link in ``docs/`` leads to
 checkout: to a page where the file is one (results, changelog), and to a copy of it otherwise.
 """
 
-import configparser
 from pathlib import Path
 
 from sphinx.application import Sphinx
 
-ROOT = Path(__file__).parents[1]
-
-_setup = configparser.ConfigParser()
-_setup.read(ROOT / "setup.cfg")
+from metarl import __version__
 
 project = "metarl"
-release = version = _setup["metadata"]["version"]
+release = version = __version__
 html_title = f"{project} {release}"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]

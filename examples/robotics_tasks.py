@@ -1,6 +1,6 @@
 """gymnasium-robotics as tasks: a ball in a maze must find a cell that it is not told.
 
-``pip install gymnasium-robotics`` beside ``metarl[mujoco]``, then run it as it stands, or
+``pip install gymnasium-robotics`` beside ``metarl-torch[mujoco]``, then run it as it stands, or
 ``metarl train rl2 robotics_tasks:mazes``.
 """
 
