@@ -12,6 +12,7 @@ from helpers.pages import AT_THE_TOP, PAGES, ROOT
 pytest.importorskip("sphinx", reason="the site needs the extra docs: pip install '.[docs]'")
 
 
+@pytest.mark.timeout(900)  # it imports all of metarl and reads every docstring, on however busy a machine
 def test_the_site_builds_without_warnings_and_shows_every_page(tmp_path: Path) -> None:
     site = tmp_path / "site"
     built = subprocess.run(
