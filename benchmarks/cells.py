@@ -139,8 +139,8 @@ def train_and_score(
     Returns:
         Its score; None if training was interrupted.
     """
-    experiment = open_experiment(cell, runs)
-    if not experiment.train(lambda progress: report("training", progress.iteration, progress.num_iterations)):
+    experiment = train(cell, runs, report)
+    if experiment is None:
         return None
     agent, iteration = experiment.load()
     report("held-out tasks", iteration, iteration)
@@ -156,6 +156,13 @@ def train_and_score(
         "returns": np.round(evaluation.returns, 4).tolist(),
         "success": evaluation.mean_success,
     }
+
+
+def train(cell: Cell, runs: Path, report: Report) -> Experiment | None:
+    """Train a cell to its end, going on where it was interrupted; None if it was interrupted again."""
+    experiment = open_experiment(cell, runs)
+    done = experiment.train(lambda progress: report("training", progress.iteration, progress.num_iterations))
+    return experiment if done else None
 
 
 def read_scores(results: Path, tasks: str) -> dict[Cell, dict[str, Any]]:

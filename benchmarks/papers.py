@@ -140,12 +140,13 @@ def _number(text: str, name: str, expected: str, where: str) -> float:
     return value
 
 
-def rows_of(paper: str, table: str) -> Mapping[tuple[str, str], Published]:
+def rows_of(paper: str, table: str, benchmark: str | None = None) -> Mapping[tuple[str, str], Published]:
     """One table of a paper by setting and method.
 
     Args:
         paper: its short name, as in ``papers.csv``.
         table: the table's name there; it has one metric.
+        benchmark: the part of a table that is over several families of tasks.
 
     Raises:
         ConfigError: for a paper or table that is not there, or one with several numbers for a setting and method.
@@ -156,6 +157,11 @@ def rows_of(paper: str, table: str) -> Mapping[tuple[str, str], Published]:
     chosen = [row for row in by_paper if row.table == table]
     if not chosen:
         raise unknown_name(f"table of {paper}", table, dict.fromkeys(row.table for row in by_paper))
+    if benchmark is not None:
+        in_table, chosen = chosen, [row for row in chosen if row.benchmark == benchmark]
+        if not chosen:
+            choices = dict.fromkeys(row.benchmark for row in in_table)
+            raise unknown_name(f"benchmark of {paper}, {table}", benchmark, choices)
     found = {(row.setting, row.method): row for row in chosen}
     if len(found) < len(chosen):
         raise ConfigError(f"{paper}, {table} has several numbers for one setting and method: name rows by hand.")

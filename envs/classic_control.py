@@ -149,15 +149,17 @@ class Acrobot:
 
     Task parameters, shared by both links as in Packer et al.: ``length`` [m], ``mass`` [kg], ``moi`` [kg m²], the
     moment of inertia. The centre of mass lies at half the length. Packer et al.'s code changes the length alone and
-    leaves the centre 0.5 m from the joint, off the middle: our R and E tasks differ from theirs in that.
+    leaves the centre 0.5 m from the joint, off the middle; with ``fixed_centre`` so does this class.
     """
 
     DEFAULTS: Mapping[str, float] = {"length": 1.0, "mass": 1.0, "moi": 1.0}
     TIME_STEP = 0.2
     GRAVITY = 9.8
+    CENTRE = 0.5
     MAX_VELOCITIES = np.array([[4 * np.pi], [9 * np.pi]])
 
-    def __init__(self) -> None:
+    def __init__(self, fixed_centre: bool = False) -> None:
+        self.fixed_centre = fixed_centre
         high = np.array([1.0, 1.0, 1.0, 1.0, 4 * np.pi, 9 * np.pi], np.float32)
         self.observation_space = gym.spaces.Box(-high, high)
         self.action_space = gym.spaces.Discrete(3)
@@ -192,7 +194,7 @@ class Acrobot:
         """Time derivative ``[4, num]`` of ``state`` ``[4, num]``; Sutton and Barto (1998), section 11.3."""
         angle1, angle2, velocity1, velocity2 = state
         mass, moi, length = params["mass"], params["moi"], params["length"]
-        centre = length / 2
+        centre = self.CENTRE if self.fixed_centre else length / 2
         # Gymnasium writes cos(a - pi/2) for what is sin(a) here.
         coupling = mass * length * centre
         coupling_cos, coupling_sin = coupling * np.cos(angle2), coupling * np.sin(angle2)
@@ -344,5 +346,15 @@ DISTRIBUTIONS: tuple[TaskDistribution, ...] = (
     ),
     *_variants("pendulum", Pendulum(), 200, PENDULUM_RANDOM, PENDULUM_EXTREME),
     *_variants("acrobot", Acrobot(), 500, ACROBOT_RANDOM, ACROBOT_EXTREME),
+    *(
+        TaskDistribution(
+            id=f"acrobot-off-centre-{name}",
+            sample=partial(sample_task, Acrobot.DEFAULTS, ranges),
+            make_vector=partial(_make_vector, Acrobot(fixed_centre=True), 500),
+            horizon=500,
+            description=f"acrobot-{name} whose links' centres stay 0.5 m from the joint, as in Packer et al.'s code",
+        )
+        for name, ranges in (("random", ACROBOT_RANDOM), ("extreme", ACROBOT_EXTREME))
+    ),
     *_variants("mountain-car", MountainCar(), 200, MOUNTAIN_CAR_RANDOM, MOUNTAIN_CAR_EXTREME),
 )

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from metarl.agent import Agent as Agent
     from metarl.agent import AgentConfig as AgentConfig
     from metarl.config import TrainConfig as TrainConfig
+    from metarl.deployment.learner import OnlineLearner as OnlineLearner
+    from metarl.deployment.trained import TrainedAgent as TrainedAgent
     from metarl.evaluation.evaluator import Evaluation as Evaluation
     from metarl.evaluation.evaluator import evaluate as evaluate
+    from metarl.experiments.loading import load as load
     from metarl.rollouts.collector import Collector as Collector
     from metarl.rollouts.trial import run_trial as run_trial
     from metarl.runs.folder import RunFolder as RunFolder
@@ -34,14 +37,17 @@ _HOMES = {
     "AgentConfig": "metarl.agent",
     "Collector": "metarl.rollouts.collector",
     "Evaluation": "metarl.evaluation.evaluator",
+    "OnlineLearner": "metarl.deployment.learner",
     "Rollout": "metarl.types",
     "RunFolder": "metarl.runs.folder",
     "Spec": "metarl.types",
     "TaskDistribution": "metarl.tasks",
     "Timestep": "metarl.types",
     "TrainConfig": "metarl.config",
+    "TrainedAgent": "metarl.deployment.trained",
     "Trial": "metarl.types",
     "evaluate": "metarl.evaluation.evaluator",
+    "load": "metarl.experiments.loading",
     "make": "metarl.tasks",
     "register": "metarl.tasks",
     "run_trial": "metarl.rollouts.trial",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -48,6 +49,12 @@ def reference_acrobot(task: Task) -> Any:
     env.LINK_COM_POS_1 = env.LINK_COM_POS_2 = task["length"] / 2
     env.LINK_MASS_1 = env.LINK_MASS_2 = task["mass"]
     env.LINK_MOI = task["moi"]
+    return env
+
+
+def reference_off_centre(task: Task) -> Any:
+    env = reference_acrobot(task)
+    env.LINK_COM_POS_1 = env.LINK_COM_POS_2 = 0.5
     return env
 
 
@@ -129,6 +136,7 @@ FAMILIES = [
     # Capped below the horizon of 500: Gymnasium's step is slow, and the double pendulum's chaos amplifies the last bit
     # to 1e-10 in 80 steps, to 1e-2 in 150.
     ("acrobot", Acrobot(), reference_acrobot, random_or_pumping(3, 3), 80, 0.05),
+    ("acrobot", Acrobot(fixed_centre=True), reference_off_centre, random_or_pumping(3, 3), 80, 0.05),
     ("mountain-car", MountainCar(), reference_mountain_car, random_or_pumping(3, 1), 200, 0.3),
 ]
 
@@ -199,6 +207,8 @@ DECLARED: dict[str, dict[str, list[tuple[float, float]]]] = {
     "pendulum-extreme": {"length": OUTSIDE, "mass": OUTSIDE},
     "acrobot-random": {"length": BAND, "mass": BAND, "moi": BAND},
     "acrobot-extreme": {"length": OUTSIDE, "mass": OUTSIDE, "moi": OUTSIDE},
+    "acrobot-off-centre-random": {"length": BAND, "mass": BAND, "moi": BAND},
+    "acrobot-off-centre-extreme": {"length": OUTSIDE, "mass": OUTSIDE, "moi": OUTSIDE},
     "mountain-car-random": {"force": [(0.0005, 0.005)], "gravity": [(0.001, 0.005)]},
     "mountain-car-extreme": {"force": CAR_FORCE, "gravity": CAR_GRAVITY},
 }
@@ -351,3 +361,77 @@ def test_every_task_carries_all_parameters_of_its_family() -> None:
         task = distribution.sample(rng)
         assert set(task) == set(BY_ID[family_of(distribution.id)].sample(rng))
         assert all(type(value) is float for value in task.values())
+
+
+def after_one_step(dynamics: Any, defaults: Any, state: list[float], action: Any, **task: float) -> list[float]:
+    """The next state under parameters of which only those given are not the default."""
+    params = {name: np.array([value]) for name, value in {**defaults, **task}.items()}
+    new, *_ = dynamics.step(np.array([state]), np.array([action]), params, np.random.default_rng())
+    return [float(value) for value in new[0]]
+
+
+@pytest.mark.parametrize(
+    "task", [{}, {"force": 7.0}, {"length": 0.8}, {"masspole": 0.4}, {"masscart": 2.0}, {"gravity": 5.0}], ids=str
+)
+def test_each_parameter_of_a_cart_acts_as_in_its_equations(task: dict[str, float]) -> None:
+    """Cart and pole obey Newton: the two equations of motion, solved for the accelerations as a linear system."""
+    p = {**CartPole.DEFAULTS, **task}
+    x, x_dot, angle, angle_dot = state = [0.1, -0.4, 0.15, 0.7]
+    new = after_one_step(CartPole(), CartPole.DEFAULTS, state, 1, **task)
+    m, half = p["masspole"], p["length"]
+    # (M + m) x'' + m l a'' cos a = F + m l a'^2 sin a, and m l x'' cos a + 4/3 m l^2 a'' = m g l sin a.
+    matrix = [[p["masscart"] + m, m * half * math.cos(angle)], [m * half * math.cos(angle), 4 / 3 * m * half**2]]
+    right = [p["force"] + m * half * angle_dot**2 * math.sin(angle), m * p["gravity"] * half * math.sin(angle)]
+    x_acc, angle_acc = np.linalg.solve(matrix, right)
+    expected = [x + 0.02 * x_dot, x_dot + 0.02 * x_acc, angle + 0.02 * angle_dot, angle_dot + 0.02 * angle_acc]
+    assert new == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("task", [{}, {"mass": 1.4}, {"length": 0.6}, {"g": 7.0}], ids=str)
+def test_each_parameter_of_a_pendulum_acts_as_in_its_equation(task: dict[str, float]) -> None:
+    """A rod about its end: (m l^2 / 3) a'' = m g (l / 2) sin a + torque."""
+    p = {**Pendulum.DEFAULTS, **task}
+    new = after_one_step(Pendulum(), Pendulum.DEFAULTS, [0.7, 0.3], [1.3], **task)
+    moment = p["mass"] * p["g"] * p["length"] / 2 * math.sin(0.7) + 1.3
+    velocity = 0.3 + 0.05 * moment / (p["mass"] * p["length"] ** 2 / 3)
+    assert new == pytest.approx([0.7 + 0.05 * velocity, velocity], abs=1e-6)
+
+
+@pytest.mark.parametrize("task", [{}, {"force": 0.004}, {"gravity": 0.0007}], ids=str)
+def test_each_parameter_of_a_mountain_car_acts_as_in_its_equation(task: dict[str, float]) -> None:
+    p = {**MountainCar.DEFAULTS, **task}
+    velocity = 0.01 + p["force"] - p["gravity"] * math.cos(3 * -0.3)
+    new = after_one_step(MountainCar(), MountainCar.DEFAULTS, [-0.3, 0.01], 2, **task)
+    assert new == pytest.approx([-0.3 + velocity, velocity], abs=1e-12)
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("task", [{}, {"length": 1.4}, {"mass": 0.6}, {"moi": 0.55}], ids=str)
+def test_each_parameter_of_an_acrobot_acts_as_in_its_equations(fixed: bool, task: dict[str, float]) -> None:
+    """The manipulator's equations M(q) q'' + C(q, q') + G(q) = torque, in one step of Runge and Kutta."""
+    p = {**Acrobot.DEFAULTS, **task}
+    length, mass, moi = p["length"], p["mass"], p["moi"]
+    centre = 0.5 if fixed else length / 2
+
+    def slope(state: Array) -> Array:
+        a1, a2, v1, v2 = state
+        coupling = mass * length * centre
+        m22 = mass * centre**2 + moi
+        m12 = m22 + coupling * math.cos(a2)
+        m11 = 2 * m22 + mass * length**2 + 2 * coupling * math.cos(a2)
+        whirl = coupling * math.sin(a2)
+        lower = mass * 9.8 * centre * math.sin(a1 + a2)
+        upper = mass * 9.8 * (centre + length) * math.sin(a1) + lower
+        right = [whirl * (2 * v1 * v2 + v2**2) - upper, 1.0 - whirl * v1**2 - lower]
+        return np.concatenate([[v1, v2], np.linalg.solve([[m11, m12], [m12, m22]], right)])
+
+    state = [0.4, -0.3, 0.5, -0.2]
+    k1 = slope(np.array(state))
+    k2 = slope(state + 0.1 * k1)
+    k3 = slope(state + 0.1 * k2)
+    expected = state + 0.2 / 6 * (k1 + 2 * k2 + 2 * k3 + slope(state + 0.2 * k3))
+    new = after_one_step(Acrobot(fixed), Acrobot.DEFAULTS, state, 2, **task)
+    assert new == pytest.approx(list(expected), abs=1e-9)
+    if task:
+        default = after_one_step(Acrobot(fixed), Acrobot.DEFAULTS, state, 2)
+        assert np.abs(np.array(new) - default).max() > 3e-3

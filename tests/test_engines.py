@@ -15,9 +15,7 @@ from rich.console import Console
 
 from metarl.benchmarks import adaptation
 from metarl.benchmarks.engines import Engine, Job, run_jobs
-from metarl.benchmarks.fewshot import cells as fewshot
 from metarl.errors import ConfigError, WorkerError
-from metarl.runs.folder import RunFolder
 
 
 @pytest.mark.timeout(300)
@@ -86,15 +84,6 @@ def test_a_command_with_such_options_says_so_and_leaves_nothing(
         adaptation.main()
     assert "--jobs must be 1 or more, got 0" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
-
-
-def test_few_shot_cells_of_one_run_are_one_job(tmp_path: Path) -> None:
-    """A prototypical network is trained once for tests of two sizes: two processes would both want its run."""
-    train = {"num_iterations": 2, "device": "cpu", "eval_every": 2, "meta_batch_size": 1}
-    cells = [fewshot.Cell("protonet", "glyphs", ways, 1, 1, 1, train) for ways in (2, 3)]
-    found = fewshot.run_cells(cells, None, tmp_path / "results", tmp_path / "runs", 4)
-    assert [len(found[cell]["scores"]) for cell in cells] == [4, 4]
-    assert [run.path.name for run in RunFolder.find(tmp_path / "runs")] == ["glyphs-1shot-protonet-seed1"]
 
 
 @pytest.mark.timeout(300)

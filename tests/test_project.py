@@ -25,7 +25,7 @@ FLOORS = (
     "adaptation agent vector plotting",
     "tasks agents fewshot",
     "rollouts envs origin",
-    "evaluation rendering",
+    "evaluation rendering deployment",
     "trainer",
     "testing",
     "experiments",

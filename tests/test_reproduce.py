@@ -12,18 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.command_line import metarl, refused
-from helpers.tables import Known, Stopped, Trained, published, small_table
+from helpers.tables import Known, Stopped, Trained, Twice, published, small_table
 from rich.console import Console
 
 from metarl.benchmarks import tables
+from metarl.benchmarks.bandits.source import StrategySource
 from metarl.benchmarks.engines import LOCAL, Engine
+from metarl.benchmarks.generalization import GeneralizationSource
+from metarl.benchmarks.reproduce import costs
 from metarl.benchmarks.reproduce.agents import AgentSource
+from metarl.benchmarks.reproduce.costs import Cost, cost_of, duration, extrapolated, measured
 from metarl.benchmarks.reproduce.page import write_page
 from metarl.benchmarks.reproduce.run import reproduce
 from metarl.benchmarks.reproduce.scores import read_scores
 from metarl.benchmarks.reproduce.table import Budget, PaperTable, TableCell
-from metarl.benchmarks.reproduce.verdicts import compare, results_of
+from metarl.benchmarks.reproduce.verdicts import aggregated, compare, results_of
 from metarl.benchmarks.tables import load_table
+from metarl.cli import reproduce as reproduce_command
 from metarl.errors import CheckpointError, ConfigError, WorkerError
 from metarl.statistics import crossed_interval
 
@@ -221,6 +226,122 @@ def test_the_verdict_is_by_three_standard_errors(
     assert compare(small_table(), cell, values, crossed_interval([values])) == verdict
 
 
+def test_a_published_standard_deviation_over_runs_is_taken_as_such() -> None:
+    """A deviation of 1 over 4 runs is an error of 0.5, and 1.96 x 0.51 in an interval; ours has an error of 0.1."""
+    unit = np.random.default_rng(0).normal(size=(1, 100))
+    cell = TableCell("a", "b", Known(5.0), (1,), published(5.0, 1.0))
+    for ours, verdict in ((6.5, "within"), (6.65, "above"), (3.35, "below")):
+        values = ours + (unit - unit.mean()) / unit.std(ddof=1)
+        assert compare(small_table(published_runs=4), cell, values, crossed_interval([values])) == verdict
+
+
+def test_a_percentage_is_never_sure() -> None:
+    """All of 5 x 1,000 episodes succeeded: a mean of 100, and the interval of Wilson for 1,000 tasks."""
+    mean, low, high = aggregated(np.full((5, 1000), 100.0), "percent")
+    assert (mean, high) == (100.0, 100.0) and low == pytest.approx(100 / (1 + 1.959964**2 / 1000), abs=1e-4)
+    assert aggregated(np.full((5, 1000), 100.0), "mean") == (100.0, 100.0, 100.0)
+
+
+def test_cells_with_a_measure_share_the_run_of_their_row(tmp_path: Path) -> None:
+    def cell(row: str, measure: str, source: Twice, seeds: tuple[int, ...] = (1, 2)) -> TableCell:
+        return TableCell(row, f"the {measure}", source, seeds, published(5.0), measure=measure)
+
+    cells = tuple(cell(row, name, Twice(mean)) for row, mean in (("a", 5.0), ("b", 3.0)) for name in ("once", "twice"))
+    table = small_table(cells=cells, notes={})
+    printed = _run(tmp_path, table, "the twice")
+    assert sorted(_ran(tmp_path)) == ["3 seed 1", "3 seed 2", "5 seed 1", "5 seed 2"]
+    assert "cells: 1 within, 2 above, 1 below" in printed
+    scores = read_scores(tmp_path / "results/small", table, "full")
+    once, twice, *_ = results_of(table, scores, "full")
+    assert once.interval is not None and twice.interval is not None
+    assert twice.interval[0] == pytest.approx(2 * once.interval[0])
+    assert "4 of 4 scores are there already: skipped." in _run(tmp_path, table)
+    same = dataclasses.replace(cells[0], column="again")
+    with pytest.raises(ConfigError, match=r"several cells for one score: a-seed1\.json, a-seed2\.json"):
+        small_table(cells=(*cells, same), notes={}).check()
+    for other in (cell("a", "thrice", Twice(4.0)), cell("a", "thrice", Twice(5.0), (1,))):
+        with pytest.raises(ConfigError, match="a/the thrice and a/the once of the table small share the run a, and di"):
+            small_table(cells=(*cells, other), notes={}).check()
+
+
+def test_a_small_budget_may_have_fewer_seeds(tmp_path: Path) -> None:
+    _run(tmp_path, small_table(small_seeds=1), "*", budget="small")
+    assert sorted(_ran(tmp_path)) == ["3 seed 1", "5 seed 1", "7 seed 1", "9 seed 1"]
+
+
+def test_costs_are_of_runs_that_are_left(tmp_path: Path) -> None:
+    """Ten steps a second; cells that share a run cost it once."""
+    table = small_table()
+    cells = list(table.cells)
+    speeds = measured({"small": cells}, 0.0)
+    assert set(speeds.values()) == {10.0}
+    assert cost_of(table, cells, "full", {}, speeds) == Cost(5, 0, 2000, 2000, 0.0, 200.0)
+    assert cost_of(table, cells, "small", {}, speeds) == Cost(5, 0, 500, 500, 0.0, 50.0)
+    scores = {(cells[0], 1): {"seconds": 7.0}}
+    assert cost_of(table, cells[:1], "full", scores, speeds) == Cost(2, 1, 800, 400, 7.0, 40.0)
+    shared = tuple(TableCell("a", name, Twice(5.0), (1, 2), measure=name) for name in ("once", "twice"))
+    whole = small_table(cells=shared, notes={})
+    assert cost_of(whole, shared, "full", {}, measured({"small": shared}, 0.0)) == Cost(2, 0, 800, 800, 0.0, 80.0)
+
+
+def test_one_of_each_kind_is_measured() -> None:
+    asked = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Asked(Known):
+        size: int = 0
+
+        @property
+        def kind(self) -> str:
+            return f"{self.mean:g}"
+
+        def steps(self, fraction: float) -> int:
+            return self.size
+
+        def speed(self, seconds: float) -> float:
+            asked.append((self.mean, self.size))
+            return self.mean * self.size
+
+    cells = [TableCell(f"{size}", f"{mean}", Asked(mean, size), (1,)) for mean in (5.0, 3.0) for size in (9, 4, 8)]
+    speeds = measured({"small": cells, "other": cells[:1]}, 1.0)
+    assert asked == [(5.0, 4), (3.0, 4), (5.0, 9)]
+    assert [speeds[cell.source] for cell in cells[1:]] == [20.0, 20.0, 12.0, 12.0, 12.0]
+
+
+def test_time_is_extrapolated_on_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second and a tenth for each: after 4 and 16 there is no time for 64; then there is; a size that is met."""
+    clock = [0.0]
+    sizes = []
+
+    def run(size: int) -> None:
+        sizes.append(size)
+        clock[0] += 1.0 + 0.1 * size
+
+    monkeypatch.setattr(costs.time, "perf_counter", lambda: clock[0])
+    assert extrapolated(run, 1000, 5.0, 4) == pytest.approx(101.0) and sizes == [1, 4, 16]
+    assert extrapolated(run, 1000, 20.0, 4) == pytest.approx(101.0) and sizes[3:] == [1, 4, 16, 64]
+    assert extrapolated(run, 20, 0.0, 4) == pytest.approx(3.0) and sizes[7:] == [1, 4, 16]
+    assert extrapolated(run, 10, 0.0, 4) == pytest.approx(2.0) and sizes[10:] == [1, 4, 10]
+    assert extrapolated(run, 4, 0.0, 4) == pytest.approx(1.4) and sizes[13:] == [1, 4]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.0, "59 s"), (90.0, "1.5 min"), (7200.0, "2.0 h"), (259_200.0, "3.0 days")]
+)
+def test_durations_are_for_people(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_speeds_are_measured_where_cells_run() -> None:
+    """Steps of the longest episode count for all; a bandit's are equally long."""
+    small: dict[str, Any] = {"num_iterations": 4, "meta_batch_size": 20, "eval_every": 100, "device": "cpu"}
+    for source in (
+        AgentSource("rl2", "bandit-k5-n10", "rl2:bandit", small, {"hidden_size": 4}, num_tasks=6),
+        StrategySource("TS", "bandit-k5-n10"),
+    ):
+        assert 10.0 < source.speed(0.1) < 1e8
+
+
 def test_what_cannot_be_compared_says_why(tmp_path: Path) -> None:
     cells = (
         TableCell("a", "body", Known(5.0), (1,), published(5.0), not_comparable="another body"),
@@ -258,6 +379,8 @@ def test_the_command_lists_and_runs_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproduce_command, "MEASURING", 0.1)
+    monkeypatch.setattr(GeneralizationSource, "speed", lambda source, seconds: 1e6)  # The bandits' are measured.
     assert metarl("reproduce rl2-bandits --budget small --cells n=10,k=5/Random n=10,k=5/Greedy") == 0
     assert "cells: 2 within, 74 not run" in capsys.readouterr().out
     assert metarl("reproduce --list --budget small") == 0
@@ -265,6 +388,9 @@ def test_the_command_lists_and_runs_tables(
     assert "rl2-bandits: RL², Table 1: Bernoulli bandits; 0.1 of the budget" in listed
     lines = {line.split()[0]: line.split() for line in listed.splitlines() if line.strip()}
     assert lines["Greedy"][1:3] == ["9", "1"] and lines["RL2"][-2:] == ["on", "request"]
+    assert lines["CartPole,rl2"][1:] == ["1", "0", "0.6", "M", "1", "s"]
+    assert re.search(r"^all +102 +2 +151\.4 M +\d+ s +[\d.]+ (s|min|h|days) *$", listed, re.MULTILINE)
+    assert re.search(r"^all but those on request +63 +2 ", listed, re.MULTILINE)
     assert metarl("reproduce rl2-bandits --list --cells n=10,k=5 --budget small") == 0
     listed = capsys.readouterr().out
     assert "n=10,k=5/SNAIL" in listed and "n=100" not in listed
@@ -278,8 +404,11 @@ def test_the_command_lists_and_runs_tables(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("reproduce", "reproduce needs the name of a table: rl2-bandits; or --list"),
-        ("reproduce rl2-bandit", "unknown table 'rl2-bandit'. Did you mean 'rl2-bandits'? Valid choices: rl2-bandits"),
+        ("reproduce", "reproduce needs the name of a table: fewshot-glyphs, "),
+        (
+            "reproduce rl2-bandit",
+            "unknown table 'rl2-bandit'. Did you mean 'rl2-bandits'? Valid choices: fewshot-glyphs, ",
+        ),
         ("reproduce rl2-bandits --cells Gitins", "unknown cell of rl2-bandits 'Gitins'. Did you mean 'Gittins'?"),
         ("reproduce rl2-bandits --cells n=10,k=7/TS", "Valid choices: Gittins, Greedy, OTS, RL2, ROW/COLUMN, "),
         ("reproduce rl2-bandits --budget tiny", "tiny"),
@@ -294,16 +423,19 @@ def test_bad_words_are_one_sentence(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("budget", ["full", "small"])
 @pytest.mark.parametrize("name", tables.table_names())
-def test_committed_pages_are_made_of_committed_scores(name: str, tmp_path: Path) -> None:
+def test_committed_pages_are_made_of_committed_scores(name: str, budget: Budget, tmp_path: Path) -> None:
     """Every figure on a page stands in a score: the page is written anew and must be the same."""
     table = load_table(name)
     assert table.name == name
-    folder = RESULTS / table.folder("full")
-    scores = read_scores(folder, table, "full")
+    folder = RESULTS / table.folder(budget)
+    if not folder.exists():
+        pytest.skip(f"{name} was not run with the {budget} budget")
+    scores = read_scores(folder, table, budget)
     if (folder / "NOTES.md").exists():
         (tmp_path / "NOTES.md").write_text((folder / "NOTES.md").read_text())
-    write_page(table, scores, "full", tmp_path)
+    write_page(table, scores, budget, tmp_path)
     for file in ("README.md", "table.csv", "scores.csv"):
         assert (tmp_path / file).read_text() == (folder / file).read_text(), file
 

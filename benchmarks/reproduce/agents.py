@@ -11,13 +11,16 @@ import numpy as np
 
 from metarl.benchmarks.cells import Cell, train_and_score
 from metarl.benchmarks.engines import Report
+from metarl.benchmarks.reproduce.costs import training_speed
 from metarl.benchmarks.reproduce.table import Source
 from metarl.statistics import Float
 
 
 @dataclass(frozen=True)
 class AgentSource(Source):
-    """Train an agent, and take its return on held-out tasks after the last adaptation.
+    """Train an agent, and take its returns on held-out tasks.
+
+    A cell's measure is the number of adaptations after which they are taken; default: all.
 
     Attributes:
         agent: name of the agent.
@@ -26,6 +29,7 @@ class AgentSource(Source):
         train: fields of TrainConfig that differ from the preset's.
         settings: fields of the agent's config that do.
         num_tasks: held-out tasks to score on.
+        whole_trial: score the sum of the returns of all episodes of a trial, and not the last one's.
     """
 
     agent: str
@@ -34,6 +38,7 @@ class AgentSource(Source):
     train: Mapping[str, Any] = field(default_factory=dict, hash=False)
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     num_tasks: int = 1000
+    whole_trial: bool = False
 
     trained: ClassVar[bool] = True
 
@@ -42,15 +47,25 @@ class AgentSource(Source):
         setup = self._cell(0, fraction).setup()
         return setup.train_config.num_iterations * setup.steps_per_iteration
 
+    @property
+    def kind(self) -> str:
+        """The agent."""
+        return self.agent
+
+    def speed(self, seconds: float) -> float:
+        """That of training."""
+        return training_speed(self._cell(0, 1.0).setup(), seconds)
+
     def run(self, seed: int, fraction: float, runs: Path, report: Report) -> dict[str, Any] | None:
         """Train with a fraction of the meta-updates, and score."""
         return train_and_score(self._cell(seed, fraction), runs, self.num_tasks, None, report)
 
-    def values(self, content: Mapping[str, Any]) -> Float:
-        """Returns ``[task]``."""
-        return np.asarray(content["returns"], np.float64)[:, -1]
+    def values(self, content: Mapping[str, Any], measure: str) -> Float:
+        """Returns ``[task]``: of the whole trial, or after as many adaptations as ``measure`` says; default: all."""
+        returns = np.asarray(content["returns"], np.float64)
+        return returns.sum(1) if self.whole_trial else returns[:, int(measure or -1)]
 
-    def remark(self, content: Mapping[str, Any]) -> str:
+    def remark(self, content: Mapping[str, Any], measure: str) -> str:
         """How long it was trained."""
         return f"{content['env_steps'] / 1e6:.3g} M steps a seed"
 

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
-from metarl.benchmarks.report import notes, provenance
+from metarl.benchmarks.report import notes, provenance, smooth
 from metarl.benchmarks.reproduce.scores import Scores, values_by_seed
 from metarl.benchmarks.reproduce.table import Budget, PaperTable
 from metarl.benchmarks.reproduce.verdicts import Kind, Result, results_of
@@ -24,12 +25,22 @@ _MARKS: Mapping[Kind, str] = {"within": "", "above": " ▲", "below": " ▼", "n
 _AGGREGATES = {
     "mean": "Mean over tasks and seeds with its 95 % interval, in which both are sources of error; with one seed the "
     "interval is over tasks alone.",
+    "percent": "Mean over tasks and seeds with its 95 % interval, in which both are sources of error; it is never "
+    "narrower than Wilson's over tasks alone.",
     "iqm": "Interquartile mean over seeds and tasks with its 95 % interval by the stratified bootstrap.",
 }
 
 
+_LEGEND = (
+    " Published numbers stand in brackets. ▲ above, ▼ below: by more than three standard errors of the difference and "
+    "what the published number is rounded by; ~ not comparable, see below; no mark: within."
+)
+
+
 def write_page(table: PaperTable, scores: Scores, budget: Budget, folder: Path) -> str:
     """Write ``README.md``, ``table.csv``, ``scores.csv`` and ``table.png`` into ``folder``.
+
+    Where scores have a ``curve``, two lists by name, ``learning.png`` shows the second over the first.
 
     Args:
         table: the table.
@@ -44,6 +55,7 @@ def write_page(table: PaperTable, scores: Scores, budget: Budget, folder: Path) 
     _draw(table, results, folder / "table.png")
     write_atomically(folder / "table.csv", _csv(_table_rows(results)))
     write_atomically(folder / "scores.csv", _csv(_score_rows(table, scores)))
+    curves = _draw_curves(table, scores, folder / "learning.png")
     part = f", {table.small:.3g} of the budget" if budget == "small" else ""
     text = "\n".join(
         [
@@ -53,9 +65,8 @@ def write_page(table: PaperTable, scores: Scores, budget: Budget, folder: Path) 
             "",
             table.about,
             "",
-            f"{table.metric[0].upper()}{table.metric[1:]}. {_AGGREGATES[table.aggregate]} Published numbers stand in "
-            "brackets. ▲ above, ▼ below: by more than three standard errors of the difference and what the published "
-            "number is rounded by; ~ not comparable, see below; no mark: within.",
+            f"{table.metric[0].upper()}{table.metric[1:]}. {_AGGREGATES[table.aggregate]}"
+            + (_LEGEND if any(cell.published for cell in table.cells) else ""),
             "",
             *_matrix(table, results),
             "",
@@ -63,6 +74,7 @@ def write_page(table: PaperTable, scores: Scores, budget: Budget, folder: Path) 
             "",
             "![ours beside the published numbers](table.png)",
             "",
+            *(["![learning](learning.png)", ""] if curves else []),
             *_explained(table, results),
             "## Every cell",
             "",
@@ -81,6 +93,7 @@ def write_page(table: PaperTable, scores: Scores, budget: Budget, folder: Path) 
 def _commands(table: PaperTable, scores: Scores, budget: Budget) -> list[str]:
     """What runs the cells that have scores."""
     words = f"metarl reproduce {table.name}" + (f" --budget {budget}" if budget != "full" else "")
+    words += " --data FOLDER" if table.data else ""
     asked = dict.fromkeys(cell.key for cell, _ in scores if cell.on_request)
     return [words] + ([f"{words} --cells {' '.join(asked)}"] if asked else [])
 
@@ -106,7 +119,8 @@ def _short(result: Result) -> str:
     if result.interval is None:
         return f"–{theirs}"
     _, low, high = result.interval
-    return f"{interval_texts(result.interval)[0]} ± {number_text((high - low) / 2)}{theirs}{_MARKS[result.kind]}"
+    mark = _MARKS[result.kind] if theirs else ""
+    return f"{interval_texts(result.interval)[0]} ± {number_text((high - low) / 2)}{theirs}{mark}"
 
 
 def _explained(table: PaperTable, results: Sequence[Result]) -> list[str]:
@@ -208,3 +222,33 @@ def _draw(table: PaperTable, results: Sequence[Result], path: Path) -> None:
     figure.axes[0].invert_yaxis()
     figure.suptitle(f"{table.metric}; dots: ours (orange: off), crosses: published")
     save_figure(figure, path, dpi=110)
+
+
+def _draw_curves(table: PaperTable, scores: Scores, path: Path) -> bool:
+    """A panel for each row, in it a line for each run, the mean over its seeds; False if no score has a curve."""
+    runs: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+    for cell, seed in table.runs(table.cells, "full"):
+        if "curve" in scores.get((cell, seed), {}):
+            label = cell.column if cell.run_key == cell.key else cell.row
+            runs.setdefault(cell.row, {}).setdefault(label, []).append(scores[cell, seed]["curve"])
+    if not runs:
+        return False
+    across = min(4, len(runs))
+    down = -(-len(runs) // across)
+    figure = Figure(figsize=(3.4 * across + 0.6, 2.5 * down + 0.4), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).flat
+    for axes in panels[len(runs) :]:
+        axes.set_visible(False)
+    for (row, lines), axes in zip(runs.items(), panels, strict=False):
+        for label, curves in lines.items():
+            x, y = list(curves[0])[:2]
+            shortest = min(len(curve[y]) for curve in curves)
+            mean = np.mean([smooth(curve[y][:shortest]) for curve in curves], axis=0)
+            axes.plot(curves[0][x][:shortest], mean, label=label)
+            axes.set(xlabel=x.replace("_", " "), ylabel=f"{y} in training")
+        axes.set_title(row, fontsize="medium")
+        axes.grid(alpha=0.3)
+        if len(lines) > 1:
+            axes.legend(fontsize="small")
+    save_figure(figure, path, dpi=110)
+    return True

@@ -50,7 +50,7 @@ def reproduce(
     """
     table.check()
     table.require()
-    wanted = [(cell, seed) for cell in table.select(cells) for seed in cell.seeds]
+    wanted = table.runs(table.select(cells), budget)
     folder, runs = (results / table.folder(budget)).absolute(), runs.absolute()
     require_writable(folder, "Name another folder with --results.")
     known = read_scores(folder, table, budget)
@@ -60,7 +60,9 @@ def reproduce(
     fraction = table.fraction(budget)
     # Of equally long ones the last: rows grow. What takes longest begins first, so that nobody waits for it alone.
     missing = sorted(missing, key=lambda place: place[0].source.steps(fraction))[::-1]
-    jobs = [Job(f"{cell.key} seed {seed}", _run, (table, cell, seed, budget, folder, runs)) for cell, seed in missing]
+    jobs = [
+        Job(f"{cell.run_key} seed {seed}", _run, (table, cell, seed, budget, folder, runs)) for cell, seed in missing
+    ]
     try:
         return run_jobs(jobs, engine, (folder, runs), console)
     finally:

@@ -33,7 +33,7 @@ def write_score(
         CheckpointError: if the file cannot be written.
         ConfigError: if it holds what JSON cannot.
     """
-    belongs = {"table": table.name, "version": table.version, "budget": budget, "cell": cell.key, "seed": seed}
+    belongs = {"table": table.name, "version": table.version, "budget": budget, "cell": cell.run_key, "seed": seed}
     whole = {**belongs, **content}
     write_json(folder / cell.score_name(seed), {**whole, _DIGEST: _digest(whole)}, indent=None)
 
@@ -45,18 +45,19 @@ def read_scores(folder: Path, table: PaperTable, budget: Budget) -> dict[tuple[T
         CheckpointError: for a file that is damaged, or was edited.
         ConfigError: for a score of another table, version or budget, or of no cell of this table.
     """
-    places = {cell.score_name(seed): (cell, seed) for cell in table.cells for seed in cell.seeds}
+    names = {(cell, seed): cell.score_name(seed) for cell in table.cells for seed in cell.seeds}
+    known = set(names.values())
     found = {}
     for path in sorted(folder.glob("*.json")):
         content = _read(path)
         _require_same(path, content, table, budget)
-        if path.name not in places:
+        if path.name not in known:
             raise ConfigError(
                 f"{shown(path)} is the score of no cell of {table.name}, whose rows are {', '.join(table.rows)} and "
                 f"whose columns are {', '.join(folded(table.columns))}: move it elsewhere."
             )
         found[path.name] = content
-    return {place: found[name] for name, place in places.items() if name in found}
+    return {place: found[name] for place, name in names.items() if name in found}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -91,7 +92,7 @@ def values_by_seed(scores: Scores, cell: TableCell) -> tuple[tuple[int, ...], Fl
         ConfigError: if seeds were scored on different numbers of tasks.
     """
     seeds = tuple(seed for seed in cell.seeds if (cell, seed) in scores)
-    values = [cell.source.values(scores[cell, seed]) for seed in seeds]
+    values = [cell.values(scores[cell, seed]) for seed in seeds]
     if len({len(one) for one in values}) > 1:
         raise ConfigError(f"seeds of {cell.key} were scored on {', '.join(str(len(one)) for one in values)} tasks.")
     return seeds, np.array(values)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -18,6 +20,8 @@ from metarl.statistics import Float
 
 Budget = Literal["full", "small"]
 
+Aggregate = Literal["mean", "percent", "iqm"]
+
 
 class Source(ABC):
     """Where the scores of a cell come from: what is run for one seed. It can be pickled, and told by its ``repr``."""
@@ -28,6 +32,15 @@ class Source(ABC):
     @abstractmethod
     def steps(self, fraction: float) -> int:
         """Environment steps of one seed, with this fraction of the budget."""
+
+    @property
+    @abstractmethod
+    def kind(self) -> str:
+        """What steps: sources of a table that have the same kind take about as long for a step."""
+
+    @abstractmethod
+    def speed(self, seconds: float) -> float:
+        """Environment steps in a second on this machine, measured for about so many seconds."""
 
     @abstractmethod
     def run(self, seed: int, fraction: float, runs: Path, report: Report) -> dict[str, Any] | None:
@@ -45,12 +58,30 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def values(self, content: Mapping[str, Any]) -> Float:
-        """Scores of single tasks, ``[task]``, in what :meth:`run` returned; the same tasks for every seed."""
+    def values(self, content: Mapping[str, Any], measure: str) -> Float:
+        """Scores of single tasks, ``[task]``, in what :meth:`run` returned; the same tasks for every seed.
+
+        Args:
+            content: the score.
+            measure: of the cell, see :class:`TableCell`; empty for a source of one measure.
+        """
 
     @abstractmethod
-    def remark(self, content: Mapping[str, Any]) -> str:
+    def remark(self, content: Mapping[str, Any], measure: str) -> str:
         """What the page says of how it was done, e.g. the settings that were chosen; may be empty."""
+
+
+class FolderSource(Source):
+    """One whose tasks are read from a folder of the user's, which a table cannot know."""
+
+    @abstractmethod
+    def reading(self, folder: str) -> FolderSource:
+        """The same, reading ``folder``."""
+
+
+def part(number: int, fraction: float) -> int:
+    """As many of ``number`` tasks as a fraction of the budget leaves, at least 2."""
+    return max(2, round(number * fraction))
 
 
 @dataclass(frozen=True)
@@ -65,6 +96,7 @@ class TableCell:
         published: the paper's number; None if it has none.
         not_comparable: why ours cannot be compared with it, e.g. another body; empty if it can.
         on_request: left out unless it is asked for, since it takes long.
+        measure: which of several things that its run scores; cells of one row that have a measure share a run.
     """
 
     row: str
@@ -74,15 +106,29 @@ class TableCell:
     published: Published | None = None
     not_comparable: str = ""
     on_request: bool = False
+    measure: str = ""
 
     @property
     def key(self) -> str:
         """Its name: row/column."""
         return f"{self.row}/{self.column}"
 
+    @property
+    def run_key(self) -> str:
+        """Name of what is run for it: its own, or that of the row if cells of the row share a run."""
+        return self.row if self.measure else self.key
+
     def score_name(self, seed: int) -> str:
         """File name of the score of a seed."""
-        return f"{safe_name(self.key)}-seed{seed}.json"
+        return f"{safe_name(self.run_key)}-seed{seed}.json"
+
+    def values(self, content: Mapping[str, Any]) -> Float:
+        """Scores of single tasks, ``[task]``, in the content of a score."""
+        return self.source.values(content, self.measure)
+
+    def remark(self, content: Mapping[str, Any]) -> str:
+        """What the page says of how it was done."""
+        return self.source.remark(content, self.measure)
 
 
 @dataclass(frozen=True)
@@ -97,10 +143,15 @@ class PaperTable:
         metric: what the numbers are, with their unit.
         version: rises when the cells come to mean something else, so that old scores are not taken for new ones.
         small: the fraction of the budget that ``--budget small`` runs.
+        small_seeds: the most seeds that it runs of a cell; None for all.
         published_tasks: tasks that a published mean is over, which says how certain it is; None if nobody knows.
-        aggregate: how the paper sums scores up.
+        published_runs: training runs whose standard deviation the ± of a published mean over them is; None where that
+            is half of a 95 % interval.
+        aggregate: how the paper sums scores up; ``percent`` is a mean of percentages.
         notes: explanations by name of a cell, column or row; shown under the table where a cell is not within.
         requires: a package that the table needs and metarl's extra that brings it.
+        data: where to get the data that it reads and how to lay it out; empty if it reads none.
+        folder_of_data: where that lies, see :meth:`reading`.
     """
 
     name: str
@@ -110,10 +161,14 @@ class PaperTable:
     metric: str
     version: int
     small: float
+    small_seeds: int | None = None
     published_tasks: int | None = None
-    aggregate: Literal["mean", "iqm"] = "mean"
+    published_runs: int | None = None
+    aggregate: Aggregate = "mean"
     notes: Mapping[str, str] = field(default_factory=dict)
     requires: tuple[str, str] | None = None
+    data: str = ""
+    folder_of_data: str | None = None
 
     @property
     def rows(self) -> list[str]:
@@ -157,12 +212,48 @@ class PaperTable:
             chosen.update(found)
         return [cell for cell in self.cells if cell.key in chosen]
 
-    def require(self) -> None:
-        """Refuse to run without the package that the table needs.
+    def reading(self, folder: str) -> PaperTable:
+        """The same table, whose data lies in ``folder``.
 
         Raises:
-            ConfigError: naming the package and the extra.
+            ConfigError: if it reads no data, or there is no such folder.
         """
+        if not self.data:
+            raise ConfigError(f"the table {self.name} reads no data, got the folder {folder} (--data).")
+        if not Path(folder).is_dir():
+            raise ConfigError(f"there is no folder {folder} to read the data of {self.name} from. {self.data}")
+        cells = (
+            dataclasses.replace(cell, source=cell.source.reading(folder))
+            if isinstance(cell.source, FolderSource)
+            else cell
+            for cell in self.cells
+        )
+        return dataclasses.replace(self, cells=tuple(cells), folder_of_data=folder)
+
+    def runs(self, cells: Sequence[TableCell], budget: Budget) -> list[tuple[TableCell, int]]:
+        """What is run for some cells, once each: the seed, and the first cell that it scores."""
+        num_seeds = self.small_seeds if budget == "small" else None
+        found: dict[str, tuple[TableCell, int]] = {}
+        for cell in cells:
+            for seed in cell.seeds[:num_seeds]:
+                found.setdefault(cell.score_name(seed), (cell, seed))
+        return list(found.values())
+
+    def groups(self, cells: Sequence[TableCell]) -> dict[str, list[TableCell]]:
+        """Cells that are alike in what is run for them: those of a column, or of a row whose cells share a run."""
+        found: dict[str, list[TableCell]] = {}
+        for cell in cells:
+            found.setdefault(cell.row if cell.measure else cell.column, []).append(cell)
+        return found
+
+    def require(self) -> None:
+        """Refuse to run without the package or the data that the table needs.
+
+        Raises:
+            ConfigError: naming the package and the extra, or saying where to get the data.
+        """
+        if self.data and self.folder_of_data is None:
+            raise ConfigError(f"the table {self.name} reads a folder of data, which --data FOLDER names. {self.data}")
         if self.requires is not None and importlib.util.find_spec(self.requires[0]) is None:
             raise missing_extra(*self.requires, f"the table {self.name}")
 
@@ -170,12 +261,21 @@ class PaperTable:
         """Refuse a table that contradicts itself, before anything is run.
 
         Raises:
-            ConfigError: for two cells of one name, files of one name, a cell without seeds, or notes on nothing.
+            ConfigError: for two cells of one name, files of one name, a cell without seeds, cells that share a run and
+                differ in what they run, or notes on nothing.
         """
-        files = [cell.score_name(seed) for cell in self.cells for seed in cell.seeds]
-        twice = sorted({name for name in files if files.count(name) > 1})
+        files = Counter((cell.score_name(seed), cell.measure) for cell in self.cells for seed in cell.seeds)
+        twice = sorted({name for (name, _), number in files.items() if number > 1})
         if twice:
             raise ConfigError(f"the table {self.name} has several cells for one score: {', '.join(twice)}.")
+        runs: dict[str, TableCell] = {}
+        for cell in self.cells:
+            first = runs.setdefault(cell.run_key, cell)
+            if (cell.source, cell.seeds, cell.on_request) != (first.source, first.seeds, first.on_request):
+                raise ConfigError(
+                    f"{cell.key} and {first.key} of the table {self.name} share the run {cell.run_key}, and differ in "
+                    "what they run for it."
+                )
         empty = [cell.key for cell in self.cells if not cell.seeds]
         if empty:
             raise ConfigError(f"the table {self.name} has cells without seeds: {', '.join(empty)}.")

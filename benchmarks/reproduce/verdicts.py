@@ -9,8 +9,15 @@ from typing import Literal
 import numpy as np
 
 from metarl.benchmarks.reproduce.scores import Scores, values_by_seed
-from metarl.benchmarks.reproduce.table import Budget, PaperTable, TableCell
-from metarl.statistics import Float, Interval, bootstrap_interval, crossed_interval, interquartile_mean
+from metarl.benchmarks.reproduce.table import Aggregate, Budget, PaperTable, TableCell
+from metarl.statistics import (
+    Float,
+    Interval,
+    bootstrap_interval,
+    crossed_interval,
+    crossed_share_interval,
+    interquartile_mean,
+)
 
 Kind = Literal["within", "above", "below", "not comparable", "not run"]
 
@@ -59,7 +66,7 @@ def _result(table: PaperTable, cell: TableCell, scores: Scores, budget: Budget) 
     if not seeds:
         return Result(cell, "not run")
     interval = aggregated(values, table.aggregate)
-    remarks = dict.fromkeys(cell.source.remark(scores[cell, seed]) for seed in seeds)
+    remarks = dict.fromkeys(cell.remark(scores[cell, seed]) for seed in seeds)
     reason = _why_not(table, cell, budget)
     kind: Kind = "not comparable" if reason else compare(table, cell, values, interval)
     return Result(
@@ -76,14 +83,20 @@ def _why_not(table: PaperTable, cell: TableCell, budget: Budget) -> str:
     return f"{table.fraction(budget):.3g} of the budget"
 
 
-def aggregated(values: Float, aggregate: Literal["mean", "iqm"]) -> Interval:
+def aggregated(values: Float, aggregate: Aggregate) -> Interval:
     """Scores ``[seed, task]`` summed up, with a 95 % interval.
 
     Tasks are a sample on which all seeds are scored, so that the interval of a mean takes both as crossed effects; a
     bootstrap that is stratified by task would be too narrow (:mod:`metarl.statistics`). It is for the interquartile
-    mean, which the papers that report it use over the whole of a benchmark.
+    mean, which the papers that report it use over the whole of a benchmark. The interval of a percentage is no point
+    where all tasks agree: by chance, some other task might not.
     """
-    return crossed_interval([values]) if aggregate == "mean" else bootstrap_interval(interquartile_mean, values)
+    if aggregate == "iqm":
+        return bootstrap_interval(interquartile_mean, values)
+    if aggregate == "mean":
+        return crossed_interval([values])
+    mean, low, high = crossed_share_interval([values / 100.0])
+    return 100.0 * mean, 100.0 * low, 100.0 * high
 
 
 def compare(table: PaperTable, cell: TableCell, values: Float, interval: Interval) -> Kind:
@@ -93,7 +106,7 @@ def compare(table: PaperTable, cell: TableCell, values: Float, interval: Interva
     paper had, which vary as ours do.
 
     Args:
-        table: says how many tasks that were.
+        table: says how many tasks that were, and what kind of error the source gives.
         cell: with a published number.
         values: our scores, ``[seed, task]``.
         interval: of ours.
@@ -103,7 +116,8 @@ def compare(table: PaperTable, cell: TableCell, values: Float, interval: Interva
     mean, low, high = interval
     theirs = 0.0
     if published.half_interval is not None:
-        theirs = published.half_interval / _NORMAL
+        runs = table.published_runs
+        theirs = published.half_interval / (_NORMAL if runs is None else math.sqrt(runs))
     elif table.published_tasks is not None and values.shape[1] > 1:
         theirs = float(np.std(values, axis=1, ddof=1).mean()) / math.sqrt(table.published_tasks)
     allowed = _ERRORS * math.hypot((high - low) / 2 / _NORMAL, theirs) + published.rounding

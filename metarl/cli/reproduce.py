@@ -7,17 +7,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from metarl.benchmarks.engines import LOCAL, Engine
+from metarl.benchmarks.reproduce.costs import Cost, cost_of, duration, measured
 from metarl.benchmarks.reproduce.run import reproduce as run_table
 from metarl.benchmarks.reproduce.scores import Scores, read_scores
 from metarl.benchmarks.reproduce.table import Budget, PaperTable, TableCell
 from metarl.benchmarks.tables import load_table, table_names
 from metarl.errors import ConfigError, MetarlError
+
+MEASURING = 10.0
+"""Seconds that the listing measures the machine for."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +32,13 @@ class ReproduceOptions:
     table: Annotated[str | None, tyro.conf.Positional] = None
     """Name of the table; those that there are: metarl reproduce --list."""
     list: bool = False
-    """Show all tables, or the cells of one: what is done, and what it costs."""
+    """Show all tables, or the cells of one: what is done, and what the rest costs on this machine."""
     cells: tuple[str, ...] = ()
     """Rows, columns or ROW/COLUMN, * for anything; default: all but those that are trained on request alone."""
     budget: Budget = "full"
     """All of it, or a fraction of it that takes minutes, with a page of its own."""
+    data: str | None = None
+    """Folder of the data, for tables that read some, e.g. the images of Omniglot."""
     results: Path = Path("benchmarks/results")
     """Scores, table and figure go to a folder in here."""
     runs: Path = Path("runs/reproduce")
@@ -48,8 +55,11 @@ def reproduce(words: Sequence[str], console: Console) -> int:
         return 0
     if options.table is None:
         raise ConfigError(f"reproduce needs the name of a table: {', '.join(table_names())}; or --list.")
+    table = load_table(options.table)
+    if options.data is not None:
+        table = table.reading(str(Path(options.data).expanduser().absolute()))
     done = run_table(
-        load_table(options.table),
+        table,
         console,
         budget=options.budget,
         cells=options.cells,
@@ -61,42 +71,54 @@ def reproduce(words: Sequence[str], console: Console) -> int:
 
 
 def _list(tables: Sequence[PaperTable], options: ReproduceOptions, console: Console) -> None:
-    """A line for each column of each table, or for each cell of a single one."""
+    """A line for each row or column of each table, or for each cell of a single one, and one for all of them."""
+    budget = options.budget
     one = options.table is not None
+    chosen = {table.name: table.select(options.cells or ["*"]) if one else list(table.cells) for table in tables}
+    scores: dict[str, Scores] = {}
+    notes: dict[str, str] = {}
+    left: dict[str, list[TableCell]] = {}
     for table in tables:
-        fraction = table.fraction(options.budget)
-        folder = options.results / table.folder(options.budget)
-        note = ""
         try:
-            scores: Scores = read_scores(folder.absolute(), table, options.budget)
+            scores[table.name] = read_scores((options.results / table.folder(budget)).absolute(), table, budget)
         except MetarlError as error:  # The other tables are to be seen all the same.
-            scores, note = {}, f"\n[red]{escape(str(error))}[/]"
-        console.print(f"[bold]{table.name}[/]: {escape(table.title)}; {_part(fraction)}{note}", soft_wrap=True)
-        shown = Table("cell" if one else "column", "seeds", "done", "steps", "took", "runs", box=None, pad_edge=False)
-        groups = (
-            {cell.key: [cell] for cell in table.select(options.cells or ["*"])}
-            if one
-            else {column: [cell for cell in table.cells if cell.column == column] for column in table.columns}
-        )
-        for name, cells in groups.items():
-            shown.add_row(escape(name), *_costs(cells, scores, fraction))
+            scores[table.name], notes[table.name] = {}, f"\n[red]{escape(str(error))}[/]"
+        runs = table.runs(chosen[table.name], budget)
+        left[table.name] = [cell for cell, seed in runs if (cell, seed) not in scores[table.name]]
+    console.print(f"Measuring this machine, for {MEASURING:.0f} s or somewhat more.", markup=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(options.engine.cpus_per_run)
+    try:
+        speeds = measured(left, MEASURING)
+    finally:
+        torch.set_num_threads(before)
+    for table in tables:
+        cells = chosen[table.name]
+        part = _part(table.fraction(budget)) + notes.get(table.name, "")
+        console.print(f"[bold]{table.name}[/]: {escape(table.title)}; {part}", soft_wrap=True)
+        groups = {cell.key: [cell] for cell in cells} if one else table.groups(cells)
+        lines = {name: (group, all(cell.on_request for cell in group)) for name, group in groups.items()}
+        lines["all"] = cells, False
+        if any(cell.on_request for cell in cells):
+            lines["all but those on request"] = [cell for cell in cells if not cell.on_request], False
+        shown = Table("", "runs", "done", "steps", "took", "left", "", box=None, pad_edge=False)
+        for name, (group, on_request) in lines.items():
+            cost = cost_of(table, group, budget, scores[table.name], speeds)
+            shown.add_row(escape(name), *_texts(cost), "on request" if on_request else "")
         console.print(shown)
+    console.print("What is left is estimated for one run at a time; --jobs shares it out.", markup=False)
 
 
 def _part(fraction: float) -> str:
     return "the whole budget" if fraction == 1.0 else f"{fraction:.3g} of the budget"
 
 
-def _costs(cells: Sequence[TableCell], scores: Scores, fraction: float) -> list[str]:
-    """Seeds, how many of them are done, environment steps of all, hours of what is done, and when they run."""
-    done = [scores[cell, seed] for cell in cells for seed in cell.seeds if (cell, seed) in scores]
-    steps = sum(cell.source.steps(fraction) * len(cell.seeds) for cell in cells)
-    seconds = sum(float(score["seconds"]) for score in done)
-    on_request = all(cell.on_request for cell in cells)
+def _texts(cost: Cost) -> list[str]:
+    """Runs, how many of them are done, environment steps of all, and the time that was and will be taken."""
     return [
-        str(sum(len(cell.seeds) for cell in cells)),
-        str(len(done)),
-        f"{steps / 1e6:,.1f} M",
-        f"{seconds / 60:.1f} min" if done else "",
-        "on request" if on_request else "",
+        str(cost.num_runs),
+        str(cost.num_done),
+        f"{cost.steps / 1e6:,.1f} M",
+        duration(cost.seconds_done) if cost.num_done else "",
+        duration(cost.seconds_left) if cost.num_done < cost.num_runs else "",
     ]

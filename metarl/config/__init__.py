@@ -1,10 +1,11 @@
 """Settings: which values they may take, those of the outer loop, and how they are read from files."""
 
 from metarl.config.reading import from_dict
-from metarl.config.settings import check_settings
+from metarl.config.settings import Device, check_settings
 from metarl.config.train import TrainConfig, choose_device, fixed_settings, require_kept, run_config
 
 __all__ = [
+    "Device",
     "TrainConfig",
     "check_settings",
     "choose_device",

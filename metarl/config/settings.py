@@ -58,6 +58,8 @@ UnitInterval = Annotated[float, _UNIT]
 PositiveShare = Annotated[Positive, _UNIT]
 Counts = Annotated[tuple[int, ...], Allowed("be a tuple of whole numbers above 0", _are_counts)]
 """Several of them, such as the widths of layers; none at all is allowed."""
+Device = Literal["auto", "cpu", "cuda"]
+"""Where networks run; auto takes CUDA if there is any."""
 SomeCounts = Annotated[Counts, Allowed("hold at least one number", lambda value: len(value) > 0)]
 
 

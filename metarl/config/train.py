@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
-from metarl.config.settings import Count, Seed, check_settings
+from metarl.config.settings import Count, Device, Seed, check_settings
 from metarl.distributed import device_of_rank
 from metarl.errors import ConfigError
 
@@ -21,7 +21,7 @@ class TrainConfig:
 
     seed: Seed = 1
     """Seed for parameters, tasks, environments and actions; the same seed gives the same run, bit for bit."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where networks run; auto takes CUDA if there is any."""
     num_iterations: Count = 100
     """Meta-updates."""

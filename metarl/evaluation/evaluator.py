@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from metarl.rollouts.trial import run_trial
 from metarl.seeding import derive, numpy_stream
 from metarl.statistics import Float, mean_interval
 from metarl.tasks.distribution import TaskDistribution
-from metarl.types import Trial
+from metarl.types import Rollout, Trial
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def evaluate(
     split: Literal["train", "test"] = "test",
     rollouts_per_task: int | None = None,
     deterministic_last: bool = False,
+    succeeded: Callable[[Rollout], Tensor] | None = None,
 ) -> Evaluation:
     """Run one trial on ``num_tasks`` tasks of a split; the agent's meta-parameters stay as they are.
 
@@ -86,6 +88,8 @@ def evaluate(
         split: ``"test"`` or ``"train"``.
         rollouts_per_task: episodes per task and shot; default: as in training.
         deterministic_last: act by the distribution's mode after the last adaptation.
+        succeeded: says which episodes of a rollout were a success, bool ``[task, episode]``; default: those of which
+            the environment said so.
 
     Raises:
         ConfigError: if the agent was built for other spaces, or for a count that cannot be.
@@ -116,7 +120,7 @@ def evaluate(
             )
         finally:
             collector.close()
-        own.append(_scores(trial, rollouts_per_task))
+        own.append(_scores(trial, rollouts_per_task, succeeded))
     found = _joined([part for parts in group.gather(own) for part in parts])
     returns = found.returns
     if not np.isfinite(returns).all():
@@ -128,11 +132,15 @@ def evaluate(
     return found
 
 
-def _scores(trial: Trial, episodes_per_shot: int) -> Evaluation:
+def _scores(trial: Trial, episodes_per_shot: int, succeeded: Callable[[Rollout], Tensor] | None) -> Evaluation:
     def by_shot(values: list[Tensor]) -> Float:
         return np.stack([value.double().mean(1).cpu().numpy() for value in values], axis=1)
 
-    success = by_shot([rollout.success for rollout in trial.rollouts]) if trial.reports_success else None
+    success = None
+    if succeeded is not None:
+        success = by_shot([succeeded(rollout) for rollout in trial.rollouts])
+    elif trial.reports_success:
+        success = by_shot([rollout.success for rollout in trial.rollouts])
     returns = by_shot([rollout.returns for rollout in trial.rollouts])
     return Evaluation(returns, success, episodes_per_shot, trial.num_env_steps, trial.num_invalid)
 

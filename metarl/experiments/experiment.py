@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from metarl.agent import Agent, AgentConfig
 from metarl.agents import PretrainedConfig
-from metarl.config import TrainConfig, choose_device, fixed_settings, from_dict, require_kept
+from metarl.config import Device, TrainConfig, choose_device, fixed_settings, from_dict, require_kept
 from metarl.errors import ConfigError
 from metarl.experiments.setup import Setup
 from metarl.plugins import require_trust
@@ -121,7 +121,7 @@ class Experiment(Setup):
             self.run.write_config(changed.to_json())
         return changed
 
-    def on(self, device: Literal["auto", "cpu", "cuda"]) -> Experiment:
+    def on(self, device: Device) -> Experiment:
         """The same experiment, its networks on ``device``."""
         return dataclasses.replace(self, train_config=dataclasses.replace(self.train_config, device=device))
 

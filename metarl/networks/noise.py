@@ -30,6 +30,7 @@ class Stream:
     Attributes:
         seed: for all tasks.
         first_task: index in the meta-batch of the first one.
+        first_slot: index of the first of each task's slots.
         drawn: draws so far.
         block: bits that are drawn in advance, ``[draw, ...]``.
         block_start: number of the first of these draws.
@@ -38,6 +39,7 @@ class Stream:
 
     seed: int
     first_task: int
+    first_slot: int = 0
     drawn: int = 0
     block: Tensor | None = None
     block_start: int = 0
@@ -63,15 +65,17 @@ class TaskNoise:
         self.device = device
         self.seed(seed)
 
-    def seed(self, seed: int, first_task: int = 0) -> None:
+    def seed(self, seed: int, first_task: int = 0, first_slot: int = 0) -> None:
         """Begin all streams anew.
 
         Args:
             seed: for all tasks.
             first_task: index in the meta-batch of the first task that numbers are drawn for, where a meta-batch is
                 shared out over processes.
+            first_slot: index of the first slot ``[task, slot, ...]`` that numbers are drawn for, where the slots of a
+                task are played one after another.
         """
-        self.stream = Stream(seed, first_task)
+        self.stream = Stream(seed, first_task, first_slot)
 
     def uniform(self, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
         """Uniform numbers in the open interval (0, 1), ``shape`` beginning with the number of tasks."""
@@ -108,7 +112,8 @@ class TaskNoise:
         keys = row_keys(stream.seed, tasks)
         key = torch.from_numpy(keys.view(np.int64)).to(self.device)
         draws = torch.arange(stream.drawn, stream.drawn + _BLOCK, device=self.device)
-        counters = (draws << 32)[:, None] + torch.arange(1, number + 1, device=self.device)
+        passed = stream.first_slot * math.prod(shape[2:])
+        counters = (draws << 32)[:, None] + torch.arange(passed + 1, passed + number + 1, device=self.device)
         # int64 wraps around as uint64 does; only the shift to the right has to be cleared of the sign.
         z = key[None, :, None] + counters[:, None] * _GAMMA
         z = (z ^ ((z >> 30) & (2**34 - 1))) * _FIRST

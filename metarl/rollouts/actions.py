@@ -1,4 +1,4 @@
-"""An agent's actions as an environment takes them."""
+"""An agent's actions as an environment takes them, and as the agent is shown them afterwards."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import one_hot
+
+from metarl.types import Spec
 
 _UNBOUNDED = float(np.finfo(np.float32).max)
 """What environments write for a bound that they do not have, where it is not infinite."""
@@ -28,22 +32,41 @@ class ActionMap:
         if self._discrete:
             return
         assert isinstance(space, gym.spaces.Box)
-        self._low, self._high = space.low, space.high
-        self._bounded = (np.abs(space.low) < _UNBOUNDED) & (np.abs(space.high) < _UNBOUNDED)
-        self._start = np.where(self._bounded, space.low, -1.0)
-        self._width = np.where(self._bounded, space.high, 1.0) - self._start
+        bounded = (np.abs(space.low) < _UNBOUNDED) & (np.abs(space.high) < _UNBOUNDED)
+        start = np.where(bounded, space.low, -1.0)
+        width = np.where(bounded, space.high, 1.0) - start
+        self._box: tuple[NDArray[Any], ...] = (bounded, start, width, space.low, space.high)
+        self._one = np.ones(space.shape, np.float32)
 
     def __call__(self, actions: Tensor) -> NDArray[Any]:
         """``actions`` are ``[...]`` int64, or ``[..., action_dim]`` float32, and so is what is returned."""
         values: NDArray[Any] = actions.cpu().numpy()
         if self._discrete:
             return values
-        # Not np.clip, which takes as long for a few numbers as all the rest.
-        scaled = self._start + (np.minimum(np.maximum(values, -1.0), 1.0) + 1.0) * 0.5 * self._width
-        chosen = np.where(self._bounded, scaled, values).astype(np.float32)
-        return np.asarray(np.minimum(np.maximum(chosen, self._low), self._high))
+        return np.asarray(_onto_box(np, values, self._one, *self._box))
+
+    def of_tensors(self, actions: Tensor) -> Tensor:
+        """The same as tensors, of the same device, for a graph that is to be exported."""
+        if self._discrete:
+            return actions
+        constants = (torch.as_tensor(part, device=actions.device) for part in (self._one, *self._box))
+        mapped: Tensor = _onto_box(torch, actions, *constants)
+        return mapped
+
+
+def _onto_box(lib: Any, values: Any, one: Any, bounded: Any, start: Any, width: Any, low: Any, high: Any) -> Any:
+    """The map, with arrays of NumPy or tensors of PyTorch: ``lib`` is one of these modules."""
+    # Not np.clip, which takes as long for a few numbers as all the rest.
+    scaled = start + (lib.minimum(lib.maximum(values, -one), one) + 1.0) * 0.5 * width
+    chosen = lib.asarray(lib.where(bounded, scaled, values), dtype=lib.float32)
+    return lib.minimum(lib.maximum(chosen, low), high)
 
 
 def env_actions(space: gym.Space[Any], actions: Tensor) -> NDArray[Any]:
     """:class:`ActionMap` of a space that is asked once."""
     return ActionMap(space)(actions)
+
+
+def encoded_actions(spec: Spec, actions: Tensor) -> Tensor:
+    """Actions as an agent sees them at the next step, ``[..., action_dim]``: one-hot, or clipped to [-1, 1]."""
+    return one_hot(actions, spec.action_dim).float() if spec.discrete else actions.clamp(-1.0, 1.0)

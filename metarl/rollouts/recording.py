@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import one_hot
 
+from metarl.rollouts.actions import encoded_actions
 from metarl.rollouts.episodes import Episodes, Flags
 from metarl.types import Action, Rollout, Spec, Timestep
 
@@ -54,7 +54,7 @@ class Recording:
         last = (previous.lengths - 1)[..., None]
         index = last if self._spec.discrete else last[..., None].expand(*self._shape, 1, self._spec.action_dim)
         shown = {
-            "prev_action": self._encoded(previous.actions.gather(2, index).squeeze(2)),
+            "prev_action": encoded_actions(self._spec, previous.actions.gather(2, index).squeeze(2)),
             "prev_reward": previous.rewards.gather(2, last).squeeze(2),
             "prev_done": torch.ones(self._shape, device=self._device),
         }
@@ -79,7 +79,7 @@ class Recording:
         if step + 1 < self._spec.horizon:
             if step + 1 == self._room:
                 self._grow()
-            columns["prev_action"].places[part][step + 1].copy_(self._encoded(action.value))
+            columns["prev_action"].places[part][step + 1].copy_(encoded_actions(self._spec, action.value))
 
     def earn(self, step: int, part: int, rewards: NDArray[np.float32], terminated: Flags, truncated: Flags) -> None:
         """Take in what environments of some tasks answer, ``[instance]`` each."""
@@ -114,10 +114,6 @@ class Recording:
         for name, column in self._columns.items():
             longer = torch.cat([column.whole, torch.zeros_like(column.whole)])
             self._columns[name] = _Column(longer, self._parts)
-
-    def _encoded(self, action: Tensor) -> Tensor:
-        """Actions as vectors ``[..., action_dim]``: one-hot, or clipped to the normalised box."""
-        return one_hot(action, self._spec.action_dim).float() if self._spec.discrete else action.clamp(-1.0, 1.0)
 
     def _over_time(self, kept: Tensor) -> Tensor:
         """``[task, slot, time, ...]`` of ``[time, task, slot, ...]``."""

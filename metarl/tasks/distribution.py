@@ -18,7 +18,7 @@ from metarl.types import Spec, Task
 from metarl.vector.contract import contract_problems
 from metarl.vector.gym_env import GymVectorEnv, build_env
 from metarl.vector.instances import ENVIRONMENT_ERRORS, close_env
-from metarl.vector.spaces import flat_spaces
+from metarl.vector.spaces import flattened, spec_of
 from metarl.vector.watchdog import Call
 
 Sampler = Callable[[np.random.Generator], Task]
@@ -111,6 +111,26 @@ class TaskDistribution:
         drawn: list[Task] = self.call("meta_batch", num_tasks, rng)
         return drawn
 
+    @property
+    def spaces(self) -> tuple[gym.Space[Any], gym.Space[Any]]:
+        """Spaces of observations and actions, as ``make_env``'s environment has them or one of ``make_vector``'s."""
+        return self._instance[0]
+
+    @cached_property
+    def _instance(self) -> tuple[tuple[gym.Space[Any], gym.Space[Any]], int | None]:
+        """Own spaces and time limit of one instance."""
+        if self.make_env is None:
+            vector = self.make_vector_env(1)
+            self.close_vector_env(vector)
+            return (vector.single_observation_space, vector.single_action_space), None
+        task = self.call("sample", np.random.default_rng(0))
+        env = build_env(self.make_env, task)
+        try:
+            limit = env.spec.max_episode_steps if env.spec is not None else None
+            return (env.observation_space, env.action_space), limit
+        finally:
+            close_env(env, Call("close", 0, task))
+
     @cached_property
     def spec(self) -> Spec:
         """Sizes of observations and actions and the horizon, read off one instance.
@@ -118,31 +138,15 @@ class TaskDistribution:
         Raises:
             ConfigError: if there is no time limit, or a space that metarl cannot flatten.
         """
-        if self.make_env is not None:
-            task = self.call("sample", np.random.default_rng(0))
-            env = build_env(self.make_env, task)
-            try:
-                spaces: tuple[gym.Space[Any], gym.Space[Any]] = flat_spaces(env)
-                limit = env.spec.max_episode_steps if env.spec is not None else None
-            finally:
-                close_env(env, Call("close", 0, task))
-        else:
-            vector = self.make_vector_env(1)
-            spaces = vector.single_observation_space, vector.single_action_space
-            limit = None
-            self.close_vector_env(vector)
+        spaces, limit = self._instance
+        flat = flattened(*spaces)
         horizon = self.horizon or limit
         if horizon is None:
             raise ConfigError(
                 f"{self.id} has no time limit: set TaskDistribution.horizon, or wrap the environment in "
                 "gymnasium.wrappers.TimeLimit through gymnasium.make(..., max_episode_steps=N)."
             )
-        observation_space, action_space = spaces
-        assert isinstance(observation_space, gym.spaces.Box)
-        if isinstance(action_space, gym.spaces.Discrete):
-            return Spec(observation_space.shape[0], int(action_space.n), True, horizon)
-        assert isinstance(action_space, gym.spaces.Box)
-        return Spec(observation_space.shape[0], action_space.shape[0], False, horizon)
+        return spec_of(*flat, horizon)
 
     def make_vector_env(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
         """``num_envs`` instances with flat spaces that take ``reset(options={"tasks": [...], "reset_mask": ...})``.

@@ -17,7 +17,7 @@ from metarl.errors import ConfigError
 from metarl.types import Task
 from metarl.vector.buffers import Buffers
 from metarl.vector.protocol import reported_success, reset_result, step_result
-from metarl.vector.spaces import ActionSpace, flat_spaces, own_action
+from metarl.vector.spaces import ActionSpace, flat_observation, flat_spaces, own_action
 from metarl.vector.watchdog import Call
 from metarl.vector.workers import Request
 
@@ -77,7 +77,6 @@ class _Instance:
     held: Task
     held_digest: bytes | None
     observation_space: gym.Space[Any]
-    plain_box: bool
     action_space: ActionSpace
 
 
@@ -202,19 +201,13 @@ class Instances:
             held,
             digest_or_none(held),
             env.observation_space,
-            isinstance(env.observation_space, gym.spaces.Box),
             own,
         )
         self._instances[row] = instance
         return instance
 
     def _write_observation(self, row: int, instance: _Instance, observation: Any) -> None:
-        if not instance.plain_box:
-            observation = gym.spaces.flatten(instance.observation_space, observation)
-        flat = np.asarray(observation, np.float32).reshape(-1)
-        # Without this a single number would be broadcast over the whole row.
-        if len(flat) != self._obs_dim:
-            raise ConfigError(f"observation of {len(flat)} numbers, expected {self._obs_dim} by observation_space.")
+        flat = flat_observation(instance.observation_space, observation, self._obs_dim)
         self._buffers.observations[row] = flat
 
     def at_work(self) -> Call:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metarl.errors import ConfigError
+from metarl.types import Spec
 
 Array = NDArray[Any]
 
@@ -35,20 +36,24 @@ def flat_spaces(env: gym.Env[Any, Any]) -> tuple[gym.spaces.Box, ActionSpace]:
         ConfigError: naming a space that has no such form, or what is no environment.
     """
     require_env(env)
+    return flattened(env.observation_space, env.action_space)
+
+
+def flattened(observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> tuple[gym.spaces.Box, ActionSpace]:
+    """:func:`flat_spaces` of an environment that has these spaces."""
     try:
-        flat = gym.spaces.flatten_space(env.observation_space)
+        flat = gym.spaces.flatten_space(observation_space)
     except NotImplementedError as error:
         raise ConfigError(
-            f"observation space {env.observation_space} is, or holds, a space that Gymnasium cannot flatten; accepted "
+            f"observation space {observation_space} is, or holds, a space that Gymnasium cannot flatten; accepted "
             "are Box, Discrete, MultiDiscrete, MultiBinary, and Tuple or Dict of these."
         ) from error
     if not isinstance(flat, gym.spaces.Box):
         raise ConfigError(
-            f"observation space {env.observation_space} has no fixed flat size; accepted are Box, Discrete, "
+            f"observation space {observation_space} has no fixed flat size; accepted are Box, Discrete, "
             "MultiDiscrete, MultiBinary, and Tuple or Dict of these."
         )
     observation_space = gym.spaces.Box(_as_float32(flat.low), _as_float32(flat.high), dtype=np.float32)
-    action_space = env.action_space
     if isinstance(action_space, gym.spaces.Discrete):
         return observation_space, gym.spaces.Discrete(int(action_space.n))
     if isinstance(action_space, gym.spaces.Box) and np.issubdtype(action_space.dtype, np.floating):
@@ -57,10 +62,38 @@ def flat_spaces(env: gym.Env[Any, Any]) -> tuple[gym.spaces.Box, ActionSpace]:
     raise ConfigError(f"action space {action_space} is not accepted: use Discrete, or Box of floating-point numbers.")
 
 
+def spec_of(observation_space: gym.spaces.Box, action_space: ActionSpace, horizon: int) -> Spec:
+    """What an agent must know of flat spaces and of the longest episode."""
+    obs_dim = observation_space.shape[0]
+    if isinstance(action_space, gym.spaces.Discrete):
+        return Spec(obs_dim, int(action_space.n), True, horizon)
+    return Spec(obs_dim, action_space.shape[0], False, horizon)
+
+
 def _as_float32(bound: Array) -> Array:
     """Bounds beyond float32 (such as Box's default for float64) become infinite, quietly."""
     with np.errstate(over="ignore"):
         return bound.astype(np.float32)
+
+
+def flat_observation(space: gym.Space[Any], observation: Any, obs_dim: int) -> NDArray[np.float32]:
+    """An environment's own observation as agents see it, ``[obs_dim]``.
+
+    Args:
+        space: the environment's own observation space, which :func:`flat_spaces` accepts.
+        observation: what ``reset`` or ``step`` returned.
+        obs_dim: size of the flat observation.
+
+    Raises:
+        ConfigError: for another number of numbers. What is no observation of ``space`` at all may raise anything.
+    """
+    if not isinstance(space, gym.spaces.Box):
+        observation = gym.spaces.flatten(space, observation)
+    flat = np.asarray(observation, np.float32).reshape(-1)
+    # Without this a single number would be broadcast over a whole row.
+    if len(flat) != obs_dim:
+        raise ConfigError(f"observation of {len(flat)} numbers, expected {obs_dim} by observation_space.")
+    return flat
 
 
 def own_action(space: gym.Space[Any], flat: Any) -> Any:

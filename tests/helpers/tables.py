@@ -29,6 +29,15 @@ class Known(Source):
         """As many as tasks."""
         return round(400 * fraction)
 
+    @property
+    def kind(self) -> str:
+        """All alike."""
+        return "known"
+
+    def speed(self, seconds: float) -> float:
+        """Ten steps a second."""
+        return 10.0
+
     def run(self, seed: int, fraction: float, runs: Path, report: Report) -> dict[str, Any] | None:
         """Write down that it ran."""
         if self.mean > 100:
@@ -40,11 +49,11 @@ class Known(Source):
         values = self.mean + rng.normal(0.0, 1.0, self.steps(fraction))
         return {"values": values.tolist(), "manifest": surroundings(torch.device("cpu"))}
 
-    def values(self, content: Mapping[str, Any]) -> Float:
+    def values(self, content: Mapping[str, Any], measure: str) -> Float:
         """The numbers."""
         return np.asarray(content["values"], np.float64)
 
-    def remark(self, content: Mapping[str, Any]) -> str:
+    def remark(self, content: Mapping[str, Any], measure: str) -> str:
         """Where they lie."""
         return f"around {self.mean:g}"
 
@@ -57,6 +66,15 @@ class Trained(Known):
 
 
 @dataclass(frozen=True)
+class Twice(Known):
+    """A run that two cells read: the numbers, and twice the numbers."""
+
+    def values(self, content: Mapping[str, Any], measure: str) -> Float:
+        """The numbers, ``once`` or ``twice``."""
+        return np.asarray(content["values"], np.float64) * {"once": 1.0, "twice": 2.0}[measure]
+
+
+@dataclass(frozen=True)
 class Stopped(Source):
     """Interrupted as long as a file called ``stop`` is among the runs."""
 
@@ -66,15 +84,24 @@ class Stopped(Source):
         """Fewer than of the others, so that it is the last."""
         return 1
 
+    @property
+    def kind(self) -> str:
+        """Alone."""
+        return "stopped"
+
+    def speed(self, seconds: float) -> float:
+        """One step a second."""
+        return 1.0
+
     def run(self, seed: int, fraction: float, runs: Path, report: Report) -> dict[str, Any] | None:
         """None, as training that Ctrl-C has ended."""
         return None if (runs / "stop").exists() else Known(4.0).run(seed, fraction, runs, report)
 
-    def values(self, content: Mapping[str, Any]) -> Float:
+    def values(self, content: Mapping[str, Any], measure: str) -> Float:
         """The numbers."""
-        return Known(4.0).values(content)
+        return Known(4.0).values(content, measure)
 
-    def remark(self, content: Mapping[str, Any]) -> str:
+    def remark(self, content: Mapping[str, Any], measure: str) -> str:
         """Nothing."""
         return ""
 
