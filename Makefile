@@ -7,7 +7,7 @@ STAMP := .venv/.installed
 SOURCES := metarl envs agents benchmarks tests examples docs
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test check slow types docs bench gpu clean
+.PHONY: help install train test check slow types docs release bench gpu clean
 
 help:
 	@echo "make train   install, then meta-train the main job: MAML-TRPO on a family of CartPoles"
@@ -16,6 +16,7 @@ help:
 	@echo "make slow    learning tests, which take minutes"
 	@echo "make types   mypy --strict on the installed layout"
 	@echo "make docs    the documentation, build/docs/index.html"
+	@echo "make release builds and checks dist/; QUICK=1 takes what metarl depends on from .venv"
 	@echo "make bench   speed benchmarks"
 	@echo "make gpu     on a machine with a GPU: its tests, speed tables, and three iterations of training"
 	@echo "make clean   remove the virtual environment and everything built"
@@ -57,6 +58,9 @@ types: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build/docs
 	@echo "build/docs/index.html"
+
+release: $(STAMP)
+	.ci/release
 
 bench: $(STAMP)
 	$(BIN)/python -m metarl.benchmarks.speed.arrays

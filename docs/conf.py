@@ -4,23 +4,19 @@ The source folder is the repository itself, so that a link in ``docs/`` leads to
 checkout: to a page where the file is one (results, changelog), and to a copy of it otherwise.
 """
 
-import configparser
 from pathlib import Path
 
 from sphinx.application import Sphinx
 
-ROOT = Path(__file__).parents[1]
-
-_setup = configparser.ConfigParser()
-_setup.read(ROOT / "setup.cfg")
+from metarl import __version__
 
 project = "metarl"
-release = version = _setup["metadata"]["version"]
+release = version = __version__
 html_title = f"{project} {release}"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "docs/index"
-include_patterns = ["docs/**.md", "benchmarks/results/*/*.md", "CHANGELOG.md"]
+include_patterns = ["docs/**.md", "benchmarks/results/*/*.md", "CHANGELOG.md", "CONTRIBUTING.md"]
 exclude_patterns = [".*", "build", "runs"]
 
 myst_heading_anchors = 3
@@ -33,6 +29,8 @@ napoleon_use_ivar = True
 python_use_unqualified_type_names = True
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_copyright = False
 html_show_sphinx = False

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from metarl.types import Spec as Spec
     from metarl.types import Timestep as Timestep
     from metarl.types import Trial as Trial
+    from metarl.version import __version__ as __version__
 
 _HOMES = {
     "Action": "metarl.types",
@@ -51,6 +52,7 @@ _HOMES = {
     "register": "metarl.tasks",
     "run_trial": "metarl.rollouts.trial",
     "train": "metarl.trainer",
+    "__version__": "metarl.version",
 }
 
 __all__ = list(_HOMES)

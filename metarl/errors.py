@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from metarl.version import DISTRIBUTION
+
 _MOST_LISTED = 16
 """Choices of one group (what stands before a slash) that an error lists one by one."""
 
@@ -106,7 +108,9 @@ def unknown_name(kind: str, name: str, choices: Iterable[str]) -> ConfigError:
 
 def missing_extra(package: str, extra: str, what: str) -> ConfigError:
     """An error for ``what`` (the subject of a sentence), which needs ``package``, of one of metarl's extras."""
-    return ConfigError(f"{what} needs the package {package}, which is not installed: pip install 'metarl[{extra}]'")
+    return ConfigError(
+        f"{what} needs the package {package}, which is not installed: pip install '{DISTRIBUTION}[{extra}]'"
+    )
 
 
 def raised(what: str, error: BaseException, title: str = "Traceback") -> str:

@@ -100,14 +100,16 @@ def test_what_is_missing_is_told_with_its_extra(missing: str, extra: str, codes:
     assert len(told) == len(codes), result.stdout + result.stderr
     package = "pillow" if missing == "PIL" else missing
     for line in told:
-        assert line.endswith(f"needs the package {package}, which is not installed: pip install 'metarl[{extra}]'")
+        assert line.endswith(
+            f"needs the package {package}, which is not installed: pip install 'metarl-torch[{extra}]'"
+        )
 
 
 @pytest.mark.parametrize(("missing", "task"), [("metaworld", "ml1/reach-v3"), ("mujoco", "locomotion/ant-goal")])
 def test_training_tells_it_without_a_traceback(tmp_path: Path, missing: str, task: str) -> None:
     result = _command_line((missing,), "train", "rl2", task, "--runs", str(tmp_path))
     assert result.returncode != 0 and "Traceback" not in result.stderr
-    assert f"'metarl[{missing}]'" in result.stderr.replace("\n", "")
+    assert f"'metarl-torch[{missing}]'" in result.stderr.replace("\n", "")
 
 
 def test_an_agent_is_trained_without_any_extra_and_a_video_of_it_needs_one(tmp_path: Path) -> None:
@@ -119,4 +121,4 @@ def test_an_agent_is_trained_without_any_extra_and_a_video_of_it_needs_one(tmp_p
     (run,) = tmp_path.iterdir()
     result = _command_line(missing, "render", str(run), "--trust-tasks")
     assert result.returncode != 0 and "Traceback" not in result.stderr
-    assert "'metarl[video]'" in result.stderr.replace("\n", "")
+    assert "'metarl-torch[video]'" in result.stderr.replace("\n", "")

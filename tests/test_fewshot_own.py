@@ -301,5 +301,5 @@ def test_digits_name_their_extra() -> None:
         "import sys\nsys.modules['sklearn'] = None\nfrom metarl.fewshot.tasks import load_tasks\nload_tasks('digits')"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    told = "the task family digits needs the package scikit-learn, which is not installed: pip install 'metarl[digits]'"
+    told = "digits needs the package scikit-learn, which is not installed: pip install 'metarl-torch[digits]'"
     assert told in result.stderr

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import tyro
-from helpers.pages import DOCS, PAGES, ROOT, commands, folder_of, module_of, python_blocks, run_python
+from helpers.pages import AT_THE_TOP, DOCS, PAGES, ROOT, commands, folder_of, module_of, python_blocks, run_python
 
 from metarl.cli import main
 from metarl.experiments import Experiment, resolve
@@ -164,5 +164,5 @@ def test_every_page_has_a_place_in_the_table_of_contents() -> None:
         for block in re.findall(r"^```\{toctree\}\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
             names = [line for line in block.splitlines() if line and not line.startswith(":")]
             listed |= {((folder_of(page) / name).resolve().relative_to(DOCS)) for name in names if name[0] != "/"}
-    pages = {Path(page).with_suffix("") for page in PAGES if page not in ("README.md", "index.md")}
+    pages = {Path(page).with_suffix("") for page in PAGES if page not in (*AT_THE_TOP, "index.md")}
     assert {Path(name) for name in listed} == pages

@@ -20,7 +20,7 @@ TOP_FOLDERS = {"metarl": "metarl", "envs": "metarl.envs", "agents": "metarl.agen
 """Folders of the repository by the package they install as."""
 
 FLOORS = (
-    "types errors seeding statistics digest plugins distributed",
+    "types errors seeding statistics digest plugins distributed version",
     "functional networks runs config",
     "adaptation agent vector plotting",
     "tasks agents fewshot",
@@ -135,7 +135,7 @@ def test_the_floor_checker_refuses_relative_imports_and_unknown_modules() -> Non
 
 
 def test_the_library_itself_is_rooms_and_few_files() -> None:
-    assert len(list((ROOT / "metarl").glob("*.py"))) <= 12
+    assert len(list((ROOT / "metarl").glob("*.py"))) <= 13
 
 
 TORCH_FREE = ("metarl.vector", "metarl.envs.metaworld.worker")

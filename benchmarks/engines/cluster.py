@@ -10,7 +10,6 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from metarl.benchmarks.engines.jobs import POLL, Engine, Job, Outcome, Table, outcome_of, seldom
 from metarl.errors import ConfigError, RunInUseError, missing_extra
 from metarl.runs.outer_loop import graceful_stop
+from metarl.version import __version__
 
 _ANSWER = 40
 """Seconds that a cluster has to answer."""
@@ -46,9 +46,8 @@ def on_ray(jobs: Sequence[Job], engine: Engine, folders: Sequence[Path], table: 
         messages = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
         room = {"num_cpus": engine.cpus_per_run, "num_gpus": engine.gpus_per_run}
         remote = ray.remote(max_retries=_RETRIES, max_calls=1, **room)(_on_node)
-        version = metadata.version("metarl")
         pending = {
-            remote.options(name=job.name).remote(job, engine.cpus_per_run, messages, marks, version): job
+            remote.options(name=job.name).remote(job, engine.cpus_per_run, messages, marks, __version__): job
             for job in jobs
         }
         asked = False
@@ -148,8 +147,8 @@ def _on_node(job: Job, num_threads: int, messages: Any, marks: Sequence[Path], v
                 time.sleep(1.0)
 
     node = os.uname().nodename
-    if (here := metadata.version("metarl")) != version:
-        return Outcome("failed", f"node {node} has metarl {here}, but the command was started with {version}.")
+    if __version__ != version:
+        return Outcome("failed", f"node {node} has metarl {__version__}, but the command was started with {version}.")
     if missing := [str(mark.parent) for mark in marks if not mark.exists()]:
         return Outcome(
             "failed",

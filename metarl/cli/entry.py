@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 
 import tyro
 from rich.console import Console
@@ -22,6 +21,7 @@ from metarl.distributed import Group, asked_for, join
 from metarl.errors import ConfigError, MetarlError, told, unknown_name
 from metarl.tasks.registry import load_distribution
 from metarl.testing import check_tasks
+from metarl.version import __version__
 
 _USAGE = """usage: metarl COMMAND ...
 
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(_USAGE)
                 return 0 if words else 2
             if words[0] == "--version":
-                print(f"metarl {version('metarl')}")
+                print(f"metarl {__version__}")
                 return 0
             if words[0] not in commands:
                 raise unknown_name("command", words[0], commands)

@@ -17,7 +17,6 @@ them. Meta-World+'s MAML acts by the mode (``eval_action`` in ``rainx0r/metaworl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +33,7 @@ from metarl.rollouts.trial import run_trial
 from metarl.seeding import derive
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Rollout, Trial
+from metarl.version import version_of
 
 ADAPTATION_EPISODES = 10
 EVALUATION_EPISODES = 3
@@ -81,7 +81,7 @@ def protocol_settings(
         "adaptation_episodes": num_rounds * ADAPTATION_EPISODES,
         "evaluation_episodes": EVALUATION_EPISODES,
         "reward_version": tasks.reward_version,
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": {name: version_of(name) for name in _PACKAGES},
     }
 
 

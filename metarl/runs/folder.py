@@ -13,7 +13,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from metarl.plugins import refuse_while_importing
 from metarl.runs.checkpoint import CheckpointStore
 from metarl.runs.claims import CONFIG, claim, is_run, settle
 from metarl.runs.files import read_json, safe_name, shown, typed, write_json
+from metarl.version import version_of
 
 MIN_FREE_BYTES = 50 * 2**20
 """A run is refused below this; small agents fill a few megabytes, and a disk this full is about to fail anyway."""
@@ -281,7 +281,7 @@ def surroundings(device: torch.device) -> dict[str, Any]:
     """What results of this process depend on beside their settings: versions, commit, machine."""
     versions = {"python": platform.python_version()} | {
         # What belongs to an extra may be missing; then nothing of this run needs it.
-        name: metadata.version(name)
+        name: version_of(name)
         for name in _PACKAGES
         if importlib.util.find_spec(name) is not None
     }

@@ -11,7 +11,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -26,6 +25,7 @@ from metarl.runs.encoding import decode, to_text
 from metarl.runs.files import typed
 from metarl.runs.folder import RunFolder, git_state
 from metarl.runs.logger import Logger
+from metarl.version import __version__
 
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
 """What terminals, containers and job schedulers send before they kill; SIGXCPU: the limit of CPU time is near."""
@@ -306,7 +306,7 @@ def _require_same_run(group: Group, work: Work, schedule: Schedule) -> None:
     require_same(
         group,
         {
-            "version of metarl": metadata.version("metarl"),
+            "version of metarl": __version__,
             "version of torch": torch.__version__,
             "checkout of metarl": git_state(),
             **work.content({}),

@@ -14,11 +14,12 @@ from metarl.errors import MetarlError, told
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+AT_THE_TOP = ("README.md", "CONTRIBUTING.md")
 PAGES = {
-    str(path.relative_to(DOCS if DOCS in path.parents else ROOT)): path.read_text()
-    for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
+    **{name: (ROOT / name).read_text() for name in AT_THE_TOP},
+    **{str(path.relative_to(DOCS)): path.read_text() for path in sorted(DOCS.rglob("*.md"))},
 }
-"""Texts by name: that of the file below ``docs/``, or ``README.md``."""
+"""Texts by name: that of the file below ``docs/``, or one of :data:`AT_THE_TOP`."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Block:
 
 def folder_of(page: str) -> Path:
     """What the links of a page start from."""
-    return ROOT if page == "README.md" else (DOCS / page).parent
+    return ROOT if page in AT_THE_TOP else (DOCS / page).parent
 
 
 def python_blocks(page: str) -> list[Block]:
