@@ -269,6 +269,7 @@ def _authors_tasks() -> list[Task]:
         (EpsilonGreedy(0.2), 132.8),
         (PosteriorSampling(), 138.1),
         (PosteriorSampling(14), 144.1),
+        (UCRL2(0.398107), 146.6),
         (ExplorationBonus(0.001585), 150.2),
     ],
     ids=repr,

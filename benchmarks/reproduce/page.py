@@ -216,10 +216,11 @@ def _draw(table: PaperTable, results: Sequence[Result], path: Path) -> None:
                 axes.errorbar(mean, height, xerr=[[mean - low], [high - mean]], fmt="o", capsize=3, color=color)
             if result.cell.published is not None:
                 axes.plot(result.cell.published.value, height, marker="x", color="0.2", markersize=8)
-        axes.set(title=row, yticks=range(len(table.columns)))
+        axes.set(title=row, yticks=range(len(table.columns)), ylim=(len(table.columns) - 0.5, -0.5))
+        if table.aggregate == "percent":
+            axes.set_xlim(-4.0, 104.0)
         axes.set_yticklabels(table.columns)
         axes.grid(alpha=0.3)
-    figure.axes[0].invert_yaxis()
     figure.suptitle(f"{table.metric}; dots: ours (orange: off), crosses: published")
     save_figure(figure, path, dpi=110)
 
