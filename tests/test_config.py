@@ -14,6 +14,7 @@ import torch
 from metarl.agent import AgentConfig
 from metarl.agents import AGENTS, MAMLTRPOConfig, PretrainedConfig, RandomConfig, RL2Config, VariBADConfig
 from metarl.config import TrainConfig, choose_device, from_dict
+from metarl.distributed import Group, using
 from metarl.errors import ConfigError, unknown_name
 
 _KINDS: list[type[Any]] = [TrainConfig, *AGENTS.values()]
@@ -78,7 +79,8 @@ def test_negative_chunks_and_widths_are_refused() -> None:
 
 def test_an_unknown_device_is_refused_with_the_choices() -> None:
     with pytest.raises(
-        ConfigError, match=r"TrainConfig\.device must be one of auto, cpu, cuda, got 'cudo'\. Did you mean 'cuda'\?"
+        ConfigError,
+        match=r"TrainConfig\.device must be one of auto, cpu, cuda, .*cuda:7, got 'cudo'\. Did you mean 'cuda'\?",
     ):
         TrainConfig(device="cudo")  # type: ignore[arg-type]
 
@@ -90,6 +92,20 @@ def test_the_device_is_what_this_machine_has(monkeypatch: pytest.MonkeyPatch) ->
         choose_device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda")
+
+
+def test_one_of_several_devices_is_chosen_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="device 'cuda:1' was asked for, but torch sees no CUDA device"):
+        choose_device("cuda:1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device(TrainConfig(device="cuda:1").device) == torch.device("cuda", 1)
+    with pytest.raises(ConfigError, match="device 'cuda:2' was asked for, but torch sees 2, cuda:0 to cuda:1"):
+        choose_device("cuda:2")
+    every = "'cuda:1' would be that of every rank; with 'cuda' each takes one"
+    with using(Group(0, 2)), pytest.raises(ConfigError, match=every):
+        choose_device("cuda:1")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from metarl.agent import Agent
 from metarl.cli.report import EVALUATION_SEED, evaluation_rows, show_adaptation
 from metarl.cli.task_choice import chosen_tasks
+from metarl.config import Device
 from metarl.errors import ConfigError
 from metarl.evaluation.metaworld_scores import markdown, print_table
 from metarl.experiments import Experiment
@@ -50,7 +51,7 @@ class EvaluateOptions:
     """A checkpoint file; default: the newest."""
     best: bool = False
     """Take the checkpoint with the best training return."""
-    device: Literal["auto", "cpu", "cuda"] | None = None
+    device: Device | None = None
     """Where networks run; default: as in training."""
     output: Path | None = None
     """Folder for scores and figure, made if need be; default: RUN, which must then be writable."""

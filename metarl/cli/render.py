@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from metarl.cli.task_choice import choose_task
+from metarl.config import Device
 from metarl.errors import ConfigError
 from metarl.experiments import Experiment
 from metarl.rendering.replay import frames_per_second, make_render_env, rendered_frame, replay
@@ -63,7 +64,7 @@ class RenderOptions:
     """A checkpoint file; default: the newest."""
     best: bool = False
     """Take the checkpoint with the best training return."""
-    device: Literal["auto", "cpu", "cuda"] | None = None
+    device: Device | None = None
     """Where networks run; default: as in training."""
 
 

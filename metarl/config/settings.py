@@ -58,8 +58,8 @@ UnitInterval = Annotated[float, _UNIT]
 PositiveShare = Annotated[Positive, _UNIT]
 Counts = Annotated[tuple[int, ...], Allowed("be a tuple of whole numbers above 0", _are_counts)]
 """Several of them, such as the widths of layers; none at all is allowed."""
-Device = Literal["auto", "cpu", "cuda"]
-"""Where networks run; auto takes CUDA if there is any."""
+Device = Literal["auto", "cpu", "cuda", "cuda:0", "cuda:1", "cuda:2", "cuda:3", "cuda:4", "cuda:5", "cuda:6", "cuda:7"]
+"""Where networks run; auto takes CUDA if there is any, and one of several is chosen by its number."""
 SomeCounts = Annotated[Counts, Allowed("hold at least one number", lambda value: len(value) > 0)]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from metarl.config.settings import Count, Device, Seed, check_settings
-from metarl.distributed import device_of_rank
+from metarl.distributed import current, device_of_rank
 from metarl.errors import ConfigError
 
 
@@ -70,16 +70,24 @@ def require_kept(before: Mapping[str, Any], after: Mapping[str, Any], run: Path,
 
 
 def choose_device(name: str) -> torch.device:
-    """The device called ``auto``, ``cpu`` or ``cuda``.
+    """The device called ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
 
     Raises:
-        ConfigError: for CUDA on a machine without it, or with fewer devices than ranks.
+        ConfigError: for CUDA on a machine without it, or with fewer devices than ranks; for a number that no device
+            has, or one that all ranks would share.
     """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device 'cuda' was asked for, but torch sees no CUDA device here. Use cpu or auto.")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r} was asked for, but torch sees no CUDA device here. Use cpu or auto.")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return device_of_rank() if name == "cuda" else torch.device(name)
+    if name == "cuda":
+        return device_of_rank()
+    device, count = torch.device(name), torch.cuda.device_count()
+    if device.index is not None and device.index >= count:
+        raise ConfigError(f"device {name!r} was asked for, but torch sees {count}, cuda:0 to cuda:{count - 1}.")
+    if device.index is not None and current().world_size > 1:
+        raise ConfigError(f"device {name!r} would be that of every rank; with 'cuda' each takes one of its own.")
+    return device
 
 
 def run_config(

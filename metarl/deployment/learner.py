@@ -256,9 +256,11 @@ class OnlineLearner(Generic[State]):
     def export(self, path: Path | str, *, sample: bool = False) -> None:
         """Write the agent's step as it is now into a file; see :func:`metarl.deployment.export.export_step`.
 
-        A gradient-based agent's is the policy after the adaptations so far, one that is due included.
+        A gradient-based agent's is the policy after the adaptations so far, one that is due included. A memory's takes
+        what it remembers as an input, and begins with nothing.
         """
-        self.adapt()
+        if self._limit is not None:
+            self.adapt()
         export_step(self.agent, self._state, self.env.action_space, Path(path), sample=sample)
 
     def _start_rollout(self, previous: Rollout | None = None) -> None:

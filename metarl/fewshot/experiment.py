@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from metarl.config import TrainConfig, choose_device, fixed_settings, from_dict, require_kept
+from metarl.config import Device, TrainConfig, choose_device, fixed_settings, from_dict, require_kept
 from metarl.errors import ConfigError
 from metarl.fewshot.learner import Learner, LearnerConfig
 from metarl.fewshot.learners import load_learner
@@ -167,7 +167,7 @@ class Experiment:
             self.run.write_config(changed.setup.to_json())
         return changed
 
-    def on(self, device: Literal["auto", "cpu", "cuda"]) -> Experiment:
+    def on(self, device: Device) -> Experiment:
         """The same experiment, its networks on ``device``."""
         return Experiment(self.setup.on(device), self.run)
 

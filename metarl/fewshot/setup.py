@@ -7,11 +7,11 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from metarl.config import TrainConfig, choose_device, from_dict
+from metarl.config import Device, TrainConfig, choose_device, from_dict
 from metarl.errors import ConfigError, unknown_name
 from metarl.fewshot.backbone import without_idle
 from metarl.fewshot.evaluation import EVALUATION_BATCH
@@ -107,7 +107,7 @@ class Setup:
         known = without_idle(learner_config, self.tasks.spec(self.episode), self.learner_config)
         return dataclasses.replace(self, train_config=train_config, learner_config=known)
 
-    def on(self, device: Literal["auto", "cpu", "cuda"]) -> Setup:
+    def on(self, device: Device) -> Setup:
         """The same with its networks on ``device``."""
         return dataclasses.replace(self, train_config=dataclasses.replace(self.train_config, device=device))
 

@@ -11,7 +11,7 @@ import tyro
 from rich.console import Console
 
 from metarl.cli.fewshot.report import EVALUATION_SEED, evaluate_with_progress, show_scores
-from metarl.config import from_dict
+from metarl.config import Device, from_dict
 from metarl.errors import ConfigError
 from metarl.fewshot.experiment import Experiment
 from metarl.fewshot.types import EpisodeConfig
@@ -44,7 +44,7 @@ class EvaluateOptions:
     """A checkpoint file; default: the newest."""
     best: bool = False
     """Take the checkpoint with the best validation score; of tasks without a validation split, training score."""
-    device: Literal["auto", "cpu", "cuda"] | None = None
+    device: Device | None = None
     """Where networks run; default: as in training."""
     learner: str | None = None
     """The run's learner, if it is one of your own: allows its module to be imported."""

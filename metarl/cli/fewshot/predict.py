@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 import tyro
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from metarl.config import Device
 from metarl.errors import ConfigError
 from metarl.fewshot.experiment import Experiment
 from metarl.fewshot.tasks.classes import ClassTasks
@@ -38,7 +38,7 @@ class PredictOptions:
     """A checkpoint file; default: the newest."""
     best: bool = False
     """Take the checkpoint with the best validation score; of tasks without a validation split, training score."""
-    device: Literal["auto", "cpu", "cuda"] | None = None
+    device: Device | None = None
     """Where networks run; default: as in training."""
     trust_tasks: bool = False
     """Import the modules that the run's config.json names, which runs their code."""
