@@ -184,12 +184,14 @@ class GeneralizationSource(Source):
         """Shares of successful episodes after the last adaptation, by task."""
         environment = ENVIRONMENTS[self.environment]
         agent, _ = experiment.load()
+        num_adaptations = experiment.agent_config.num_adaptations
         found = evaluate(
             agent,
             experiment.seen(load_distribution(environment.tasks[split])),
             num_tasks=num_tasks,
             seed=BENCHMARK_SEED,
-            num_adaptations=experiment.agent_config.num_adaptations,
+            num_adaptations=num_adaptations,
+            rollouts_per_task=None if num_adaptations else 1,  # Several are for adapting to.
             succeeded=environment.succeeded,
         )
         assert found.success is not None

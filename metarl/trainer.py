@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,15 @@ from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
 from metarl.runs.files import typed
 from metarl.runs.folder import RunFolder
-from metarl.runs.outer_loop import SCORE_WINDOW, Progress, check_metrics, load_state, require_content, run_loop
+from metarl.runs.outer_loop import (
+    SCORE_WINDOW,
+    Callback,
+    Progress,
+    check_metrics,
+    load_state,
+    require_content,
+    run_loop,
+)
 from metarl.seeding import derive, numpy_stream
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Trial
@@ -34,6 +42,7 @@ def train(
     *,
     checkpoint: Path | None = None,
     listener: Callable[[Progress], None] = lambda _: None,
+    callbacks: Sequence[Callback] = (),
 ) -> bool:
     """Meta-train ``agent``, from the newest checkpoint of ``run`` if it has one.
 
@@ -49,6 +58,7 @@ def train(
             agent and tasks, as far as another process can find them by a name, for ``metarl evaluate`` and its like.
         checkpoint: resume from this file instead of the newest; see :func:`metarl.runs.outer_loop.run_loop`.
         listener: called after every iteration; see there.
+        callbacks: called in every iteration, and may end training, e.g. those of :mod:`metarl.callbacks`.
 
     Returns:
         Whether training ended by itself; see there.
@@ -64,7 +74,7 @@ def train(
     require_ready(f"the agent {type(agent).__name__}", agent.data_parallel, config.meta_batch_size)
     work = _Work(agent, distribution, config)
     with contextlib.closing(work.collector):
-        return run_loop(work, config, run, checkpoint=checkpoint, listener=listener)
+        return run_loop(work, config, run, checkpoint=checkpoint, listener=listener, callbacks=callbacks)
 
 
 def restore(agent: Agent[Any], content: Mapping[str, Any], distribution: TaskDistribution, config: TrainConfig) -> None:
@@ -175,6 +185,5 @@ def _monitor(agent: Agent[Any], distribution: TaskDistribution, config: TrainCon
 
     They are the same ones every time, and other ones than ``metarl evaluate`` uses.
     """
-    evaluation = evaluate(agent, distribution, num_tasks=config.eval_tasks, seed=derive(config.seed, "monitor"))
-    metrics = {f"test/return_{shot}": evaluation.interval(shot)[0] for shot in range(evaluation.returns.shape[1])}
-    return metrics | {f"test/success_{shot}": share for shot, share in enumerate(evaluation.mean_success or [])}
+    seed = derive(config.seed, "monitor")
+    return evaluate(agent, distribution, num_tasks=config.eval_tasks, seed=seed).metrics("test")

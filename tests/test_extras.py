@@ -46,6 +46,8 @@ _TELL = """
 import numpy as np
 from pathlib import Path
 from rich.console import Console
+from metarl.callbacks import Wandb
+from metarl.deployment.export import check_format
 from metarl.benchmarks.engines import Engine, Job, run_jobs
 from metarl.envs.gymnasium_tasks import gymnasium_tasks
 from metarl.errors import ConfigError
@@ -87,6 +89,8 @@ _ANT = "gymnasium_tasks('mine/ant', env='Ant-v5', sample=lambda rng: {})"
         ),
         ("av", "video", ("check_video_path(Path('video.mp4'))",)),
         ("PIL", "video", ("check_video_path(Path('video.mp4'))",)),
+        ("onnxruntime", "onnx", ("check_format(Path('agent.onnx'))",)),
+        ("wandb", "wandb", ("Wandb('project')",)),
         ("ray", "ray", ("run_jobs([Job('one', print, ())], Engine('ray'), (), Console(quiet=True))",)),
     ],
 )

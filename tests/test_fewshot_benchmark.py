@@ -53,7 +53,7 @@ def test_columns_of_a_row_are_steps_of_one_run_beside_published_numbers(tmp_path
         for cell in whole.cells
         if cell.row in ("MAML", "pretrain on all")
     ]
-    page = _run(tmp_path, dataclasses.replace(whole, name="short", cells=tuple(cells)))
+    page = _run(tmp_path, dataclasses.replace(whole, name="short", cells=tuple(cells), notes={}))
     assert "| | 1 grad steps | 5 grad steps | 10 grad steps |" in page
     assert "(0.67)" in page and "![learning](learning.png)" in page
     assert sorted(_scores(tmp_path)) == ["MAML-seed1", "MAML-seed2", "pretrain-on-all-seed1", "pretrain-on-all-seed2"]

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from helpers.rooms import HORIZON, Room, rooms
 from torch import Tensor
 
 from metarl import OnlineLearner
@@ -21,7 +22,6 @@ from metarl.rollouts.collector import Collector, episode_seeds
 from metarl.types import Spec
 from metarl.vector.contract import ClosedError, ResetNeededError
 from metarl.vector.spaces import flat_spaces, own_action
-from tests.helpers.rooms import HORIZON, Room, rooms
 
 CPU = torch.device("cpu")
 SEED = 7

@@ -26,7 +26,7 @@ FLOORS = (
     "tasks agents fewshot",
     "rollouts envs origin",
     "evaluation rendering deployment",
-    "trainer",
+    "trainer callbacks",
     "testing",
     "experiments",
     "cli benchmarks __init__ __main__",

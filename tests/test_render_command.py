@@ -18,7 +18,7 @@ from PIL import Image
 
 from metarl.cli import entry as cli
 from metarl.cli import render as render_command
-from metarl.cli.render import RenderOptions
+from metarl.cli.task_choice import choose_task
 from metarl.envs import metaworld
 from metarl.envs.metaworld.task_sets import by_name
 from metarl.errors import ConfigError
@@ -191,7 +191,8 @@ CUSTOM = metaworld.custom(["reach-v3", "drawer-open-v3"], ["door-close-v3"])
 
 
 def _chosen(**settings: object) -> tuple[str, str, int]:
-    task, name = render_command._choose_task(CUSTOM, RenderOptions(Path("run"), **settings))  # type: ignore[arg-type]
+    given: Any = {"name": None, "split": None, "goal": 0, **settings}
+    task, name = choose_task(CUSTOM, **given, seed=0, stream="render")
     table = CUSTOM.sample.task_set.goals  # type: ignore[attr-defined]
     ((split, index),) = (
         (split, [goal is task for goal in goals[task["env_name"]]].index(True))
@@ -202,8 +203,8 @@ def _chosen(**settings: object) -> tuple[str, str, int]:
 
 
 def test_a_meta_world_task_is_found_by_name_in_the_split_that_has_it() -> None:
-    assert _chosen(task="door-close-v3", goal=7) == ("door-close-v3 test goal 7", "test", 7)
-    assert _chosen(task="reach-v3", goal=49) == ("reach-v3 train goal 49", "train", 49)
+    assert _chosen(name="door-close-v3", goal=7) == ("door-close-v3 test goal 7", "test", 7)
+    assert _chosen(name="reach-v3", goal=49) == ("reach-v3 train goal 49", "train", 49)
     assert _chosen(split="test") == ("door-close-v3 test goal 0", "test", 0)
 
 
@@ -211,9 +212,9 @@ def test_a_meta_world_task_is_found_by_name_in_the_split_that_has_it() -> None:
     ("settings", "message"),
     [
         ({}, "custom has 3 tasks; choose one by --task: door-close-v3, drawer-open-v3, reach-v3"),
-        ({"task": "reach"}, "unknown task of custom 'reach'. Did you mean 'reach-v3'"),
-        ({"task": "reach-v3", "split": "test"}, "unknown test task of custom 'reach-v3'.*choices: door-close-v3"),
-        ({"task": "reach-v3", "goal": 50}, "reach-v3 has 50 train goals: --goal must be below that, got 50"),
+        ({"name": "reach"}, "unknown task of custom 'reach'. Did you mean 'reach-v3'"),
+        ({"name": "reach-v3", "split": "test"}, "unknown test task of custom 'reach-v3'.*choices: door-close-v3"),
+        ({"name": "reach-v3", "goal": 50}, "reach-v3 has 50 train goals: --goal must be below that, got 50"),
     ],
 )
 def test_a_meta_world_task_that_is_not_there_is_refused(settings: dict[str, object], message: str) -> None:

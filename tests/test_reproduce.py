@@ -18,7 +18,6 @@ from rich.console import Console
 from metarl.benchmarks import tables
 from metarl.benchmarks.bandits.source import StrategySource
 from metarl.benchmarks.engines import LOCAL, Engine
-from metarl.benchmarks.generalization import GeneralizationSource
 from metarl.benchmarks.reproduce import costs
 from metarl.benchmarks.reproduce.agents import AgentSource
 from metarl.benchmarks.reproduce.costs import Cost, cost_of, duration, extrapolated, measured
@@ -304,8 +303,12 @@ def test_one_of_each_kind_is_measured() -> None:
 
     cells = [TableCell(f"{size}", f"{mean}", Asked(mean, size), (1,)) for mean in (5.0, 3.0) for size in (9, 4, 8)]
     speeds = measured({"small": cells, "other": cells[:1]}, 1.0)
-    assert asked == [(5.0, 4), (3.0, 4), (5.0, 9)]
+    assert asked == [(5.0, 4), (5.0, 9), (3.0, 4)]  # The first kind of each table, then the second.
     assert [speeds[cell.source] for cell in cells[1:]] == [20.0, 20.0, 12.0, 12.0, 12.0]
+    assert measured({"small": cells}, 0.0, at_most=True) == {}
+    table = small_table(cells=tuple(cells), notes={})
+    assert cost_of(table, cells, "full", {}, {}).seconds_left is None
+    assert cost_of(table, cells[:3], "full", {}, speeds).seconds_left is not None
 
 
 def test_time_is_extrapolated_on_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -379,23 +382,25 @@ def test_the_command_lists_and_runs_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reproduce_command, "MEASURING", 0.1)
-    monkeypatch.setattr(GeneralizationSource, "speed", lambda source, seconds: 1e6)  # The bandits' are measured.
+    for kind in {type(cell.source) for name in tables.table_names() for cell in load_table(name).cells}:
+        monkeypatch.setattr(kind, "speed", lambda source, seconds: 1e6)
     assert metarl("reproduce rl2-bandits --budget small --cells n=10,k=5/Random n=10,k=5/Greedy") == 0
     assert "cells: 2 within, 74 not run" in capsys.readouterr().out
     assert metarl("reproduce --list --budget small") == 0
     listed = capsys.readouterr().out
     assert "rl2-bandits: RL², Table 1: Bernoulli bandits; 0.1 of the budget" in listed
-    lines = {line.split()[0]: line.split() for line in listed.splitlines() if line.strip()}
+    bandits = listed[listed.index("rl2-bandits: ") : listed.index("rl2-mdps: ")]
+    lines = {line.split()[0]: line.split() for line in bandits.splitlines() if line.strip()}
     assert lines["Greedy"][1:3] == ["9", "1"] and lines["RL2"][-2:] == ["on", "request"]
-    assert lines["CartPole,rl2"][1:] == ["1", "0", "0.6", "M", "1", "s"]
-    assert re.search(r"^all +102 +2 +151\.4 M +\d+ s +[\d.]+ (s|min|h|days) *$", listed, re.MULTILINE)
-    assert re.search(r"^all but those on request +63 +2 ", listed, re.MULTILINE)
+    assert re.search(r"^CartPole,rl2 +1 +0 +0\.6 M +1 s *$", listed, re.MULTILINE)
+    assert re.search(r"^all +102 +2 +151\.4 M +\d+ s +[\d.]+ (s|min|h|days) *$", bandits, re.MULTILINE)
+    assert re.search(r"^all but those on request +63 +2 ", bandits, re.MULTILINE)
     assert metarl("reproduce rl2-bandits --list --cells n=10,k=5 --budget small") == 0
     listed = capsys.readouterr().out
     assert "n=10,k=5/SNAIL" in listed and "n=100" not in listed
     score = tmp_path / "benchmarks/results/rl2-bandits-small/n=10-k=5-Greedy-seed1.json"
     score.write_text(score.read_text().replace("6", "7", 1))
+    monkeypatch.setattr(reproduce_command, "MEASURING", 0.0)
     assert metarl("reproduce --list --budget small") == 0  # The tables are shown all the same.
     assert "was edited since it was written" in capsys.readouterr().out
     assert "was edited since it was written" in refused("reproduce rl2-bandits --budget small", capsys)

@@ -19,7 +19,7 @@ from metarl.benchmarks.metaworld.references import REFERENCES, reference_scores
 from metarl.benchmarks.metaworld.report import Split, write_success_page
 from metarl.envs.metaworld.distributions import meta_world
 from metarl.errors import ConfigError, told_errors
-from metarl.experiments import resolve
+from metarl.experiments import Experiment, resolve
 from metarl.experiments.official import evaluate_experiment
 from metarl.runs.files import safe_name, write_atomically
 from metarl.tasks.registry import load_distribution
@@ -142,6 +142,18 @@ class Goals:
 
 
 def _run_cell(cell: Cell, runs: Path, num_workers: int | None, goals: Goals | None, report: Report) -> bool:
+    if goals is None:
+        return train_cell(cell, runs, num_workers, report) is not None
+    content = train_and_score(cell, runs, num_workers, goals.splits, goals.per_task, report)
+    if content is None:
+        return False
+    goals.results.mkdir(parents=True, exist_ok=True)
+    write_atomically(goals.results / f"{cell.name}.json", (json.dumps(content) + "\n").encode())
+    return True
+
+
+def train_cell(cell: Cell, runs: Path, num_workers: int | None, report: Report) -> Experiment | None:
+    """Train a cell to its end, its simulations in ``num_workers`` processes; None if it was interrupted."""
     experiment = open_experiment(cell, runs)
     wanted = experiment.train_config.num_iterations
     if max(experiment.run.checkpoints.iterations(), default=0) < wanted:
@@ -153,31 +165,40 @@ def _run_cell(cell: Cell, runs: Path, num_workers: int | None, goals: Goals | No
             experiment.run,
             listener=lambda progress: report("training", progress.iteration, wanted),
         ):
-            return False
-    if goals is None:
-        return True
+            return None
+    return experiment
+
+
+def train_and_score(
+    cell: Cell, runs: Path, num_workers: int | None, splits: Sequence[Split], goals: int | None, report: Report
+) -> dict[str, Any] | None:
+    """Train a cell to its end, and score it by the official protocol on the first ``goals`` goals of each task.
+
+    Returns:
+        Its score; None if training was interrupted.
+    """
+    experiment = train_cell(cell, runs, num_workers, report)
+    if experiment is None:
+        return None
     agent, iteration = experiment.load()
     official = {}
-    for split in goals.splits:
+    for split in splits:
         scores, _ = evaluate_experiment(
             experiment,
             agent,
             iteration,
             seed=BENCHMARK_SEED,
             split=split,
-            goals=goals.per_task,
+            goals=goals,
             num_workers=num_workers,
             listener=partial(report, f"{split} goals"),
         )
         official[split] = scores.to_json()
-    content = describe(cell, experiment) | {
+    return describe(cell, experiment) | {
         "variant": cell.variant,
         "changed": dict(cell.train) | dict(cell.settings),
         "official": official,
     }
-    goals.results.mkdir(parents=True, exist_ok=True)
-    write_atomically(goals.results / f"{cell.name}.json", (json.dumps(content) + "\n").encode())
-    return True
 
 
 @told_errors()

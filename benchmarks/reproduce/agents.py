@@ -29,6 +29,7 @@ class AgentSource(Source):
         train: fields of TrainConfig that differ from the preset's.
         settings: fields of the agent's config that do.
         num_tasks: held-out tasks to score on.
+        rollouts_per_task: episodes of each task and shot in the score; default: as in training.
         whole_trial: score the sum of the returns of all episodes of a trial, and not the last one's.
     """
 
@@ -38,6 +39,7 @@ class AgentSource(Source):
     train: Mapping[str, Any] = field(default_factory=dict, hash=False)
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     num_tasks: int = 1000
+    rollouts_per_task: int | None = None
     whole_trial: bool = False
 
     trained: ClassVar[bool] = True
@@ -58,7 +60,7 @@ class AgentSource(Source):
 
     def run(self, seed: int, fraction: float, runs: Path, report: Report) -> dict[str, Any] | None:
         """Train with a fraction of the meta-updates, and score."""
-        return train_and_score(self._cell(seed, fraction), runs, self.num_tasks, None, report)
+        return train_and_score(self._cell(seed, fraction), runs, self.num_tasks, self.rollouts_per_task, report)
 
     def values(self, content: Mapping[str, Any], measure: str) -> Float:
         """Returns ``[task]``: of the whole trial, or after as many adaptations as ``measure`` says; default: all."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from metarl.benchmarks.reproduce.scores import Scores
 from metarl.benchmarks.reproduce.table import Budget, PaperTable, Source, TableCell
@@ -27,7 +28,7 @@ class Cost:
         steps: environment steps of all runs.
         steps_left: those of runs without a score.
         seconds_done: that the others took, on whatever machine it was.
-        seconds_left: that the rest takes on this machine, one run at a time.
+        seconds_left: that the rest takes on this machine, one run at a time; None if that was not measured.
     """
 
     num_runs: int
@@ -35,7 +36,7 @@ class Cost:
     steps: int
     steps_left: int
     seconds_done: float
-    seconds_left: float
+    seconds_left: float | None
 
 
 def cost_of(
@@ -48,7 +49,7 @@ def cost_of(
         cells: some of its cells.
         budget: that they are run with.
         scores: what is done.
-        speeds: environment steps in a second, of the source of every cell that has a run left.
+        speeds: environment steps in a second by source.
     """
     runs = table.runs(cells, budget)
     done = [place for place in runs if place in scores]
@@ -60,27 +61,35 @@ def cost_of(
         steps=sum(steps[cell] for cell, _ in runs),
         steps_left=sum(steps[cell] for cell, _ in left),
         seconds_done=sum(float(scores[place]["seconds"]) for place in done),
-        seconds_left=sum(steps[cell] / speeds[cell.source] for cell, _ in left),
+        seconds_left=sum(steps[cell] / speeds[cell.source] for cell, _ in left)
+        if all(cell.source in speeds for cell, _ in left)
+        else None,
     )
 
 
-def measured(tables: Mapping[str, Iterable[TableCell]], seconds: float) -> dict[Source, float]:
+def measured(
+    tables: Mapping[str, Iterable[TableCell]], seconds: float, *, at_most: bool = False
+) -> dict[Source, float]:
     """Environment steps in a second by source; those of one kind in one table have the speed of the shortest of them.
 
     Args:
         tables: cells by the name of their table.
         seconds: to spend on all of them together. It takes longer if there are many kinds, as none is left out.
+        at_most: leave kinds out that there is no time for; the first of every table comes before the second of any.
     """
-    kinds: dict[tuple[str, str], list[Source]] = {}
+    kinds: dict[str, dict[str, list[Source]]] = {}
     for name, cells in tables.items():
         for cell in cells:
-            kinds.setdefault((name, cell.source.kind), []).append(cell.source)
+            kinds.setdefault(name, {}).setdefault(cell.source.kind, []).append(cell.source)
+    groups = [group for place in zip_longest(*(of.values() for of in kinds.values())) for group in place if group]
     speeds: dict[Source, float] = {}
     deadline = time.perf_counter() + seconds
-    for number, group in enumerate(kinds.values()):
-        share = max(0.0, deadline - time.perf_counter()) / (len(kinds) - number)
+    for number, group in enumerate(groups):
+        left = deadline - time.perf_counter()
+        if at_most and left <= 0:
+            break
         shortest = min(group, key=lambda source: source.steps(1.0))
-        speeds |= dict.fromkeys(group, shortest.speed(share))
+        speeds |= dict.fromkeys(group, shortest.speed(max(0.0, left) / (len(groups) - number)))
     return speeds
 
 

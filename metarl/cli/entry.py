@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, plot, render, list, check, reproduce."""
+"""The command line: train, evaluate, plot, render, export, list, check, reproduce."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from metarl.cli.evaluate import evaluate
+from metarl.cli.export import export
 from metarl.cli.fewshot import fewshot
 from metarl.cli.listing import list_names
 from metarl.cli.output import standard_output
@@ -30,6 +31,7 @@ _USAGE = """usage: metarl COMMAND ...
   evaluate RUN           score a run's agent on held-out tasks
   plot RUN...            learning curves of runs, or of all runs in a folder
   render RUN             video of the agent before and after adaptation to one task
+  export RUN FILE        the agent as a file that runs without metarl (torch.export or ONNX)
   list [WHAT]            agents and tasks; or presets, or those of one agent
   check MODULE:NAME      look for faults in a task distribution of your own
   reproduce TABLE        run a paper's table, ours beside the published numbers (--list shows all)
@@ -49,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "evaluate": evaluate,
         "plot": plot,
         "render": _render,
+        "export": export,
         "list": list_names,
         "check": _check,
         "reproduce": _reproduce,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from metarl.agent import Agent
 from metarl.cli.report import EVALUATION_SEED, evaluation_rows, show_adaptation
+from metarl.cli.task_choice import chosen_tasks
 from metarl.errors import ConfigError
 from metarl.evaluation.metaworld_scores import markdown, print_table
 from metarl.experiments import Experiment
@@ -36,6 +38,8 @@ class EvaluateOptions:
     """Import the modules that the run's config.json names for its tasks and agent, which runs their code."""
     num_tasks: int = 40
     """Held-out tasks."""
+    task: tuple[str, ...] = ()
+    """Score on these instead: names of Meta-World tasks, of whose goals --num-tasks are taken; or tasks in JSON."""
     num_adaptations: int | None = None
     """Gradient steps, or episodes - 1 for memory agents; default: what the agent asks for."""
     rollouts_per_task: int | None = None
@@ -88,10 +92,11 @@ def evaluate(words: list[str], console: Console) -> int:
     if options.official:
         return _evaluate_official(options, this, agent, iteration, output, console)
     distribution = this.seen(load_distribution(options.tasks)) if options.tasks else this.distribution
+    tasks = chosen_tasks(distribution, options.task, options.num_tasks) if options.task else None
     require_memory(
         this.agent_config,
         distribution.spec,
-        options.num_tasks,
+        len(tasks) if tasks else options.num_tasks,
         agent.device,
         "num_tasks",
         options.rollouts_per_task,
@@ -102,13 +107,19 @@ def evaluate(words: list[str], console: Console) -> int:
         agent,
         distribution,
         num_tasks=options.num_tasks,
+        tasks=tasks,
         seed=options.seed,
         num_adaptations=options.num_adaptations,
         rollouts_per_task=options.rollouts_per_task,
         pretrained=reference,
     )
+    which = "held-out"
+    details: dict[str, Any] = {"seed": options.seed, "iteration": iteration}
     name = f"evaluation-{safe_name(distribution.id)}-iteration{iteration}-seed{options.seed}"
-    show_adaptation(this, distribution, rows, output / name, {"seed": options.seed, "iteration": iteration}, console)
+    if options.task:
+        which, details["chosen"] = "chosen", options.task
+        name += f"-chosen-{hashlib.sha256(repr(options.task).encode()).hexdigest()[:8]}"
+    show_adaptation(this, distribution, rows, output / name, details, console, which)
     return 0
 
 
@@ -116,7 +127,9 @@ def _check_official(options: EvaluateOptions) -> None:
     """Refuse options that would do nothing."""
     default = EvaluateOptions(options.run)
     names = (
-        ("num_tasks", "num_adaptations", "rollouts_per_task") if options.official else ("goals", "split", "upstream")
+        ("num_tasks", "num_adaptations", "rollouts_per_task", "task")
+        if options.official
+        else ("goals", "split", "upstream")
     )
     for name in names:
         if getattr(options, name) != getattr(default, name):

@@ -13,16 +13,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
-from metarl.envs.metaworld.distributions import MetaWorldTasks
-from metarl.envs.metaworld.task_sets import by_name
-from metarl.errors import ConfigError, unknown_name
+from metarl.cli.task_choice import choose_task
+from metarl.errors import ConfigError
 from metarl.experiments import Experiment
 from metarl.rendering.replay import frames_per_second, make_render_env, rendered_frame, replay
 from metarl.rendering.video import check_video_path, side_by_side, write_video
 from metarl.rollouts.collector import Collector, episode_seeds
 from metarl.rollouts.trial import run_trial
 from metarl.runs.files import safe_name, shown
-from metarl.seeding import numpy_stream
 from metarl.statistics import number_text
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import load_distribution, registered
@@ -33,8 +31,6 @@ _MOST_FPS = 30
 
 _SLOT = 0
 """The episode that is shown, of those that are played side by side."""
-
-_SPLITS = ("test", "train")
 
 
 @dataclass(frozen=True)
@@ -90,7 +86,9 @@ def render(words: Sequence[str], console: Console) -> int:
     distribution = this.seen(load_distribution(options.tasks)) if options.tasks else this.distribution
     if distribution.make_render_env is None:
         raise _not_renderable(distribution)
-    task, name = _choose_task(distribution, options)
+    task, name = choose_task(
+        distribution, name=options.task, split=options.split, goal=options.goal, seed=options.seed, stream="render"
+    )
     video = here / options.video if options.video else this.run.path / f"{safe_name(name)}.mp4"
     # What cannot work must fail before episodes are played.
     check_video_path(video)
@@ -129,35 +127,6 @@ def render(words: Sequence[str], console: Console) -> int:
     cost = before.num_env_steps + after.num_env_steps
     console.print(f"Video: {escape(shown(video))}   (it cost {cost:,} environment steps)", soft_wrap=True)
     return 0
-
-
-def _choose_task(distribution: TaskDistribution, options: RenderOptions) -> tuple[Task, str]:
-    """The task to show, and what to call it."""
-    goal = options.goal
-    if not isinstance(distribution, MetaWorldTasks):
-        if options.task is not None:
-            raise ConfigError(
-                f"the tasks of {distribution.id} have no names, got --task {options.task!r}. Leave it out; --goal and "
-                "--seed choose the task."
-            )
-        split = options.split or "test"
-        drawn = getattr(distribution, split).sample(goal + 1, numpy_stream(options.seed, "render"))
-        return drawn[goal], f"{distribution.id} {split} task {goal}"
-    table = distribution.task_set.goals
-    splits = {split: by_name(getattr(table, split)) for split in ((options.split,) if options.split else _SPLITS)}
-    names = {name for goals in splits.values() for name in goals}
-    if options.task is None and len(names) > 1:
-        raise ConfigError(
-            f"{distribution.id} has {len(names)} tasks; choose one by --task: {', '.join(sorted(names))}."
-        )
-    name = options.task or next(iter(names))
-    if name not in names:
-        raise unknown_name(f"{options.split or ''} task of {distribution.id}".lstrip(), name, names)
-    chosen = next(split for split, goals in splits.items() if name in goals)
-    goals = splits[chosen][name]
-    if goal >= len(goals):
-        raise ConfigError(f"{name} has {len(goals)} {chosen} goals: --goal must be below that, got {goal}.")
-    return goals[goal], f"{name} {chosen} goal {goal}"
 
 
 def _try_rendering(distribution: TaskDistribution, task: Task) -> int:

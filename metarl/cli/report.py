@@ -21,6 +21,7 @@ from metarl.plotting import adaptation_figure
 from metarl.runs.files import shown, write_atomically
 from metarl.statistics import Interval, interval_texts, share_interval
 from metarl.tasks.distribution import TaskDistribution
+from metarl.types import Task
 
 EVALUATION_SEED = 2_000_003
 """Far from the seeds that anybody trains with: held-out tasks are drawn from it and nothing is ever tuned on it."""
@@ -56,6 +57,7 @@ def evaluation_rows(
     distribution: TaskDistribution,
     *,
     num_tasks: int,
+    tasks: Sequence[Task] | None = None,
     seed: int,
     num_adaptations: int | None = None,
     rollouts_per_task: int | None = None,
@@ -68,6 +70,7 @@ def evaluation_rows(
         agent: trained.
         distribution: the tasks.
         num_tasks: held-out tasks.
+        tasks: chosen ones in their place.
         seed: seed for the evaluation; best another one than any training's.
         num_adaptations: default: what each agent asks for.
         rollouts_per_task: episodes per task and shot, for all of them; default: as ``agent`` has in training.
@@ -80,7 +83,8 @@ def evaluation_rows(
             evaluate(
                 who,
                 distribution,
-                num_tasks=num_tasks,
+                num_tasks=num_tasks if tasks is None else None,
+                tasks=tasks,
                 seed=seed,
                 num_adaptations=adaptations,
                 rollouts_per_task=agent.rollouts_per_task if rollouts_per_task is None else rollouts_per_task,
@@ -99,7 +103,12 @@ def evaluation_rows(
 
 
 def write_adaptation(
-    rows: Sequence[Row], distribution: TaskDistribution, path: Path, xlabel: str, details: dict[str, Any]
+    rows: Sequence[Row],
+    distribution: TaskDistribution,
+    path: Path,
+    xlabel: str,
+    details: dict[str, Any],
+    which: str = "held-out",
 ) -> Path:
     """Write scores as ``PATH.json`` and the adaptation curve as ``PATH.png``; returns the figure's path.
 
@@ -128,7 +137,7 @@ def write_adaptation(
     except OSError as error:
         raise ConfigError(f"cannot write the scores {scores}: {error.strerror or error}.") from error
     figure = path.with_suffix(".png")
-    title = f"{rows[0].label} on held-out {distribution.id}"
+    title = f"{rows[0].label} on {which} {distribution.id}"
     adaptation_figure({row.label: row.intervals for row in rows}, figure, title, xlabel)
     return figure
 
@@ -140,6 +149,7 @@ def show_adaptation(
     path: Path,
     details: dict[str, Any],
     console: Console,
+    which: str = "held-out",
 ) -> None:
     """Print scores as a table, write them with :func:`write_adaptation`, and say where.
 
@@ -150,13 +160,14 @@ def show_adaptation(
         path: where they are written, without suffix.
         details: what else the JSON tells.
         console: where the table is printed.
+        which: what tasks these are.
 
     Raises:
         ConfigError: if they cannot be written.
     """
     by_episode = experiment.agent_config.adapts_by == "episode"
     num_tasks = len(rows[0].evaluation.returns)
-    title = f"on {num_tasks:,} held-out tasks of {distribution.id}"
+    title = f"on {num_tasks:,} {which} tasks of {distribution.id}"
     header = "in episode:" if by_episode else "after gradient steps:"
     first = 1 if by_episode else 0
     returns = [(row.label, [_cell(interval) for interval in row.intervals]) for row in rows]
@@ -172,7 +183,7 @@ def show_adaptation(
         for table in _tables(f"Success in % {title}", caption, header, first, success, console.width):
             console.print(table)
     xlabel = "episodes of the trial before" if by_episode else "gradient steps"
-    figure = write_adaptation(rows, distribution, path, xlabel, details)
+    figure = write_adaptation(rows, distribution, path, xlabel, details, which)
     cost = sum(row.evaluation.num_env_steps for row in rows)
     console.print(f"Figure: {escape(shown(figure))}   (this table cost {cost:,} environment steps)", soft_wrap=True)
     warn_of_invalid(sum(row.evaluation.num_invalid for row in rows), "this table", console)

@@ -89,7 +89,7 @@ def _list(tables: Sequence[PaperTable], options: ReproduceOptions, console: Cons
     before = torch.get_num_threads()
     torch.set_num_threads(options.engine.cpus_per_run)
     try:
-        speeds = measured(left, MEASURING)
+        speeds = measured(left, MEASURING, at_most=not one)
     finally:
         torch.set_num_threads(before)
     for table in tables:
@@ -107,6 +107,10 @@ def _list(tables: Sequence[PaperTable], options: ReproduceOptions, console: Cons
             shown.add_row(escape(name), *_texts(cost), "on request" if on_request else "")
         console.print(shown)
     console.print("What is left is estimated for one run at a time; --jobs shares it out.", markup=False)
+    if not one:
+        console.print(
+            "?: not measured in this time; metarl reproduce TABLE --list measures all of a table.", markup=False
+        )
 
 
 def _part(fraction: float) -> str:
@@ -120,5 +124,9 @@ def _texts(cost: Cost) -> list[str]:
         str(cost.num_done),
         f"{cost.steps / 1e6:,.1f} M",
         duration(cost.seconds_done) if cost.num_done else "",
-        duration(cost.seconds_left) if cost.num_done < cost.num_runs else "",
+        _left(cost) if cost.num_done < cost.num_runs else "",
     ]
+
+
+def _left(cost: Cost) -> str:
+    return "?" if cost.seconds_left is None else duration(cost.seconds_left)

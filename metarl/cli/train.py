@@ -7,6 +7,7 @@ import itertools
 import json
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from rich.markup import escape
 from metarl.agent import AgentConfig
 from metarl.agents import AGENTS
 from metarl.agents.registry import load_agent
+from metarl.callbacks import Callback, EarlyStopping, TimeLimit, Wandb
 from metarl.cli.progress import with_progress
 from metarl.cli.report import EVALUATION_SEED, evaluation_rows, show_adaptation, warn_of_invalid
 from metarl.config import TrainConfig
@@ -63,6 +65,12 @@ class TrainOptions:
     """Folder in which a new run gets its own folder."""
     reference: bool = False
     """Also train one policy over all tasks for as many episodes, as a reference for the final table (MAML only)."""
+    max_hours: float | None = None
+    """End training, saved, after so many hours, e.g. before a job's time is up; --resume goes on."""
+    patience: int | None = None
+    """End training after so many iterations without a better training return, averaged over the last ten."""
+    wandb: str | None = None
+    """Send the metrics to this project of Weights & Biases as well (pip install 'metarl[wandb]')."""
     print_config: bool = False
     """Print every setting as a file for --config, and train nothing."""
 
@@ -89,6 +97,8 @@ def train(words: list[str], console: Console) -> int:
         default=TrainOptions(base.train_config, base.agent_config, reference=main_job),
     )
     checkpoint = options.checkpoint and here / options.checkpoint
+    # What cannot work must fail before there is a run folder.
+    callbacks = _callbacks(options)
     if isinstance(base, Experiment):
         if options.print_config:
             raise ConfigError(
@@ -108,7 +118,7 @@ def train(words: list[str], console: Console) -> int:
             return 0
         this = Experiment.start(setup, here / options.runs, reference=options.reference)
     wants_reference = options.reference or (this.pretrained_path / "config.json").is_file()
-    return _train_and_report(this, checkpoint, wants_reference, console)
+    return _train_and_report(this, checkpoint, wants_reference, callbacks, console)
 
 
 def _base(names: list[str], source: Source) -> tuple[Setup, bool]:
@@ -164,7 +174,21 @@ def _check_resume(known: Experiment, num_iterations: int, checkpoint: Path | Non
         )
 
 
-def _train_and_report(this: Experiment, checkpoint: Path | None, wants_reference: bool, console: Console) -> int:
+def _callbacks(options: TrainOptions) -> list[Callback]:
+    """What the options ask for in every iteration; metrics are sent before anything ends training."""
+    callbacks: list[Callback] = []
+    if options.wandb is not None:
+        callbacks.append(Wandb(options.wandb))
+    if options.patience is not None:
+        callbacks.append(EarlyStopping(options.patience))
+    if options.max_hours is not None:
+        callbacks.append(TimeLimit(options.max_hours))
+    return callbacks
+
+
+def _train_and_report(
+    this: Experiment, checkpoint: Path | None, wants_reference: bool, callbacks: Sequence[Callback], console: Console
+) -> int:
     console.print(
         f"[bold]{this.name}[/] on [bold]{this.task_name}[/], run folder {escape(shown(this.run.path))}", soft_wrap=True
     )
@@ -172,7 +196,12 @@ def _train_and_report(this: Experiment, checkpoint: Path | None, wants_reference
     started = time.perf_counter()
     parts = [(this, "meta-training")] + ([(reference, "reference: one policy for all tasks")] if reference else [])
     for experiment, label in parts:
-        if not _with_progress(experiment, label, checkpoint if experiment is this else None, console):
+        own = (
+            (checkpoint, callbacks)
+            if experiment is this
+            else (None, [c for c in callbacks if isinstance(c, TimeLimit)])
+        )
+        if not _with_progress(experiment, label, *own, console):
             console.print(
                 f"Stopped after the iteration in hand; everything is saved. Go on with:\n"
                 f"  metarl train --resume {_quoted(this.run.path)}{_trust(this)}",
@@ -218,7 +247,9 @@ def _train_and_report(this: Experiment, checkpoint: Path | None, wants_reference
     return 0
 
 
-def _with_progress(experiment: Experiment, label: str, checkpoint: Path | None, console: Console) -> bool:
+def _with_progress(
+    experiment: Experiment, label: str, checkpoint: Path | None, callbacks: Sequence[Callback], console: Console
+) -> bool:
     invalid = 0
 
     def describe(progress: Progress) -> str:
@@ -230,8 +261,15 @@ def _with_progress(experiment: Experiment, label: str, checkpoint: Path | None, 
 
     num_iterations = experiment.train_config.num_iterations
     done = with_progress(
-        lambda listener: experiment.train(listener, checkpoint), num_iterations, label, describe, console
+        lambda listener: experiment.train(listener, checkpoint, callbacks=callbacks),
+        num_iterations,
+        label,
+        describe,
+        console,
     )
+    iterations = max(experiment.run.checkpoints.iterations(), default=0)
+    if done and iterations < num_iterations:
+        console.print(f"Ended early, after {iterations} of {num_iterations} iterations.")
     warn_of_invalid(invalid, label, console)
     return done
 

@@ -66,10 +66,7 @@ def export_step(
             by acting nor one tensor, an agent whose code PyTorch cannot export, a missing package, a path that cannot
             be written, or a file that would not do what the agent does.
     """
-    if path.suffix not in _FORMATS:
-        raise ConfigError(f"{path.name}: a policy is exported to {' or '.join(_FORMATS)}, got {path.suffix!r}.")
-    if path.suffix == ".onnx":
-        _require_onnx()
+    check_format(path)
     if agent.device.type != "cpu":
         raise ConfigError(
             f"an agent is exported from the CPU, this one is on {agent.device}: load it with device='cpu'."
@@ -92,8 +89,26 @@ def export_step(
         raise ConfigError(f"cannot write {shown(path)}: {error.strerror or error}.") from error
 
 
+def check_format(path: Path) -> None:
+    """Refuse a file that nothing could be exported to.
+
+    Raises:
+        ConfigError: for another suffix, a missing package or folder.
+    """
+    if path.suffix not in _FORMATS:
+        raise ConfigError(f"{path.name}: a policy is exported to {' or '.join(_FORMATS)}, got {path.suffix!r}.")
+    if not path.parent.is_dir():
+        raise ConfigError(f"cannot write {shown(path)}: there is no folder {shown(path.parent)}.")
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        if path.suffix == ".onnx" and importlib.util.find_spec(package) is None:
+            raise missing_extra(package, "onnx", "exporting to ONNX")
+
+
 class _Step(nn.Module):
     """One step of an agent as a function of tensors by name; arguments as for :func:`export_step`.
+
+    The agent's networks are no submodules: so the program holds the parameters that the step uses as constants, and
+    what it returns asks for no gradients.
 
     Attributes:
         noise_kind: what the noise is, ``"normal"`` or ``"uniform"``; empty where none is drawn.
@@ -102,8 +117,6 @@ class _Step(nn.Module):
     def __init__(self, agent: Agent[Any], state: Any, action_space: gym.Space[Any], sample: bool) -> None:
         super().__init__()
         self._agent, self._state, self._sample = agent, state, sample
-        # Registered, so that the exported program knows which tensors are parameters.
-        self.parts = nn.ModuleList(part for part in agent.components().values() if isinstance(part, nn.Module))
         flat = flattened(gym.spaces.Box(-1.0, 1.0), action_space)[1]
         self._to_env = ActionMap(flat)
         self._start = int(action_space.start) if isinstance(action_space, gym.spaces.Discrete) else None
@@ -213,19 +226,14 @@ def _program(step: _Step) -> torch.export.ExportedProgram:
 
 def _pt2(program: torch.export.ExportedProgram, step: _Step, notes: str) -> bytes:
     file = io.BytesIO()
-    torch.export.save(program, file, extra_files={"metarl.json": notes})
+    with _quiet():
+        torch.export.save(program, file, extra_files={"metarl.json": notes})
     return file.getvalue()
 
 
 def _load_pt2(data: bytes) -> Callable[[Tensors], Mapping[str, Tensor]]:
     module = torch.export.load(io.BytesIO(data)).module()
     return lambda inputs: module(**inputs)
-
-
-def _require_onnx() -> None:
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        if importlib.util.find_spec(package) is None:
-            raise missing_extra(package, "onnx", "exporting to ONNX")
 
 
 def _onnx(program: torch.export.ExportedProgram, step: _Step, notes: str) -> bytes:

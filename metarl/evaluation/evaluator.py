@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from metarl.rollouts.trial import run_trial
 from metarl.seeding import derive, numpy_stream
 from metarl.statistics import Float, mean_interval
 from metarl.tasks.distribution import TaskDistribution
-from metarl.types import Rollout, Trial
+from metarl.types import Rollout, Task, Trial
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ class Evaluation:
         means: list[float] = self.success.mean(0).tolist()
         return means
 
+    def metrics(self, name: str) -> dict[str, float]:
+        """Means after each number of adaptations: ``name/return_k``, and ``name/success_k`` where it was reported."""
+        returns = {f"{name}/return_{shot}": self.interval(shot)[0] for shot in range(self.returns.shape[1])}
+        return returns | {f"{name}/success_{shot}": share for shot, share in enumerate(self.mean_success or [])}
+
     def interval(self, shot: int) -> tuple[float, float, float]:
         """Mean return after ``shot`` adaptations, with its 95 % interval over tasks."""
         return mean_interval(self.returns[:, shot])
@@ -67,7 +72,8 @@ def evaluate(
     agent: Agent[Any],
     distribution: TaskDistribution,
     *,
-    num_tasks: int,
+    num_tasks: int | None = None,
+    tasks: Sequence[Task] | None = None,
     seed: int,
     num_adaptations: int | None = None,
     split: Literal["train", "test"] = "test",
@@ -75,14 +81,15 @@ def evaluate(
     deterministic_last: bool = False,
     succeeded: Callable[[Rollout], Tensor] | None = None,
 ) -> Evaluation:
-    """Run one trial on ``num_tasks`` tasks of a split; the agent's meta-parameters stay as they are.
+    """Run one trial on a sample of a split, or on chosen tasks; the agent's meta-parameters stay as they are.
 
     The ranks of a group (:mod:`metarl.distributed`) share the tasks out; each gets the scores of all.
 
     Args:
         agent: trained or not.
         distribution: tasks whose spaces the agent fits.
-        num_tasks: tasks to sample.
+        num_tasks: tasks to sample from ``split``.
+        tasks: the tasks themselves, instead of a sample; any that the distribution's environments can pose.
         seed: seed for the sample of tasks and for everything random in the trial.
         num_adaptations: shots are ``0 .. num_adaptations``; default: what the agent asks for.
         split: ``"test"`` or ``"train"``.
@@ -98,7 +105,13 @@ def evaluate(
     require_same_spaces(agent, distribution)
     if split not in ("train", "test"):
         raise unknown_name("split", split, ("train", "test"))
-    tasks = getattr(distribution, split).sample(num_tasks, numpy_stream(seed, "evaluation", split))
+    if (num_tasks is None) == (tasks is None):
+        raise ConfigError(f"evaluate needs either num_tasks or tasks, got num_tasks={num_tasks!r} and tasks={tasks!r}.")
+    if tasks is None:
+        assert num_tasks is not None
+        tasks = getattr(distribution, split).sample(num_tasks, numpy_stream(seed, "evaluation", split))
+    if not tasks:
+        raise ConfigError("evaluate needs at least one task, got none.")
     if num_adaptations is None:
         num_adaptations = agent.num_eval_adaptations
     if rollouts_per_task is None:
@@ -109,7 +122,7 @@ def evaluate(
             f"{num_adaptations!r}."
         )
     group = current()
-    share = group.share(num_tasks)
+    share = group.share(len(tasks))
     own: list[Evaluation] = []
     if tasks[share]:
         collector = Collector(distribution, rollouts_per_task, agent.device)

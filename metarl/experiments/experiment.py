@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from metarl.errors import ConfigError
 from metarl.experiments.setup import Setup
 from metarl.plugins import require_trust
 from metarl.runs.folder import REFERENCE, RunFolder
-from metarl.runs.outer_loop import Progress
+from metarl.runs.outer_loop import Callback, Progress
 from metarl.trainer import restore, train
 
 Listener = Callable[[Progress], None]
@@ -145,10 +145,28 @@ class Experiment(Setup):
         restore(agent, content, self.distribution, self.train_config)
         return agent, iteration
 
-    def train(self, listener: Listener = lambda _: None, checkpoint: Path | None = None) -> bool:
-        """Train, or go on training; returns whether all iterations were done."""
+    def train(
+        self,
+        listener: Listener = lambda _: None,
+        checkpoint: Path | None = None,
+        *,
+        callbacks: Sequence[Callback] = (),
+    ) -> bool:
+        """Train, or go on training; returns whether it ended by itself.
+
+        Args:
+            listener: called after every iteration.
+            checkpoint: resume from this file instead of the newest.
+            callbacks: called in every iteration, and may end training, e.g. those of :mod:`metarl.callbacks`.
+        """
         return train(
-            self.build(), self.distribution, self.train_config, self.run, checkpoint=checkpoint, listener=listener
+            self.build(),
+            self.distribution,
+            self.train_config,
+            self.run,
+            checkpoint=checkpoint,
+            listener=listener,
+            callbacks=callbacks,
         )
 
 

@@ -36,17 +36,34 @@ SCORE_WINDOW = 10
 
 @dataclass(frozen=True)
 class Progress:
-    """What the loop tells its listener after every iteration.
+    """What the loop tells callbacks and its listener after every iteration.
 
     Attributes:
         iteration: iterations done.
         num_iterations: iterations in all.
-        metrics: this iteration's metrics by name.
+        metrics: this iteration's metrics by name. Callbacks may add to them what is to be logged.
+        run: where checkpoints and logs go.
+        trained: what is trained, an agent or a few-shot learner.
     """
 
     iteration: int
     num_iterations: int
-    metrics: Mapping[str, float]
+    metrics: dict[str, float]
+    run: RunFolder
+    trained: Components
+
+
+class Callback(Protocol):
+    """What happens after every iteration besides; metarl's own are in :mod:`metarl.callbacks`."""
+
+    def on_iteration(self, progress: Progress) -> bool | None:
+        """Look at an iteration before it is logged.
+
+        All ranks of a group (:mod:`metarl.distributed`) call this.
+
+        Returns:
+            True to end training here: the run is saved, and can be resumed. One rank is enough.
+        """
 
 
 class Schedule(Protocol):
@@ -115,6 +132,7 @@ def run_loop(
     *,
     checkpoint: Path | None = None,
     listener: Callable[[Progress], None] = lambda _: None,
+    callbacks: Sequence[Callback] = (),
 ) -> bool:
     """Train from the newest checkpoint of ``run`` if it has one.
 
@@ -130,10 +148,11 @@ def run_loop(
         checkpoint: resume from this file instead of the newest; what came after it is kept in the run's folder
             ``abandoned``.
         listener: called after every iteration; what it raises ends training, with a checkpoint.
+        callbacks: called in this order in every iteration, which is not saved if one raises.
 
     Returns:
-        Whether training ended by itself; False after Ctrl-C (or SIGTERM, SIGHUP, SIGUSR1, SIGXCPU), which ends the
-        run after the iteration in hand, with a checkpoint.
+        Whether training ended by itself, by its number of iterations or by a callback; False after Ctrl-C (or SIGTERM,
+        SIGHUP, SIGUSR1, SIGXCPU), which ends the run after the iteration in hand, with a checkpoint.
 
     Raises:
         NonFiniteError: if a metric or a parameter is NaN or infinite, or an iteration says so, naming iteration,
@@ -180,13 +199,19 @@ def run_loop(
 
         if not state.resumed:
             save(work.components.state_dict())
-        while iteration < schedule.num_iterations and not stopping():
+        ended = False
+        while iteration < schedule.num_iterations and not stopping() and not ended:
             before = copy.deepcopy(work.components.state_dict())
             try:
                 metrics, added = work.iterate(iteration)
                 _check_parameters(work.components)
                 if (iteration + 1) % schedule.eval_every == 0 or iteration + 1 == schedule.num_iterations:
                     metrics |= work.monitor()
+                metrics[work.counter] = float(cost + added)
+                progress = Progress(iteration + 1, schedule.num_iterations, metrics, run, work.components)
+                if callbacks:
+                    told = [callback.on_iteration(progress) for callback in callbacks]  # All see every iteration.
+                    ended = any(group.gather(any(told)))
                 check_metrics(metrics)
             except (Exception, SystemExit) as error:
                 # The iteration may have failed half way through an update: what is saved is what it began with.
@@ -208,7 +233,6 @@ def run_loop(
                 scores.clear()  # A score of held-out tasks is that of its iteration alone.
             else:
                 scores.append(score)
-            metrics[work.counter] = float(cost)
             iteration += 1
             due = iteration % schedule.checkpoint_every == 0 or iteration == schedule.num_iterations
             if group.world_size > 1 and (due or iteration == state.iteration + 1):
@@ -222,7 +246,7 @@ def run_loop(
             if not group.is_first:
                 continue
             try:
-                listener(Progress(iteration, schedule.num_iterations, metrics))
+                listener(progress)
             except (Exception, SystemExit):
                 if saved != iteration:
                     save(work.components.state_dict())

@@ -1,0 +1,68 @@
+"""Meta-World ML1: new goals of one task; reach, push and pick-place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from metarl.benchmarks.metaworld.references import REFERENCES
+from metarl.benchmarks.metaworld.source import BEST, OfficialSource, ReferenceSource
+from metarl.benchmarks.metaworld.tables import PROTOCOL
+from metarl.benchmarks.papers import Published, rows_of
+from metarl.benchmarks.reproduce.table import PaperTable, TableCell
+
+_SEEDS = {"reach-v3": (1, 2, 3), "push-v3": (1, 2, 3), "pick-place-v3": (1,)}
+
+_AGENTS: Mapping[str, tuple[str, str]] = {
+    "MAML-TRPO": ("maml-trpo", ""),
+    "RL2": ("rl2", ""),
+    "RL2 quick": ("rl2", "quick"),
+    "RL2 + HN": ("rl2", "hypernetwork"),
+    "VariBAD + HN": ("varibad", "hypernetwork"),
+}
+"""Agent and variant of its preset by the end of the row's name."""
+
+
+def _beside() -> Mapping[tuple[str, str, str], tuple[Published, str]]:
+    """Published numbers by task, agent and measure, and why ours are not to be compared with them."""
+    garage, reason = rows_of("garage interim", "csv", "ML1 push-v2"), "version 2 of the task, many more steps"
+    picked = rows_of("garage interim", "csv", "ML1 pick-place-v2")
+    beck = rows_of("Beck 2022", "Table 2", "ML1 pick-place")
+    authors = "5 seeds by the authors' own evaluation, through a reading note"
+    return {
+        ("push-v3", "MAML-TRPO", "test sampled"): (garage["test @200M", "MAML-TRPO"], reason),
+        ("push-v3", "RL2", "test sampled"): (garage["test @~55M", "RL2-PPO"], reason),
+        ("pick-place-v3", "MAML-TRPO", "test sampled"): (picked["test @200M", "MAML-TRPO"], reason),
+        ("pick-place-v3", "RL2", "test sampled"): (picked["test @~55M", "RL2-PPO"], reason),
+        ("pick-place-v3", "VariBAD + HN", "test"): (beck["meta-test", "VariBAD HN Bias-HyperInit"], authors),
+    }
+
+
+def _cells() -> Iterator[TableCell]:
+    beside = _beside()
+    for name, seeds in _SEEDS.items():
+        tasks = f"ml1/{name}"
+        for agent, (kind, variant) in _AGENTS.items():
+            preset = f"{kind}:{tasks}:{variant}" if variant else None
+            settings = {"precision": "bfloat16"} if kind == "rl2" else {}
+            source = OfficialSource(tasks, ("test",), kind, preset, settings=settings)
+            for measure in ("test", "test sampled", BEST):
+                published, reason = beside.get((name, agent, measure), (None, ""))
+                on_request = agent == "VariBAD + HN" and name != "pick-place-v3"
+                yield TableCell(f"{name}, {agent}", measure, source, seeds, published, reason, on_request, measure)
+        for reference in REFERENCES:
+            source_of_it = ReferenceSource(tasks, ("test",), reference)
+            yield TableCell(f"{name}, {reference}", "test", source_of_it, (1,), measure="test")
+
+
+TABLE = PaperTable(
+    name="metaworld-ml1",
+    title="Meta-World ML1: reach, push and pick-place",
+    about=f"{PROTOCOL} Budgets are the official one, 2 M steps.",
+    cells=tuple(_cells()),
+    metric="success on new goals in %",
+    version=1,
+    small=0.02,
+    small_seeds=1,
+    aggregate="percent",
+    requires=("metaworld", "metaworld"),
+)

@@ -1,0 +1,95 @@
+"""Tasks of a distribution, as a command names them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Literal
+
+from metarl.envs.metaworld.distributions import MetaWorldTasks
+from metarl.envs.metaworld.task_sets import by_name
+from metarl.errors import ConfigError, unknown_name
+from metarl.seeding import numpy_stream
+from metarl.tasks.distribution import TaskDistribution
+from metarl.types import Task
+
+SplitName = Literal["test", "train"]
+
+_SPLITS: tuple[SplitName, ...] = ("test", "train")
+
+
+def choose_task(
+    distribution: TaskDistribution, *, name: str | None, split: SplitName | None, goal: int, seed: int, stream: str
+) -> tuple[Task, str]:
+    """A task, and what to call it.
+
+    Args:
+        distribution: the tasks.
+        name: name of a Meta-World task; the only one if None. Others have no names.
+        split: held-out or training goals; default: test, or train for a task that is trained on alone.
+        goal: number of the goal, from 0: in upstream's order, or elsewhere in that of the tasks that are drawn.
+        seed: seed for drawing them.
+        stream: what they are drawn for.
+
+    Raises:
+        ConfigError: for an unknown name or goal, or where a name is missing.
+    """
+    if not isinstance(distribution, MetaWorldTasks):
+        if name is not None:
+            raise ConfigError(
+                f"the tasks of {distribution.id} have no names, got --task {name!r}. Leave it out; --goal and "
+                "--seed choose the task."
+            )
+        split = split or "test"
+        drawn = getattr(distribution, split).sample(goal + 1, numpy_stream(seed, stream))
+        return drawn[goal], f"{distribution.id} {split} task {goal}"
+    table = distribution.task_set.goals
+    splits = {part: by_name(getattr(table, part)) for part in ((split,) if split else _SPLITS)}
+    names = {known for goals in splits.values() for known in goals}
+    if name is None and len(names) > 1:
+        raise ConfigError(
+            f"{distribution.id} has {len(names)} tasks; choose one by --task: {', '.join(sorted(names))}."
+        )
+    name = name or next(iter(names))
+    if name not in names:
+        raise unknown_name(f"{split or ''} task of {distribution.id}".lstrip(), name, names)
+    chosen = next(part for part, goals in splits.items() if name in goals)
+    goals = splits[chosen][name]
+    if goal >= len(goals):
+        raise ConfigError(f"{name} has {len(goals)} {chosen} goals: --goal must be below that, got {goal}.")
+    return goals[goal], f"{name} {chosen} goal {goal}"
+
+
+def chosen_tasks(distribution: TaskDistribution, words: Sequence[str], num_tasks: int) -> list[Task]:
+    """The tasks that some words name.
+
+    Args:
+        distribution: the tasks.
+        words: names of Meta-World tasks, each of which stands for its goals, held-out ones if it has any; elsewhere
+            tasks themselves, in JSON.
+        num_tasks: most tasks in all, shared out evenly among the names.
+
+    Raises:
+        ConfigError: for an unknown name, text that is no JSON, or more names than tasks.
+    """
+    if not isinstance(distribution, MetaWorldTasks):
+        found = []
+        for word in words:
+            try:
+                found.append(json.loads(word))
+            except ValueError as error:
+                raise ConfigError(
+                    f"the tasks of {distribution.id} have no names: --task takes one in JSON, such as "
+                    f"'{{\"goal\": 0.5}}', got {word!r} ({error})."
+                ) from error
+        return found
+    if len(words) > num_tasks:
+        raise ConfigError(f"--task names {len(words)} tasks, more than --num-tasks {num_tasks}.")
+    goals = distribution.task_set.goals
+    by_split = [by_name(goals.test), by_name(goals.train)]
+    known = {name for split in by_split for name in split}
+    for word in words:
+        if word not in known:
+            raise unknown_name(f"task of {distribution.id}", word, known)
+    each = num_tasks // len(words)
+    return [goal for word in words for goal in next(s[word] for s in by_split if word in s)[:each]]
