@@ -23,7 +23,8 @@ def test_version_and_name_are_the_same_everywhere() -> None:
 
 
 def test_pip_is_never_told_the_name_of_another_project() -> None:
-    for name, text in PAGES.items():
+    code = {str(path): path.read_text() for part in ("metarl", "examples") for path in (ROOT / part).rglob("*.py")}
+    for name, text in {**PAGES, **code}.items():
         assert "metarl[" not in text and "pip install metarl " not in text, name
 
 

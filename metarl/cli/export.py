@@ -34,7 +34,7 @@ class ExportOptions:
     run: tyro.conf.Positional[Path]
     """Run folder."""
     file: tyro.conf.Positional[Path]
-    """The file: .pt2 for torch.export, .onnx for ONNX (pip install 'metarl[onnx]')."""
+    """The file: .pt2 for torch.export, .onnx for ONNX (pip install 'metarl-torch[onnx]')."""
     sample: bool = False
     """Sample actions, from noise that the file takes as an input; default: the distribution's mode."""
     num_adaptations: int | None = None

@@ -70,7 +70,7 @@ class TrainOptions:
     patience: int | None = None
     """End training after so many iterations without a better training return, averaged over the last ten."""
     wandb: str | None = None
-    """Send the metrics to this project of Weights & Biases as well (pip install 'metarl[wandb]')."""
+    """Send the metrics to this project of Weights & Biases as well (pip install 'metarl-torch[wandb]')."""
     print_config: bool = False
     """Print every setting as a file for --config, and train nothing."""
 

@@ -26,7 +26,6 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from metarl.rollouts.actions import ActionMap, encoded_actions
 from metarl.runs.files import shown, write_atomically
 from metarl.types import Timestep
 from metarl.vector.spaces import flattened
+from metarl.version import __version__
 
 Tensors = dict[str, Tensor]
 
@@ -74,7 +74,7 @@ def export_step(
     step = _Step(agent, state, action_space, sample)
     program = _program(step)
     notes = {
-        "metarl": version("metarl"),
+        "metarl": __version__,
         "agent": type(agent).__name__,
         "actions": "sampled" if sample else "mode",
         **({"noise": step.noise_kind} if step.noise_kind else {}),
