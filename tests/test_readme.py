@@ -41,7 +41,7 @@ def test_the_agent_of_the_docs_trains_and_adapts(tmp_path: Path, monkeypatch: py
 
 def test_the_deployed_agent_of_the_docs_acts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names = _python("deploying.md")
+    names = run_python("deploying.md")
     assert names["learner"].num_adaptations == 1  # type: ignore[attr-defined]
     assert names["memory"].any()  # type: ignore[attr-defined]
     logged = (tmp_path / "runs/watched/metrics.jsonl").read_text()
