@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.pages import PAGES, commands, run_python
+from helpers.pages import PAGES, ROOT, commands, run_python
 from PIL import Image
 
 from metarl.errors import ConfigError
