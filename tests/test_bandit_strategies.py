@@ -269,7 +269,7 @@ def test_a_source_chooses_on_train_tasks_and_plays_test_tasks() -> None:
     content = source.run(1, 0.5, None, lambda *what: told.append(what))  # type: ignore[arg-type]
     assert source.values(content, "").shape == (20,)
     assert len(content["candidates"]) == 11
-    assert source.remark(content) == f"`{content['strategy']}`"
+    assert source.remark(content, "") == f"`{content['strategy']}`"
     assert told[0] == ("settings", 1, 11) and told[-1] == ("tasks", 20, 20)
     assert source.steps(0.5) == (11 * 10 + 20) * 10
     assert StrategySource("TS", "bandit-k5-n10", num_tasks=40).steps(1.0) == 400

@@ -195,7 +195,7 @@ def test_weights_and_biases_gets_the_metrics_of_the_log_under_one_id(experiment:
 
 def test_without_the_package_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ConfigError, match=r"needs the package wandb, .*pip install 'metarl\[wandb\]'"):
+    with pytest.raises(ConfigError, match=r"needs the package wandb, .*pip install 'metarl-torch\[wandb\]'"):
         Wandb("project")
 
 

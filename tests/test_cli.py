@@ -208,7 +208,7 @@ def test_list_names_every_agent_task_and_preset(
 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     assert _metarl("--version") == 0
-    assert capsys.readouterr().out == f"metarl {version('metarl')}\n"
+    assert capsys.readouterr().out == f"metarl {version('metarl-torch')}\n"
 
 
 def test_a_folder_of_runs_is_plotted_as_its_runs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -386,7 +386,7 @@ _TRAIN = "train maml-trpo bandit"
         (
             "trian",
             r"unknown command 'trian'\. Did you mean 'train'\? "
-            r"Valid choices: check, evaluate, fewshot, list, plot, render, reproduce, train",
+            r"Valid choices: check, evaluate, export, fewshot, list, plot, render, reproduce, train",
         ),
         ("train maml-trop bandit", r"unknown agent 'maml-trop'\. Did you mean 'maml-trpo'\? Valid choices: .*rl2"),
         (

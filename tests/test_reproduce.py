@@ -183,7 +183,9 @@ def test_seeds_on_different_tasks_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_extra_and_a_folder_that_cannot_be_written_are_told(tmp_path: Path) -> None:
     table = small_table(requires=("no_such_package", "metaworld"))
-    message = r"the table small needs the package no_such_package, which is not installed: pip install 'metarl\[metaw"
+    message = (
+        r"the table small needs the package no_such_package, which is not installed: pip install 'metarl-torch\[metaw"
+    )
     with pytest.raises(ConfigError, match=message):
         _run(tmp_path, table)
     (tmp_path / "results").write_text("")
