@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from metarl.errors import MetarlError, told
+from metarl.tasks import registry
+from metarl.tasks.registry import registered
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -51,18 +53,23 @@ def python_blocks(page: str) -> list[Block]:
 
 
 def run_python(page: str) -> dict[str, object]:
-    """Run a page's blocks, one after the other, and compare the errors that it shows; returns the names defined."""
+    """Run a page's blocks, one after the other, and compare the errors that it shows; returns the names defined.
+
+    Tasks that it registers are forgotten at the end.
+    """
     blocks = python_blocks(page)
     assert blocks
     names: dict[str, object] = {"__name__": "__main__"}
-    for block in blocks:
-        compiled = compile(block.code, page, "exec", dont_inherit=True)
-        if block.error is None:
-            exec(compiled, names)
-            continue
-        with pytest.raises(MetarlError) as raised:
-            exec(compiled, names)
-        assert told(raised.value).split() == block.error.split()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "_REGISTRY", registered())
+        for block in blocks:
+            compiled = compile(block.code, page, "exec", dont_inherit=True)
+            if block.error is None:
+                exec(compiled, names)
+                continue
+            with pytest.raises(MetarlError) as raised:
+                exec(compiled, names)
+            assert told(raised.value).split() == block.error.split()
     return names
 
 
