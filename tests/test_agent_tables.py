@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from metarl.benchmarks.reproduce.table import PaperTable
 from metarl.benchmarks.tables import load_table
 from metarl.envs.metaworld.distributions import meta_world
 from metarl.envs.metaworld.task_sets import by_name
+from metarl.experiments import Experiment
 from metarl.runs.folder import RunFolder
 from metarl.tasks.registry import load_distribution
 
@@ -59,9 +61,7 @@ def test_a_network_that_no_update_moves_is_that_of_its_seed(tmp_path: Path) -> N
     table = load_table("maml-navigation")
     source = next(cell.source for cell in table.cells if cell.row == "random init")
     assert isinstance(source, AgentSource)
-    source.run(5, 1.0, tmp_path, _silent)
-    from metarl.experiments import Experiment
-
+    dataclasses.replace(source, num_tasks=2, rollouts_per_task=2).run(5, 1.0, tmp_path, _silent)
     (run,) = RunFolder.find(tmp_path)
     experiment = Experiment.open(run.path)
     trained, fresh = experiment.load()[0], experiment.build()

@@ -17,6 +17,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 NEEDS = {"minigrid_tasks": "minigrid", "highway_tasks": "highway_env", "robotics_tasks": "gymnasium_robotics"}
 SLOW = {*NEEDS, "sweep"}
 PRINTS = {
+    "deploy": r"return before adaptation \d+\.\d, after it \d+\.\d\naction: [01]\n",
     "own_environment": r"maml-trpo \[\(-\d.*\nrl2 \[\(-\d",
     "adapt_any_module": r"adaptation: 0\.[789]\d+ at first, 0\.[123]\d+ at the end",
     "sweep": r"chance that 0\.5 beats 0\.1 on a task: [01]\.\d\d",

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers.pages import PAGES, ROOT, commands, run_python
+from helpers.pages import PAGES, commands, run_python
 from PIL import Image
 
 from metarl.errors import ConfigError
@@ -46,16 +43,6 @@ def test_the_deployed_agent_of_the_docs_acts(tmp_path: Path, monkeypatch: pytest
     assert names["memory"].any()  # type: ignore[attr-defined]
     logged = (tmp_path / "runs/watched/metrics.jsonl").read_text()
     assert '"extremes/return_1"' in logged and (tmp_path / "policy.pt2").is_file()
-
-
-def test_the_example_of_deployment_runs(tmp_path: Path) -> None:
-    script = ROOT / "examples/deploy.py"
-    assert len(script.read_text().splitlines()) < 60
-    shutil.copy(script, tmp_path)
-    command = [sys.executable, script.name, "1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert re.search(r"return before adaptation \d+\.\d, after it \d+\.\d\naction: [01]\n", done.stdout)
 
 
 def test_the_adapted_model_of_the_docs_learns() -> None:
