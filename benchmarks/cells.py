@@ -5,6 +5,7 @@ A *cell* is one agent on one task distribution with one seed. Its score is a JSO
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,20 @@ class Cell:
         """What is trained."""
         train = {"seed": self.seed, **self.train}
         return resolve(self.agent, self.tasks, preset=self.preset, train=train, settings=self.settings)
+
+    def part(self, fraction: float) -> Cell:
+        """The same with a fraction of the meta-updates, under a name of its own."""
+        if fraction == 1.0:
+            return self
+        num_iterations = max(1, round(fraction * self.setup().train_config.num_iterations))
+        variant = f"{self.variant}-of{num_iterations}".removeprefix("-")
+        return dataclasses.replace(self, train={**self.train, "num_iterations": num_iterations}, variant=variant)
+
+
+def variant_of(settings: Mapping[str, Any], preset: str | None = None) -> str:
+    """What to call a cell of these settings and preset, so that its run folder is no other's; empty for none."""
+    words = [preset or "", *(f"{name}={value}" for name, value in settings.items())]
+    return safe_name("-".join(word for word in words if word))
 
 
 def run_cells(

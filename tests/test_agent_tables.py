@@ -12,7 +12,7 @@ import pytest
 from metarl.benchmarks.metaworld.source import BEST, OfficialSource, ReferenceSource
 from metarl.benchmarks.reproduce.agents import AgentSource
 from metarl.benchmarks.reproduce.table import PaperTable
-from metarl.benchmarks.tables import load_table
+from metarl.benchmarks.tables import load_table, table_names
 from metarl.envs.metaworld.distributions import meta_world
 from metarl.envs.metaworld.task_sets import by_name
 from metarl.experiments import Experiment
@@ -98,8 +98,10 @@ def test_columns_name_the_test_tasks(tasks: str) -> None:
     assert all(cell.not_comparable for cell in table.cells if cell.published is not None)
 
 
-def test_run_folders_of_presets_and_settings_differ() -> None:
-    table = load_table("metaworld-ml1")
-    sources = {cell.source for cell in table.cells if isinstance(cell.source, OfficialSource)}
-    names = {source._cell(1, 1.0).name for source in sources}
-    assert len(names) == len(sources) == 15
+@pytest.mark.parametrize("name", table_names())
+def test_run_folders_of_a_table_are_no_others(name: str) -> None:
+    """Rows that train one agent on the same tasks with other settings must not go on with each other's runs."""
+    sources = {cell.source for cell in load_table(name).cells if isinstance(cell.source, AgentSource | OfficialSource)}
+    for fraction in (1.0, 0.1):
+        names = {source._cell(1, fraction).name for source in sources}
+        assert len(names) == len(sources)

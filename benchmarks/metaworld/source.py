@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from metarl.benchmarks.cells import BENCHMARK_SEED, Cell
+from metarl.benchmarks.cells import BENCHMARK_SEED, Cell, variant_of
 from metarl.benchmarks.engines import Report
 from metarl.benchmarks.metaworld.references import reference_scores
 from metarl.benchmarks.metaworld.report import Split
@@ -111,19 +111,8 @@ class OfficialSource(_Official):
         return f"{content['env_steps'] / 1e6:.3g} M steps a seed"
 
     def _cell(self, seed: int, fraction: float) -> Cell:
-        full = Cell(self.agent, self.tasks, seed, self.train, self.settings, self._variant, self.preset)
-        if fraction == 1.0:
-            return full
-        num_iterations = max(1, round(fraction * full.setup().train_config.num_iterations))
-        train = {**self.train, "num_iterations": num_iterations}
-        variant = f"{self._variant}-of{num_iterations}".removeprefix("-")
-        return dataclasses.replace(full, train=train, variant=variant)
-
-    @property
-    def _variant(self) -> str:
-        """Tells run folders of other presets and settings apart."""
-        words = [self.preset or "", *(f"{name}={value}" for name, value in self.settings.items())]
-        return safe_name("-".join(word for word in words if word))
+        variant = variant_of(self.settings, self.preset)
+        return Cell(self.agent, self.tasks, seed, self.train, self.settings, variant, self.preset).part(fraction)
 
 
 @dataclass(frozen=True)
@@ -146,7 +135,7 @@ class ReferenceSource(_Official):
         return self.name
 
     def speed(self, seconds: float) -> float:
-        """That of the oracle's and the random policy's environments alone, with random actions."""
+        """That of the environments alone, with random actions."""
         return training_speed(resolve("random", self.tasks, settings={"rollouts_per_task": 1}), seconds)
 
     def steps(self, fraction: float) -> int:

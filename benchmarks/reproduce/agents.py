@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from metarl.benchmarks.cells import Cell, train_and_score
+from metarl.benchmarks.cells import Cell, train_and_score, variant_of
 from metarl.benchmarks.engines import Report
 from metarl.benchmarks.reproduce.costs import training_speed
 from metarl.benchmarks.reproduce.table import Source
@@ -72,9 +72,6 @@ class AgentSource(Source):
         return f"{content['env_steps'] / 1e6:.3g} M steps a seed"
 
     def _cell(self, seed: int, fraction: float) -> Cell:
-        full = Cell(self.agent, self.tasks, seed, self.train, self.settings, preset=self.preset)
-        if fraction == 1.0:
-            return full
-        num_iterations = max(1, round(fraction * full.setup().train_config.num_iterations))
-        train = {**self.train, "num_iterations": num_iterations}
-        return Cell(self.agent, self.tasks, seed, train, self.settings, f"of{num_iterations}", self.preset)
+        # Tables call presets by what they train on, but settings differ between rows of the same tasks.
+        variant = variant_of(self.settings)
+        return Cell(self.agent, self.tasks, seed, self.train, self.settings, variant, self.preset).part(fraction)

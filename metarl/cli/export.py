@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from metarl.agent import Agent
-from metarl.cli.task_choice import SplitName, choose_task
+from metarl.cli.task_choice import SplitName, choose_task, require_sound
 from metarl.deployment.export import check_format, export_step
 from metarl.errors import ConfigError
 from metarl.experiments import Experiment
@@ -64,14 +64,13 @@ def export(words: list[str], console: Console) -> int:
     # What the user's own modules and environments do, to change the working directory for one, comes after this.
     here = Path.cwd()
     options = tyro.cli(ExportOptions, args=words, prog="metarl export")
-    for name in ("goal", "seed", "num_adaptations"):
-        value = getattr(options, name)
-        if value is not None and value < 0:
-            raise ConfigError(f"--{name.replace('_', '-')} must be 0 or more, got {value}.")
-    if options.seed >= 2**63:
-        raise ConfigError(f"--seed must be 0 or more and below 2^63, got {options.seed}.")
-    if options.best and options.checkpoint is not None:
-        raise ConfigError(f"--best and --checkpoint {options.checkpoint} name two checkpoints; give one of them.")
+    require_sound(
+        goal=options.goal,
+        seed=options.seed,
+        num_adaptations=options.num_adaptations,
+        checkpoint=options.checkpoint,
+        best=options.best,
+    )
     # What cannot be written must fail before episodes are played.
     check_format(options.file)
     this = Experiment.open(here / options.run, agent=options.agent, tasks=options.tasks, trust=options.trust_tasks)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
-from metarl.cli.task_choice import choose_task
+from metarl.cli.task_choice import choose_task, require_sound
 from metarl.config import Device
 from metarl.errors import ConfigError
 from metarl.experiments import Experiment
@@ -73,14 +73,13 @@ def render(words: Sequence[str], console: Console) -> int:
     # What the user's own modules and environments do, to change the working directory for one, comes after this.
     here = Path.cwd()
     options = tyro.cli(RenderOptions, args=words, prog="metarl render")
-    for name in ("goal", "seed", "num_adaptations"):
-        value = getattr(options, name)
-        if value is not None and value < 0:
-            raise ConfigError(f"--{name.replace('_', '-')} must be 0 or more, got {value}.")
-    if options.seed >= 2**63:
-        raise ConfigError(f"--seed must be 0 or more and below 2^63, got {options.seed}.")
-    if options.best and options.checkpoint is not None:
-        raise ConfigError(f"--best and --checkpoint {options.checkpoint} name two checkpoints; give one of them.")
+    require_sound(
+        goal=options.goal,
+        seed=options.seed,
+        num_adaptations=options.num_adaptations,
+        checkpoint=options.checkpoint,
+        best=options.best,
+    )
     this = Experiment.open(here / options.run, agent=options.agent, tasks=options.tasks, trust=options.trust_tasks)
     if options.device is not None:
         this = this.on(options.device)

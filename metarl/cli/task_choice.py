@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 from metarl.envs.metaworld.distributions import MetaWorldTasks
@@ -93,3 +94,18 @@ def chosen_tasks(distribution: TaskDistribution, words: Sequence[str], num_tasks
             raise unknown_name(f"task of {distribution.id}", word, known)
     each = num_tasks // len(words)
     return [goal for word in words for goal in next(s[word] for s in by_split if word in s)[:each]]
+
+
+def require_sound(*, goal: int, seed: int, num_adaptations: int | None, checkpoint: Path | None, best: bool) -> None:
+    """Refuse options of a command that adapts a run's agent to one task.
+
+    Raises:
+        ConfigError: for a number below 0, a seed that is too large, or two checkpoints.
+    """
+    for name, value in (("goal", goal), ("seed", seed), ("num-adaptations", num_adaptations)):
+        if value is not None and value < 0:
+            raise ConfigError(f"--{name} must be 0 or more, got {value}.")
+    if seed >= 2**63:
+        raise ConfigError(f"--seed must be 0 or more and below 2^63, got {seed}.")
+    if best and checkpoint is not None:
+        raise ConfigError(f"--best and --checkpoint {checkpoint} name two checkpoints; give one of them.")
