@@ -1,7 +1,6 @@
-"""ML1: one agent on one task of Meta-World, new goals, by the official protocol.
+"""ML1: agents on one task of Meta-World, new goals: ``python -m metarl.benchmarks.ml1 --task reach-v3``.
 
-``python -m metarl.benchmarks.ml1 --task reach-v3 --agent rl2 --seeds 1 2 3`` trains what is missing and writes scores,
-table and curves to ``benchmarks/results/ml1-<task>``. Interrupted, the same command goes on.
+A name for the rows of a task in the table ``metaworld-ml1``; the other options are those of ``metarl reproduce``.
 """
 
 from __future__ import annotations
@@ -12,29 +11,31 @@ from dataclasses import dataclass
 
 import tyro
 
-from metarl.benchmarks.metaworld.runs import run
-from metarl.envs.metaworld import TASK_NAMES
+from metarl.benchmarks.tables import load_table
+from metarl.cli.reproduce import reproduce_named
 from metarl.errors import told_errors, unknown_name
+
+_TABLE = "metaworld-ml1"
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What decides which tasks there are; parsed first."""
+    """What is parsed before the options of ``metarl reproduce``."""
 
     task: str = "reach-v3"
     """Task of Meta-World."""
 
 
 @told_errors()
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmark."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the rows; returns the exit status."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     chosen, words = tyro.cli(Chosen, args=words, prog="ml1", return_unknown_args=True, add_help=False)
-    if chosen.task not in TASK_NAMES:
-        raise unknown_name("Meta-World task", chosen.task, TASK_NAMES)
-    command = f"metarl.benchmarks.ml1 --task {chosen.task}"
-    run(words, f"ml1/{chosen.task}", f"ml1 --task {chosen.task}", command, ("test",))
+    tasks = list(dict.fromkeys(row.partition(",")[0] for row in load_table(_TABLE).rows))
+    if chosen.task not in tasks:
+        raise unknown_name(f"task of the table {_TABLE}", chosen.task, tasks)
+    return reproduce_named(_TABLE, words, [f"{chosen.task}, *"])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,7 +1,6 @@
-"""ML10: one agent on ten tasks of Meta-World, tested on five new ones, by the official protocol.
+"""ML10: ten tasks of Meta-World to train on, five to test on: ``python -m metarl.benchmarks.ml10``.
 
-``python -m metarl.benchmarks.ml10 --agent rl2 --seeds 1`` trains what is missing and writes scores, table and curves to
-``benchmarks/results/ml10``. Interrupted, the same command goes on.
+A name for the table ``metaworld-ml10``; the options are those of ``metarl reproduce``.
 """
 
 from __future__ import annotations
@@ -9,14 +8,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from metarl.benchmarks.metaworld.runs import run
+from metarl.cli.reproduce import reproduce_named
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmark."""
-    words = sys.argv[1:] if arguments is None else arguments
-    run(words, "ml10", "ml10", "metarl.benchmarks.ml10", ("train", "test"))
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the table; returns the exit status."""
+    return reproduce_named("metaworld-ml10", arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

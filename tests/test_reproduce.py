@@ -411,10 +411,10 @@ def test_the_command_lists_and_runs_tables(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("reproduce", "reproduce needs the name of a table: fewshot-glyphs, "),
+        ("reproduce", "reproduce needs the name of a table: cartpole, fewshot-glyphs, "),
         (
             "reproduce rl2-bandit",
-            "unknown table 'rl2-bandit'. Did you mean 'rl2-bandits'? Valid choices: fewshot-glyphs, ",
+            "unknown table 'rl2-bandit'. Did you mean 'rl2-bandits'? Valid choices: cartpole, fewshot-glyphs, ",
         ),
         ("reproduce rl2-bandits --cells Gitins", "unknown cell of rl2-bandits 'Gitins'. Did you mean 'Gittins'?"),
         ("reproduce rl2-bandits --cells n=10,k=7/TS", "Valid choices: Gittins, Greedy, OTS, RL2, ROW/COLUMN, "),

@@ -15,8 +15,7 @@ import torch
 from metarl.benchmarks.cells import BENCHMARK_SEED, Cell, variant_of
 from metarl.benchmarks.engines import Report
 from metarl.benchmarks.metaworld.references import reference_scores
-from metarl.benchmarks.metaworld.report import Split
-from metarl.benchmarks.metaworld.runs import train_and_score
+from metarl.benchmarks.metaworld.runs import Split, train_and_score
 from metarl.benchmarks.reproduce.costs import training_speed
 from metarl.benchmarks.reproduce.table import Source
 from metarl.envs.metaworld.distributions import meta_world
@@ -99,7 +98,7 @@ class OfficialSource(_Official):
 
     def run(self, seed: int, fraction: float, runs: Path, report: Report) -> dict[str, Any] | None:
         """Train with a fraction of the meta-updates, and score on a fraction of the goals."""
-        return train_and_score(self._cell(seed, fraction), runs, 1, self.splits, _goals(fraction), report)
+        return train_and_score(self._cell(seed, fraction), runs, self.splits, _goals(fraction), report)
 
     def further(self, content: Mapping[str, Any], measure: str) -> Float:
         """The best of training, which is a mean over the tasks of a meta-batch."""
@@ -107,8 +106,11 @@ class OfficialSource(_Official):
         return np.full(content["config"]["train"]["meta_batch_size"], 100.0 * max(content["curve"]["success"]))
 
     def remark(self, content: Mapping[str, Any], measure: str) -> str:
-        """How long it was trained."""
-        return f"{content['env_steps'] / 1e6:.3g} M steps a seed"
+        """How long it was trained, and how many of its evaluation episodes were invalid, if any were."""
+        scores = [OfficialScores.from_json(official) for official in content["official"].values()]
+        invalid = sum(entry.num_invalid for entry in scores)
+        told = f"; {invalid} invalid episodes, which failed" if invalid else ""
+        return f"{content['env_steps'] / 1e6:.3g} M steps a seed{told}"
 
     def _cell(self, seed: int, fraction: float) -> Cell:
         variant = variant_of(self.settings, self.preset)

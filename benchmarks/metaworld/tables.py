@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from metarl.benchmarks.metaworld.references import REFERENCES
+from metarl.benchmarks.metaworld.runs import Split
 from metarl.benchmarks.metaworld.source import BEST, OfficialSource, ReferenceSource
 from metarl.benchmarks.papers import Published
 from metarl.benchmarks.reproduce.table import PaperTable, TableCell
@@ -25,18 +26,19 @@ MAXIMUM = "the mean of the maxima over training, of 10 seeds, by sampled actions
 
 
 def several_tasks_table(
-    tasks: str, test_tasks: tuple[str, ...], beside: Beside, *, about: str, on_request: bool
+    tasks: str, single: Mapping[Split, tuple[str, ...]], beside: Beside, *, about: str, on_request: bool
 ) -> PaperTable:
     """The table of a task set of several kinds of tasks.
 
     Args:
         tasks: ``"ml10"``, ``"ml25"`` or ``"ml45"``.
-        test_tasks: names of its test tasks, each a column.
+        single: tasks of each split that have a column of their own.
         beside: published numbers.
         about: what the page says beside what all of them say.
         on_request: whether agents are trained only if they are asked for.
     """
-    measures = ("test", "test sampled", "train", "train sampled", BEST, *(f"test {name}" for name in test_tasks))
+    alone = (f"{split} {name}" for split, names in single.items() for name in names)
+    measures = ("test", "test sampled", "train", "train sampled", BEST, *alone)
 
     def cells() -> Iterator[TableCell]:
         for row, (agent, variant) in AGENTS.items():

@@ -27,7 +27,7 @@ class Cost:
         num_done: runs that have a score.
         steps: environment steps of all runs.
         steps_left: those of runs without a score.
-        seconds_done: that the others took, on whatever machine it was.
+        seconds_done: that the others took, on whatever machine it was, as far as it is known.
         seconds_left: that the rest takes on this machine, one run at a time; None if that was not measured.
     """
 
@@ -60,7 +60,7 @@ def cost_of(
         num_done=len(done),
         steps=sum(steps[cell] for cell, _ in runs),
         steps_left=sum(steps[cell] for cell, _ in left),
-        seconds_done=sum(float(scores[place]["seconds"]) for place in done),
+        seconds_done=sum(scores[place]["seconds"] or 0.0 for place in done),
         seconds_left=sum(steps[cell] / speeds[cell.source] for cell, _ in left)
         if all(cell.source in speeds for cell, _ in left)
         else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ _AGGREGATES = {
 }
 
 
+_MOST_COLUMNS = 9
+"""Tables with more are printed with rows for columns."""
+
 _LEGEND = (
     " Published numbers stand in brackets. ▲ above, ▼ below: by more than three standard errors of the difference and "
     "what the published number is rounded by; ~ not comparable, see below; no mark: within."
@@ -40,7 +44,7 @@ _LEGEND = (
 def write_page(table: PaperTable, scores: Scores, budget: Budget, folder: Path) -> str:
     """Write ``README.md``, ``table.csv``, ``scores.csv`` and ``table.png`` into ``folder``.
 
-    Where scores have a ``curve``, two lists by name, ``learning.png`` shows the second over the first.
+    Where scores have a ``curve``, lists by name, ``learning.png`` shows the last over the first.
 
     Args:
         table: the table.
@@ -94,8 +98,8 @@ def _commands(table: PaperTable, scores: Scores, budget: Budget) -> list[str]:
     """What runs the cells that have scores."""
     words = f"metarl reproduce {table.name}" + (f" --budget {budget}" if budget != "full" else "")
     words += " --data FOLDER" if table.data else ""
-    asked = dict.fromkeys(cell.key for cell, _ in scores if cell.on_request)
-    return [words] + ([f"{words} --cells {' '.join(asked)}"] if asked else [])
+    asked = dict.fromkeys(cell.run_key for cell, _ in scores if cell.on_request)
+    return [words] + ([f"{words} --cells {shlex.join(asked)}"] if asked else [])
 
 
 def counted(results: Sequence[Result]) -> str:
@@ -105,13 +109,15 @@ def counted(results: Sequence[Result]) -> str:
 
 
 def _matrix(table: PaperTable, results: Sequence[Result]) -> list[str]:
-    """The table as the paper prints it: ours ± half of the interval, and the published number."""
+    """The table as the paper prints it, ours ± half of the interval and the published number; on its side if wide."""
     by_place = {(result.cell.row, result.cell.column): result for result in results}
-    lines = [f"| | {' | '.join(table.columns)} |", f"|---|{'---:|' * len(table.columns)}"]
-    for row in table.rows:
-        cells = [_short(by_place[row, column]) if (row, column) in by_place else "" for column in table.columns]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    return lines
+    texts = {place: _short(result) for place, result in by_place.items()}
+    across, down = table.columns, table.rows
+    if len(across) > _MOST_COLUMNS:
+        across, down = down, across
+        texts = {(column, row): text for (row, column), text in texts.items()}
+    lines = [f"| | {' | '.join(across)} |", f"|---|{'---:|' * len(across)}"]
+    return lines + [f"| {line} | {' | '.join(texts.get((line, name), '') for name in across)} |" for line in down]
 
 
 def _short(result: Result) -> str:
@@ -242,7 +248,7 @@ def _draw_curves(table: PaperTable, scores: Scores, path: Path) -> bool:
         axes.set_visible(False)
     for (row, lines), axes in zip(runs.items(), panels, strict=False):
         for label, curves in lines.items():
-            x, y = list(curves[0])[:2]
+            x, *_, y = curves[0]
             shortest = min(len(curve[y]) for curve in curves)
             mean = np.mean([smooth(curve[y][:shortest]) for curve in curves], axis=0)
             axes.plot(curves[0][x][:shortest], mean, label=label)

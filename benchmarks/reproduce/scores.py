@@ -86,13 +86,14 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def values_by_seed(scores: Scores, cell: TableCell) -> tuple[tuple[int, ...], Float]:
-    """The seeds of a cell that are done, and their scores ``[seed, task]``.
+    """The seeds of a cell that are done and measured, and their scores ``[seed, task]``.
 
     Raises:
         ConfigError: if seeds were scored on different numbers of tasks.
     """
-    seeds = tuple(seed for seed in cell.seeds if (cell, seed) in scores)
-    values = [cell.values(scores[cell, seed]) for seed in seeds]
-    if len({len(one) for one in values}) > 1:
-        raise ConfigError(f"seeds of {cell.key} were scored on {', '.join(str(len(one)) for one in values)} tasks.")
-    return seeds, np.array(values)
+    by_seed = {seed: cell.values(scores[cell, seed]) for seed in cell.seeds if (cell, seed) in scores}
+    by_seed = {seed: values for seed, values in by_seed.items() if len(values)}
+    lengths = [str(len(values)) for values in by_seed.values()]
+    if len(set(lengths)) > 1:
+        raise ConfigError(f"seeds of {cell.key} were scored on {', '.join(lengths)} tasks.")
+    return tuple(by_seed), np.array(list(by_seed.values()))

@@ -61,6 +61,8 @@ class Source(ABC):
     def values(self, content: Mapping[str, Any], measure: str) -> Float:
         """Scores of single tasks, ``[task]``, in what :meth:`run` returned; the same tasks for every seed.
 
+        Empty if it was not measured, e.g. since the score is older than the measure.
+
         Args:
             content: the score.
             measure: of the cell, see :class:`TableCell`; empty for a source of one measure.

@@ -6,7 +6,7 @@ from metarl.benchmarks.metaworld.tables import DOOR_CLOSE, several_tasks_table
 
 TABLE = several_tasks_table(
     "ml25",
-    ("basketball-v3", "door-close-v3", "shelf-place-v3", "sweep-v3", "button-press-v3"),
+    {"test": ("basketball-v3", "door-close-v3", "shelf-place-v3", "sweep-v3", "button-press-v3")},
     {},
     about=DOOR_CLOSE,
     on_request=True,

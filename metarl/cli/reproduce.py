@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from metarl.benchmarks.reproduce.run import reproduce as run_table
 from metarl.benchmarks.reproduce.scores import Scores, read_scores
 from metarl.benchmarks.reproduce.table import Budget, PaperTable, TableCell
 from metarl.benchmarks.tables import load_table, table_names
-from metarl.errors import ConfigError, MetarlError
+from metarl.errors import ConfigError, MetarlError, told_errors
 
 MEASURING = 10.0
 """Seconds that the listing measures the machine for."""
@@ -68,6 +69,22 @@ def reproduce(words: Sequence[str], console: Console) -> int:
         engine=options.engine,
     )
     return 0 if done else 130
+
+
+@told_errors()
+def reproduce_named(table: str, arguments: Sequence[str] | None, cells: Sequence[str] = ()) -> int:
+    """The main function of a command that is a name for a table, or for some of its cells.
+
+    Args:
+        table: name of the table.
+        arguments: options of ``metarl reproduce``; default: the command line's.
+        cells: what is run if the options do not say.
+
+    Returns:
+        The exit status.
+    """
+    chosen = ["--cells", *cells] if cells else []
+    return reproduce([table, *chosen, *(sys.argv[1:] if arguments is None else arguments)], Console())
 
 
 def _list(tables: Sequence[PaperTable], options: ReproduceOptions, console: Console) -> None:
@@ -123,7 +140,7 @@ def _texts(cost: Cost) -> list[str]:
         str(cost.num_runs),
         str(cost.num_done),
         f"{cost.steps / 1e6:,.1f} M",
-        duration(cost.seconds_done) if cost.num_done else "",
+        duration(cost.seconds_done) if cost.seconds_done else "",
         _left(cost) if cost.num_done < cost.num_runs else "",
     ]
 
