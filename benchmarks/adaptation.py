@@ -21,15 +21,8 @@ from metarl.errors import ConfigError, told_errors
 from metarl.experiments import resolve
 from metarl.runs.files import safe_name
 
-PUBLISHED = {
-    "navigation-2d": "MAML (arXiv 1703.03400, Table 4) -40.4, -11.7, -3.3, -3.2 after 0 to 3 steps of "
-    "40 episodes; one policy for all tasks, fine-tuned: -40.8, -19.7, -11.7, -8.5; told the task: -2.3.",
-    "bandit": "total reward, k = 5, n = 10: RL2 6.7 (arXiv 1611.02779, Table 1), SNAIL 6.6 +- 0.1 (arXiv 1707.03141, "
-    "Table 3), Gittins 6.6, random 5.0.",
-    "tabular-mdp": "total reward of 10 episodes: RL2 156.2, PSRL 138.1, UCRL2 146.6, random 100.1 (arXiv 1611.02779, "
-    "Table 2); SNAIL 0.766 against RL2's 0.752 of value iteration (arXiv 1707.03141, Table 4).",
-}
-"""Results to read ours beside; hyper-parameters, budgets and tests differ."""
+TABLES = {"navigation-2d": "maml-navigation", "bandit": "rl2-bandits", "tabular-mdp": "rl2-mdps"}
+"""Tables of papers on the same tasks, by family."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +69,29 @@ def main() -> None:
     folder = options.results / safe_name(options.tasks)
     scores = run_cells(cells, folder, options.runs, options.num_tasks, options.rollouts_per_task, options.engine)
     if len(scores) == len(cells):
-        known = read_scores(folder, options.tasks)
-        introduction = "\n".join(
-            [
-                "Commands; the held-out tasks are the same for all:",
-                "",
-                *(f"    python -m metarl.benchmarks.adaptation {words}" for words in _commands(known)),
-                *(["", f"Published: {PUBLISHED[options.tasks]}"] if options.tasks in PUBLISHED else []),
-            ]
-        )
-        text = write_returns_page(known, folder, f"Adaptation on {options.tasks}", introduction)
-        console.print(text, soft_wrap=True, markup=False)
+        console.print(write_page(folder, options.tasks), soft_wrap=True, markup=False)
+
+
+def write_page(folder: Path, tasks: str) -> str:
+    """Write the page of a family of tasks from all of its scores in a folder; returns its text."""
+    known = read_scores(folder, tasks)
+    introduction = "\n".join(
+        [
+            "Commands; the held-out tasks are the same for all:",
+            "",
+            *(f"    python -m metarl.benchmarks.adaptation {words}" for words in _commands(known)),
+            *(_beside(TABLES[tasks]) if tasks in TABLES else []),
+        ]
+    )
+    return write_returns_page(known, folder, f"Adaptation on {tasks}", introduction)
+
+
+def _beside(table: str) -> list[str]:
+    """Lines of Markdown that lead to the published numbers; hyper-parameters, budgets and tests differ."""
+    return [
+        "",
+        f"Published numbers stand in the table `{table}`: `metarl reproduce {table}`, and in `benchmarks/papers.csv`.",
+    ]
 
 
 def _commands(scores: Scores) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,22 @@ def test_a_score_says_how_many_episodes_it_adapted_on(tmp_path: Path, monkeypatc
     monkeypatch.setattr("metarl.trainer._iterate", lambda *_: pytest.fail("a trained cell was trained again"))
     run(tmp_path, monkeypatch, one)
     assert json.loads(path.read_text())["rollouts_per_task"] is None
+
+
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks/results"
+COMMITTED = sorted(
+    {path.parent.name for path in RESULTS.glob("*/*-seed1.json") if "returns" in json.loads(path.read_text())}
+)
+
+
+def test_pages_are_committed() -> None:
+    assert {"navigation-2d", "cartpole-goal", "bandit"} <= set(COMMITTED)
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_committed_pages_are_made_of_committed_scores(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / name
+    shutil.copytree(RESULTS / name, folder)
+    scores = sorted(folder.glob("*-seed*.json"))
+    text = adaptation.write_page(folder, json.loads(scores[0].read_text())["tasks"])
+    assert text == (RESULTS / name / "README.md").read_text()
