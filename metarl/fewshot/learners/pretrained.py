@@ -121,16 +121,23 @@ class Headed(nn.Module):
     def run_tasks(self, params: Params, x: Tensor) -> Tensor:
         """:class:`metarl.networks.module_call.RunsTasks`, as the body does it best."""
         own = {name.removeprefix("body."): value for name, value in params.items() if name.startswith("body.")}
-        # Without parameters all tasks share what there is.
-        features = (call(self.body, own, x) if own else self.body(x.flatten(0, 1)).unflatten(0, x.shape[:2])).flatten(2)
+        features = call(self.body, own, x).flatten(2) if own else embed(self.body, x)
         return torch.baddbmm(params["head.bias"][:, None], features, params["head.weight"].mT)
 
 
 @dataclass(frozen=True)
 class FineTuned:
-    """Parameters of each task, ``[task, ...]``."""
+    """Parameters of each task.
+
+    Attributes:
+        params: those that move, ``[task, ...]``: of the network, or of its head alone.
+        seen: the last support set.
+        features: what the parameters were given of it, which stays the same from step to step.
+    """
 
     params: Params
+    seen: Examples | None = None
+    features: Tensor | None = None
 
 
 class Pretrained(Learner[FineTuned]):
@@ -158,11 +165,8 @@ class Pretrained(Learner[FineTuned]):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
         self._adapted = Headed(self._pretraining.body, head).eval()
-        moved = frozenset(name for name, _ in self._adapted.named_parameters() if name.startswith("head."))
-        params = trainable(self._adapted)
-        self._rule = StepSizes(
-            params, config.inner_lr, learned=False, adapted=moved if config.fine_tune == "head" else None
-        )
+        self._moved = head if config.fine_tune == "head" else self._adapted
+        self._rule = StepSizes(trainable(self._moved), config.inner_lr, learned=False)
 
     def components(self) -> Mapping[str, nn.Module | Optimizer]:
         """The pretrained network and its optimiser."""
@@ -170,21 +174,28 @@ class Pretrained(Learner[FineTuned]):
 
     def begin(self, num_tasks: int) -> FineTuned:
         """The pretrained parameters; in classification with a head of zeros, which favours no class."""
-        return FineTuned(stack_module(self._adapted, num_tasks))
+        return FineTuned(stack_module(self._moved, num_tasks))
 
     def adapt(self, state: FineTuned, support: Examples) -> FineTuned:
         """One step of gradient descent."""
+        features = state.features if state.seen is support else self._features(support.x)
 
         def losses(params: Params) -> Tensor:
-            return task_losses(call(self._adapted, params, support.x), support.y, self.spec.kind)
+            return task_losses(call(self._moved, params, features), support.y, self.spec.kind)
 
-        return FineTuned(inner_loop(state.params, [losses], self._rule, second_order=False).adapted)
+        adapted = inner_loop(state.params, [losses], self._rule, second_order=False).adapted
+        return FineTuned(adapted, support, features)
 
     @torch.no_grad()
     def predict(self, state: FineTuned, x: Tensor) -> Tensor:
         """See :meth:`Learner.predict`."""
-        outputs: Tensor = call(self._adapted, state.params, x)
+        outputs: Tensor = call(self._moved, state.params, self._features(x))
         return outputs
+
+    @torch.no_grad()
+    def _features(self, x: Tensor) -> Tensor:
+        """What the parameters that move are given: ``x`` itself, if those of the body are among them."""
+        return x if self._moved is self._adapted else embed(self._adapted.body, x)
 
     def meta_update(self, batch: TaskBatch) -> dict[str, float]:
         """One step of training on the examples of all tasks; in classification its accuracy is over all classes."""
