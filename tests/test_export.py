@@ -223,7 +223,7 @@ def test_what_cannot_be_exported_is_refused_with_a_sentence(tmp_path: Path) -> N
 
 def test_a_file_that_would_differ_from_the_agent_is_never_written(tmp_path: Path) -> None:
     """ONNX has no bfloat16 products on the CPU that round as PyTorch's do."""
-    agent = RL2Config(hidden_size=32, precision="bfloat16").build(rooms(False).spec, CPU, 0)
+    agent = RL2Config(memory="lstm", hidden_size=32, precision="bfloat16").build(rooms(False).spec, CPU, 0)
     with pytest.raises(
         ConfigError, match=r"agent.onnx would differ from the agent: at step \d its \w+ is off by up to"
     ):

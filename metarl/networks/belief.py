@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metarl.networks.distributions import DiagGaussian
+from metarl.networks.gru import run_gru
 from metarl.networks.heads import HyperHead, tanh_network
 from metarl.networks.memory import input_size
 from metarl.types import Spec
@@ -49,8 +50,8 @@ class BeliefEncoder(nn.Module):
         Returns:
             The belief after each of these inputs, ``[sequence, time, latent]``, and the state after the last one.
         """
-        hidden, last = self.gru(self.embedding(inputs).relu(), state.unsqueeze(0).contiguous())
-        return DiagGaussian(self.mean(hidden), 0.5 * self.log_variance(hidden)), last.squeeze(0)
+        hidden, last = run_gru(self.gru, self.embedding(inputs).relu(), state)
+        return DiagGaussian(self.mean(hidden), 0.5 * self.log_variance(hidden)), last
 
 
 class Decoder(nn.Module):

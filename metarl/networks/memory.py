@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from metarl.networks.gru import run_gru
 from metarl.networks.heads import HeadFactory, LinearHead
 from metarl.types import Spec, Timestep
 
@@ -110,8 +111,7 @@ class GRUMemory(Memory):
 
     def remember(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """The state is the hidden state."""
-        features, last = self.gru(self.encoder(inputs), state.unsqueeze(0).contiguous())
-        return features, last.squeeze(0)
+        return run_gru(self.gru, self.encoder(inputs), state)
 
 
 class LSTMMemory(Memory):
