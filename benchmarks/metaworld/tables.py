@@ -43,7 +43,7 @@ def several_tasks_table(
     def cells() -> Iterator[TableCell]:
         for row, (agent, variant) in AGENTS.items():
             preset = f"{agent}:{tasks}:{variant}" if variant else None
-            source = OfficialSource(tasks, ("train", "test"), agent, preset, settings=_REDUCED.get(agent, {}))
+            source = OfficialSource(tasks, ("train", "test"), agent, preset)
             for measure in measures:
                 published, reason = beside.get((row, measure), (None, ""))
                 yield TableCell(row, measure, source, (1,), published, reason, on_request, measure)
@@ -65,9 +65,6 @@ def several_tasks_table(
         requires=("metaworld", "metaworld"),
     )
 
-
-_REDUCED = {"rl2": {"precision": "bfloat16"}}
-"""Products of a memory's update in half of the time, on processors that have it."""
 
 DOOR_CLOSE = (
     "Solving door-close alone, which an agent that pushes in one direction does, gives 20 % on the test tasks: that is "

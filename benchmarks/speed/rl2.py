@@ -18,7 +18,7 @@ from metarl.benchmarks.speed.measure import Clock, complete, measure, synthetic_
 from metarl.networks.memory import input_size
 from metarl.types import Spec, Trial
 
-LIMIT = 2.5
+LIMIT = 1.3
 """An epoch may take this many times as long as its bare matrix products."""
 
 

@@ -46,15 +46,13 @@ def _cells() -> Iterator[TableCell]:
         tasks = f"ml1/{name}"
         for agent, (kind, variant) in _AGENTS.items():
             preset = f"{kind}:{tasks}:{variant}" if variant else None
-            settings = {"precision": "bfloat16"} if kind == "rl2" else {}
-            source = OfficialSource(tasks, ("test",), kind, preset, settings=settings)
+            source = OfficialSource(tasks, ("test",), kind, preset)
             for measure in ("test", "test sampled", BEST):
                 published, reason = beside.get((name, agent, measure), (None, ""))
                 on_request = agent == "VariBAD + HN" and name != "pick-place-v3"
                 yield TableCell(f"{name}, {agent}", measure, source, seeds, published, reason, on_request, measure)
         if name in _LONGER:
-            train = {"num_iterations": 100}
-            longer = OfficialSource(tasks, ("test",), "rl2", train=train, settings={"precision": "bfloat16"})
+            longer = OfficialSource(tasks, ("test",), "rl2", train={"num_iterations": 100})
             for measure in ("test", "test sampled", BEST):
                 yield TableCell(f"{name}, RL2, 5 M steps", measure, longer, (1,), on_request=True, measure=measure)
         for reference in REFERENCES:
