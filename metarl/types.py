@@ -7,7 +7,7 @@ is one environment instance; a rollout holds exactly one episode per slot.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,12 +28,15 @@ class Spec:
         action_dim: number of choices (discrete) or of action coordinates (continuous).
         discrete: whether actions are indices ``0..action_dim-1``.
         horizon: the largest number of steps in an episode.
+        measured: whether observations hold measured numbers, not codes (one-hot, bits) or pixels alone; no part of what
+            two specs are compared by.
     """
 
     obs_dim: int
     action_dim: int
     discrete: bool
     horizon: int
+    measured: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,13 @@ def spec_of(observation_space: gym.spaces.Box, action_space: ActionSpace, horizo
     return Spec(obs_dim, action_space.shape[0], False, horizon)
 
 
+def is_measured(space: gym.Space[Any]) -> bool:
+    """Whether an environment's own observation space holds measured numbers, not codes or pixels (uint8) alone."""
+    if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+        return any(is_measured(part) for part in (space.values() if isinstance(space, gym.spaces.Dict) else space))
+    return isinstance(space, gym.spaces.Box) and space.dtype != np.uint8
+
+
 def _as_float32(bound: Array) -> Array:
     """Bounds beyond float32 (such as Box's default for float64) become infinite, quietly."""
     with np.errstate(over="ignore"):
