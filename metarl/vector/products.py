@@ -46,9 +46,9 @@ class FlatProduct(gym.spaces.Box):
             dtype=np.float32,
         )
 
-    def sample(self, mask: None = None, probability: None = None) -> NDArray[np.float32]:
+    def sample(self, mask: None = None, probability: None = None) -> NDArray[Any]:
         """A uniform choice of each, and coordinates as of a box."""
-        found: NDArray[np.float32] = super().sample(mask, probability)
+        found: NDArray[Any] = super().sample(mask, probability)
         found[: len(self.choices)] = [self.np_random.integers(number) for number in self.choices]
         return found
 
@@ -70,6 +70,8 @@ def flat_actions(space: gym.Space[Any]) -> gym.spaces.Discrete | gym.spaces.Box:
     Raises:
         ConfigError: naming a space that has none, and those that have.
     """
+    if isinstance(space, FlatProduct):
+        return space
     choices: list[int] = []
     lows: list[Array] = []
     highs: list[Array] = []
@@ -105,6 +107,8 @@ def own_parts(space: gym.Space[Any], flat: Any) -> Any:
 
 def starts(space: gym.Space[Any]) -> NDArray[np.int64]:
     """What each choice of an environment's own action space is counted from, ``[choice]``."""
+    if isinstance(space, FlatProduct):
+        return np.zeros(len(space.choices), np.int64)
     found: list[int] = []
     for part in _parts(space, space):
         if isinstance(part, gym.spaces.Discrete):
@@ -139,7 +143,9 @@ def _parts(space: gym.Space[Any], whole: gym.Space[Any]) -> Iterator[gym.Space[A
         for part in space.spaces.values():
             yield from _parts(part, whole)
     elif isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary) or (
-        isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating)
+        isinstance(space, gym.spaces.Box)
+        and np.issubdtype(space.dtype, np.floating)
+        and not isinstance(space, FlatProduct)  # Flat already, and whole; inside of another space it has no place.
     ):
         yield space
     else:
