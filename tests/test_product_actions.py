@@ -321,6 +321,44 @@ def test_an_agent_whose_choices_are_none_is_told_so() -> None:
         check_agent(broken, panels())
 
 
+def test_rl2_s_step_is_that_of_ppo_on_the_distributions_of_torch() -> None:
+    """Adam's first step on the clipped surrogate, value loss and entropy of all steps; MAML's is in test_maml.py."""
+    distribution = panels(ends=True)
+    config = RL2Config(hidden_size=8, num_epochs=1, num_minibatches=1, max_grad_norm=1e6, meta_lr=1e-2)
+    agent = config.build(distribution.spec, CPU, 0)
+    collector = Collector(distribution, 1, CPU)
+    trial = run_trial(agent, collector, [{"right": task % 2} for task in range(6)], 1, seed=0)
+    collector.close()
+    agent.update_return_moments(trial)
+    batch = agent.sequences(trial)
+    params = dict(agent.memory.named_parameters())
+    out, values, _ = agent.memory(batch.inputs, batch.memory)
+    valid = batch.valid
+    *logits, mean = out[valid].split([3, 2, 2, 1], dim=-1)
+    parts: list[Any] = [TorchCategorical(logits=part) for part in logits]
+    normals = Independent(Normal(mean, params["log_std"].exp().expand_as(mean)), 1)
+    actions = batch.actions[valid]
+    log_prob = sum(part.log_prob(actions[:, index]) for index, part in enumerate(parts))
+    log_prob = log_prob + normals.log_prob(actions[:, 3:])
+    assert torch.allclose(log_prob, batch.log_probs[valid], atol=1e-5)
+    behaviour = log_prob.detach() + 0.3 * torch.randn(len(actions), generator=torch.Generator().manual_seed(0))
+    advantages = batch.advantages[valid]
+    ratio = (log_prob - behaviour).exp()
+    surrogate = torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.2) * advantages)
+    entropy = torch.stack([part.entropy() for part in [*parts, normals]]).sum(0)
+    squared = (values[valid] - batch.value_targets[valid]) ** 2
+    loss = (-surrogate + config.value_coef * squared - config.entropy_coef * entropy).mean()
+    slopes = dict(zip(params, torch.autograd.grad(loss, list(params.values())), strict=True))
+    expected = {name: p.detach() - 1e-2 * slopes[name] / (slopes[name].abs() + 1e-5) for name, p in params.items()}
+    given = torch.zeros_like(batch.log_probs)
+    given[valid] = behaviour
+    agent.ppo_step(dataclasses.replace(batch, log_probs=given))
+    assert slopes["log_std"].abs().max() > 1e-4 and slopes["policy_head.weight"].abs().amax(1).min() > 1e-5
+    for name, value in expected.items():
+        steep = slopes[name].abs() > 1e-4  # Where a slope is rounding alone, so is the sign of Adam's step.
+        assert torch.allclose(params[name][steep], value[steep], atol=2e-4), name
+
+
 @pytest.mark.parametrize("name", ["maml-trpo", "rl2", "random"])
 def test_worker_processes_change_no_bit_of_a_trial(name: str) -> None:
     found = []
