@@ -69,11 +69,17 @@ class RandomAgent(Agent[None]):
             policy: Distribution = Categorical(torch.zeros(*shape, self.spec.action_dim, device=self.device))
             value = policy.mode() if deterministic else policy.sample(self.noise)
             return Action(value, policy.log_prob(value)), None
-        size = (*shape, self.spec.action_dim)
+        size = (*shape, *self.spec.action_shape)
         value = torch.zeros(size, device=self.device)
         if not deterministic:
             value = 2.0 * self.noise.uniform(size) - 1.0
-        return Action(value, torch.full(shape, -self.spec.action_dim * math.log(2.0), device=self.device)), None
+            if self.spec.choices:
+                first, sizes = len(self.spec.choices), torch.tensor(self.spec.choices, device=self.device)
+                # Inside (0, 1) in exact numbers; rounded, the product may be the number of choices itself.
+                index = (0.5 * (value[..., :first] + 1.0) * sizes).floor().minimum(sizes - 1.0)
+                value = torch.cat([index, value[..., first:]], dim=-1)
+        log_volume = self.spec.num_coordinates * math.log(2.0) + sum(map(math.log, self.spec.choices))
+        return Action(value, torch.full(shape, -log_volume, device=self.device)), None
 
     def adapt(self, state: None, rollout: Rollout) -> None:
         """Nothing to learn with."""

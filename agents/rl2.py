@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from metarl.agents.common.recurrent_ppo import RecurrentPPO, RecurrentPPOConfig, Sequences, Trials, end_to_end
 from metarl.config.settings import Count, Counts, Natural, refuse_idle
 from metarl.errors import ConfigError
+from metarl.networks.actions import policy_distribution
 from metarl.networks.distributions import Distribution
 from metarl.networks.heads import HeadFactory, HyperHead, LinearHead, StateHead
 from metarl.networks.memory import GRUMemory, LSTMMemory, Memory
@@ -210,8 +211,8 @@ class RL2(RecurrentPPO):
             features, memory = self.memory.remember(inputs, memory)
         # Heads and what is kept between calls stay in full precision.
         out, values = self.memory.heads(features.to(inputs.dtype), inputs)
-        log_std = None if self.spec.discrete else self.memory.log_std
-        return self._policy(out, log_std), values, memory.to(inputs.dtype)
+        log_std = self.memory.log_std if self.spec.num_coordinates else None
+        return policy_distribution(self.spec, out, log_std), values, memory.to(inputs.dtype)
 
     def evaluate(self, batch: Sequences) -> tuple[Distribution, Tensor]:
         """See :meth:`RecurrentPPO.evaluate`."""

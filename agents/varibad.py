@@ -31,7 +31,6 @@ from typing import Annotated, ClassVar, Literal
 import torch
 import tyro
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 from torch.optim import Adam, Optimizer
 
 from metarl.agents.common.recurrent_ppo import (
@@ -45,6 +44,7 @@ from metarl.agents.common.recurrent_ppo import (
 )
 from metarl.config.settings import Count, Natural, Positive, SomeCounts, refuse_idle
 from metarl.distributed import current
+from metarl.networks.actions import encoded_actions, policy_distribution
 from metarl.networks.belief import BeliefEncoder, BeliefHyperPolicy, BeliefPolicy, Decoder
 from metarl.networks.distributions import DiagGaussian, Distribution
 from metarl.seeding import torch_stream
@@ -200,7 +200,7 @@ class VariBAD(RecurrentPPO):
         return torch.cat([inputs[..., : self.spec.obs_dim], belief.mean, 2.0 * belief.log_std], dim=-1)
 
     def _distribution(self, out: Tensor) -> Distribution:
-        return self._policy(out, None if self.spec.discrete else self.policy.log_std)
+        return policy_distribution(self.spec, out, self.policy.log_std if self.spec.num_coordinates else None)
 
     @torch.no_grad()
     def acted_steps(self, experience: Experience, last: Rollout) -> Sequences:
@@ -340,9 +340,7 @@ class VariBAD(RecurrentPPO):
 
     def _action_vectors(self, actions: Tensor) -> Tensor:
         """Actions as the encoder sees them: one-hot, or clipped to the normalised box."""
-        if self.spec.discrete:
-            return one_hot(actions, self.spec.action_dim).to(torch.get_default_dtype())
-        return actions.clamp(-1.0, 1.0)
+        return encoded_actions(self.spec, actions).to(torch.get_default_dtype())
 
 
 def _shifted(x: Tensor) -> Tensor:

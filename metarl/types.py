@@ -7,7 +7,7 @@ is one environment instance; a rollout holds exactly one episode per slot.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,15 +25,32 @@ class Spec:
 
     Attributes:
         obs_dim: size of the flat float32 observation.
-        action_dim: number of choices (discrete) or of action coordinates (continuous).
+        action_dim: number of choices (discrete) or of action coordinates (continuous); of actions of several parts the
+            sum of both. So many numbers a policy's network puts out, and an agent is shown of its last action.
         discrete: whether actions are indices ``0..action_dim-1``.
         horizon: the largest number of steps in an episode.
+        choices: for actions of several parts, how many there are to choose from in each of its discrete parts; the rest
+            of ``action_dim`` are coordinates, which come last. Empty for other actions.
+        measured: whether observations hold measured numbers, not codes (one-hot, bits) or pixels alone; no part of what
+            two specs are compared by.
     """
 
     obs_dim: int
     action_dim: int
     discrete: bool
     horizon: int
+    choices: tuple[int, ...] = ()
+    measured: bool = field(default=True, compare=False)
+
+    @property
+    def num_coordinates(self) -> int:
+        """Action coordinates, each of which has a mean and a standard deviation."""
+        return 0 if self.discrete else self.action_dim - sum(self.choices)
+
+    @property
+    def action_shape(self) -> tuple[int, ...]:
+        """Shape of one action: ``()`` of an index, ``(action_dim,)`` of coordinates, ``(choice + coordinate,)``."""
+        return () if self.discrete else (len(self.choices) + self.num_coordinates,)
 
 
 @dataclass(frozen=True)
@@ -45,7 +62,8 @@ class Timestep:
 
     Attributes:
         obs: ``[..., obs_dim]`` float32 observation.
-        prev_action: ``[..., action_dim]`` the action before this one, one-hot if discrete; zeros at a trial's start.
+        prev_action: ``[..., action_dim]`` the action before this one, one-hot if discrete, of several parts the one-hot
+            vectors and then the coordinates; zeros at a trial's start.
         prev_reward: ``[...]`` the reward that action earned; zero at a trial's start.
         prev_done: ``[...]`` 1.0 at the first step of an episode that follows another one in the same trial.
         valid: ``[...]`` bool, False once the slot's episode has ended: such entries are padding.
@@ -72,7 +90,8 @@ class Action:
 
     Attributes:
         value: ``[task, episode]`` int64 index, or ``[task, episode, action_dim]`` float32 in the normalised box:
-            the collector maps [-1, 1] onto the environment's bounds and clips there.
+            the collector maps [-1, 1] onto the environment's bounds and clips there. Of several parts
+            (``Spec.choices``) ``[task, episode, choice + coordinate]`` float32: indices, then coordinates in that box.
         log_prob: ``[task, episode]`` log-probability (density) of ``value`` under the acting policy.
     """
 
@@ -86,7 +105,8 @@ class Rollout:
 
     Attributes:
         timesteps: what the agent saw, ``[task, episode, time]``.
-        actions: ``[task, episode, time]`` int64, or ``[task, episode, time, action_dim]`` float32 (before clipping).
+        actions: ``[task, episode, time]`` int64, or ``[task, episode, time, number]`` float32 (before clipping), as in
+            :class:`Action`.
         log_probs: ``[task, episode, time]`` of ``actions`` under the policy that acted.
         rewards: ``[task, episode, time]``, zero on padding.
         terminated: ``[task, episode, time]`` bool: the environment ended the episode at this step.

@@ -165,7 +165,13 @@ def test_an_agent_that_saw_one_share_alone_would_be_noticed(ranks: Ranks) -> Non
 
 @pytest.mark.parametrize(
     ("name", "beside"),
-    [("rl2", {"bptt_steps": 7}), ("varibad", {}), ("maml-trpo", {}), ("maml-trpo", {"fisher_stride": 5})],
+    [
+        ("rl2", {"bptt_steps": 7}),
+        ("varibad", {}),
+        ("maml-trpo", {}),
+        ("maml-trpo", {"fisher_stride": 5}),
+        ("maml-trpo", {"normalise_obs": True}),
+    ],
 )
 def test_episodes_may_end_at_different_times_on_the_ranks(name: str, beside: dict[str, Any], ranks: Ranks) -> None:
     settings = {**SETTINGS[name], **beside}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.reference_maml import BOX, CPU, DISCRETE, Reference, capture, flat, random_trial, randomise
+from helpers.reference_maml import BOX, CPU, DISCRETE, PRODUCT, Reference, capture, flat, random_trial, randomise
 from torch import Tensor
 
 from metarl import make
@@ -67,7 +67,7 @@ def nearest_offset(agent: GradientAgent, trial: Trial, vector: Tensor, image: Te
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("stride", [2, 3, 7])
 @pytest.mark.parametrize("num_inner_steps", [0, 1, 2])
-@pytest.mark.parametrize("spec", [DISCRETE, BOX], ids=["categorical", "gaussian"])
+@pytest.mark.parametrize("spec", [DISCRETE, BOX, PRODUCT], ids=["categorical", "gaussian", "product"])
 def test_products_are_those_of_the_steps_taken_and_the_gradient_is_that_of_all(
     spec: Spec, num_inner_steps: int, stride: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +91,7 @@ def test_first_order_products_can_be_thinned_as_well(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("task_chunk", [0, 1, 2])
-@pytest.mark.parametrize("spec", [DISCRETE, BOX], ids=["categorical", "gaussian"])
+@pytest.mark.parametrize("spec", [DISCRETE, BOX, PRODUCT], ids=["categorical", "gaussian", "product"])
 def test_a_step_equals_the_reference_with_loss_and_kl_over_all_steps(
     spec: Spec, task_chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.arms import arms
-from helpers.reference_maml import BOX, CPU, DISCRETE, Reference, capture, random_trial, randomise
+from helpers.reference_maml import BOX, CPU, DISCRETE, PRODUCT, Reference, capture, random_trial, randomise
 from helpers.reference_rules import RuleReference, ravi, spread
 
 from metarl.agents import AGENTS
@@ -40,7 +40,7 @@ KINDS: dict[str, tuple[type[TrustRegionConfig], tuple[str, ...] | None]] = {
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("spec", [DISCRETE, BOX], ids=["categorical", "gaussian"])
+@pytest.mark.parametrize("spec", [DISCRETE, BOX, PRODUCT], ids=["categorical", "gaussian", "product"])
 @pytest.mark.parametrize("name", KINDS)
 def test_gradient_fisher_product_and_step_of_the_log_likelihood_equal_the_reference(
     name: str, spec: Spec, monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,18 @@ import numpy as np
 import pytest
 import torch
 from helpers.arms import arms, train
-from helpers.reference_maml import BOX, CPU, DISCRETE, NUM_TASKS, Reference, capture, flat, random_trial, randomise
+from helpers.reference_maml import (
+    BOX,
+    CPU,
+    DISCRETE,
+    NUM_TASKS,
+    PRODUCT,
+    Reference,
+    capture,
+    flat,
+    random_trial,
+    randomise,
+)
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -37,7 +48,7 @@ SETTINGS = {"hidden_sizes": (5,), "inner_lr": 0.3, "discount": 0.9, "gae_lambda"
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("num_inner_steps", [0, 1, 2, 3])
-@pytest.mark.parametrize("spec", [DISCRETE, BOX], ids=["categorical", "gaussian"])
+@pytest.mark.parametrize("spec", [DISCRETE, BOX, PRODUCT], ids=["categorical", "gaussian", "product"])
 def test_meta_gradient_and_kl_hessian_equal_the_reference(
     spec: Spec, num_inner_steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,7 +67,7 @@ def test_meta_gradient_and_kl_hessian_equal_the_reference(
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("spec", [DISCRETE, BOX], ids=["categorical", "gaussian"])
+@pytest.mark.parametrize("spec", [DISCRETE, BOX, PRODUCT], ids=["categorical", "gaussian", "product"])
 def test_first_order_equals_the_reference_with_detached_inner_gradients(
     spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,7 +83,7 @@ def test_first_order_equals_the_reference_with_detached_inner_gradients(
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("num_inner_steps", [1, 2])
-@pytest.mark.parametrize("spec", [DISCRETE, BOX], ids=["categorical", "gaussian"])
+@pytest.mark.parametrize("spec", [DISCRETE, BOX, PRODUCT], ids=["categorical", "gaussian", "product"])
 def test_first_order_metric_changes_the_products_alone(
     spec: Spec, num_inner_steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,7 +101,7 @@ def test_first_order_metric_changes_the_products_alone(
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("task_chunk", [0, 1, 2])
 @pytest.mark.parametrize("num_inner_steps", [0, 1, 2, 3])
-@pytest.mark.parametrize("spec", [DISCRETE, BOX], ids=["categorical", "gaussian"])
+@pytest.mark.parametrize("spec", [DISCRETE, BOX, PRODUCT], ids=["categorical", "gaussian", "product"])
 def test_trpo_step_equals_the_reference(spec: Spec, num_inner_steps: int, task_chunk: int) -> None:
     """Accepted parameters, loss, KL and number of trials; the step is real, and its KL inside the radius."""
     trial = random_trial(spec, num_inner_steps, seed=num_inner_steps)
@@ -120,7 +131,7 @@ def test_line_search_that_backtracks_equals_the_reference() -> None:
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("spec", [DISCRETE, BOX], ids=["categorical", "gaussian"])
+@pytest.mark.parametrize("spec", [DISCRETE, BOX, PRODUCT], ids=["categorical", "gaussian", "product"])
 def test_meta_gradient_at_zero_inner_lr_is_the_plain_policy_gradient(
     spec: Spec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,7 +145,7 @@ def test_meta_gradient_at_zero_inner_lr_is_the_plain_policy_gradient(
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("spec", [DISCRETE, BOX], ids=["categorical", "gaussian"])
+@pytest.mark.parametrize("spec", [DISCRETE, BOX, PRODUCT], ids=["categorical", "gaussian", "product"])
 def test_adapt_equals_the_reference_and_is_what_the_meta_update_differentiates(spec: Spec) -> None:
     trial = random_trial(spec, 3)
     agent = build(MAMLTRPOConfig(**SETTINGS), spec, 3)

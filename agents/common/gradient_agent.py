@@ -39,7 +39,9 @@ from metarl.adaptation import AndrychowiczLSTM, RaviLSTM, StepSizes, UpdateRule,
 from metarl.agent import Agent, AgentConfig
 from metarl.agents.common.meta_gradient import Batch, InnerObjective, MetaGradient
 from metarl.config.settings import Count, Counts, Natural, Positive, UnitInterval, above
+from metarl.errors import ConfigError
 from metarl.networks.mlp import Activation, MLPPolicy
+from metarl.networks.normaliser import RunningMoments
 from metarl.networks.params import Params, stack
 from metarl.networks.policy import MIN_STD, Policy
 from metarl.seeding import torch_stream
@@ -99,6 +101,9 @@ class GradientConfig(AgentConfig):
     """Lambda of generalised advantage estimation."""
     bootstrap_at_horizon: bool = True
     """Value the state in which time ran out by the baseline, instead of nothing."""
+    normalise_obs: bool = False
+    """Shift and scale the policy's observations by their running moments over the training episodes of all iterations
+    before; in the first iteration they come as they are, clipped to ±10. The baseline sees them as they are."""
     first_order: bool = False
     """Leave the Hessians of the inner loop out of all derivatives (first-order MAML); steadier with a learned rule,
     whose inputs are steep where gradients are small."""
@@ -173,6 +178,9 @@ class GradientAgent(Agent[FastWeights]):
     Attributes:
         meta_gradient: policy, rule, and derivatives through the adaptation.
         update: moves the meta-parameters.
+
+    Raises:
+        ConfigError: for ``normalise_obs`` where no observation is measured, see :attr:`metarl.types.Spec.measured`.
     """
 
     config: GradientConfig
@@ -188,6 +196,13 @@ class GradientAgent(Agent[FastWeights]):
             num_eval_adaptations=max(_EVAL_STEPS, config.num_adaptations),
         )
         self.config = config
+        if config.normalise_obs and not spec.measured:
+            raise ConfigError(
+                "normalise_obs=True needs observations that hold measured numbers; these are codes or pixels alone "
+                "(Discrete, MultiDiscrete, MultiBinary, or Box of uint8), whose scale is known: leave normalise_obs "
+                "out, and divide pixels by 255 in the environment or in the network."
+            )
+        self.obs_moments = RunningMoments(spec.obs_dim).to(device) if config.normalise_obs else None
         if policy is None:
             with torch_stream(seed, "init"):
                 policy = MLPPolicy(spec, config.hidden_sizes, config.activation, config.init_std)
@@ -204,15 +219,17 @@ class GradientAgent(Agent[FastWeights]):
             bootstrap_at_horizon=config.bootstrap_at_horizon,
             generator=self.generator,
             task_chunk=config.task_chunk,
+            obs_moments=self.obs_moments,
         )
         self.update = config.make_update(self.meta_gradient)
         # Of one's own, an outer update need not know of ranks, and one that does not say so is taken not to.
         self.data_parallel = getattr(self.update, "data_parallel", False)
 
     def components(self) -> Mapping[str, nn.Module | Optimizer]:
-        """Policy, a learned update rule, and what the outer update keeps."""
+        """Policy, a learned update rule, the moments of observations, and what the outer update keeps."""
         learned = {"rule": self.rule} if list(self.rule.parameters()) else {}
-        return {"policy": self.policy, **learned, **self.update.components()}
+        seen = {} if self.obs_moments is None else {"obs_moments": self.obs_moments}
+        return {"policy": self.policy, **learned, **seen, **self.update.components()}
 
     def begin(self, num_tasks: int) -> FastWeights:
         """The meta-parameters, for every task; copies, which the next meta-update leaves alone."""
@@ -222,7 +239,7 @@ class GradientAgent(Agent[FastWeights]):
     @torch.no_grad()
     def act(self, state: FastWeights, timestep: Timestep, deterministic: bool = False) -> tuple[Action, FastWeights]:
         """Sample from each task's own policy."""
-        policy = self.policy.distribution(state.params, timestep.obs)
+        policy = self.policy.distribution(state.params, self.meta_gradient.policy_obs(timestep.obs))
         value = policy.mode() if deterministic else policy.sample(self.noise)
         return Action(value, policy.log_prob(value)), state
 
@@ -245,4 +262,9 @@ class GradientAgent(Agent[FastWeights]):
 
     def meta_update(self, trial: Trial) -> dict[str, float]:
         """Hand the trial's rollouts to the outer update."""
-        return self.update([self.meta_gradient.batch(rollout) for rollout in trial.rollouts])
+        metrics = self.update([self.meta_gradient.batch(rollout) for rollout in trial.rollouts])
+        if self.obs_moments is not None:
+            # At the end: whatever an iteration computes must see the observations that its policies acted on.
+            for rollout in trial.rollouts:
+                self.obs_moments.update(rollout.obs, rollout.valid)
+        return metrics

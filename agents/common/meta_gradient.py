@@ -17,6 +17,7 @@ from metarl.adaptation import InnerLoop, LossFn, UpdateRule, inner_loop
 from metarl.functional.baselines import linear_baseline_advantages
 from metarl.functional.policy_losses import likelihood_ratio_loss, log_likelihood_loss
 from metarl.networks.distributions import Distribution
+from metarl.networks.normaliser import RunningMoments
 from metarl.networks.params import Params, stack
 from metarl.networks.policy import Policy
 from metarl.types import Rollout
@@ -30,7 +31,10 @@ _CPU_SAMPLES = 8192
 
 @dataclass(frozen=True)
 class Batch:
-    """One rollout, flattened to ``[task, sample]``, with its normalised advantages and ``[task]`` mean returns."""
+    """One rollout, flattened to ``[task, sample]``, with its normalised advantages and ``[task]`` mean returns.
+
+    ``obs`` are what the policy sees, normalised if its agent does that.
+    """
 
     obs: Tensor
     actions: Tensor
@@ -143,6 +147,7 @@ class MetaGradient:
         bootstrap_at_horizon: whether the baseline values the state in which time ran out.
         generator: source of every number that an outer update draws; the agent seeds it before each trial.
         task_chunk: tasks computed together; 0 chooses by device.
+        obs_moments: what the policy's observations are normalised by, which only its owner updates; None: by nothing.
 
     Attributes:
         watch: entered around each of the parts "advantages", "gradient" (within it "inner steps"), "Fisher products"
@@ -161,6 +166,7 @@ class MetaGradient:
         bootstrap_at_horizon: bool,
         generator: torch.Generator,
         task_chunk: int = 0,
+        obs_moments: RunningMoments | None = None,
     ) -> None:
         self.policy = policy
         self.rule = rule
@@ -171,17 +177,22 @@ class MetaGradient:
         self.bootstrap_at_horizon = bootstrap_at_horizon
         self.generator = generator
         self.task_chunk = task_chunk
+        self.obs_moments = obs_moments
         self.watch: Watch = contextlib.nullcontext
 
     # The inner loop -------------------------------------------------------------------------------------------------
 
+    def policy_obs(self, obs: Tensor) -> Tensor:
+        """Observations ``[..., obs_dim]`` as the policy sees them."""
+        return obs if self.obs_moments is None else self.obs_moments.normalise(obs)
+
     def batch(self, rollout: Rollout) -> Batch:
-        """A rollout, flattened, with advantages."""
+        """A rollout, flattened, with advantages; the baseline sees its observations as they are."""
         with self.watch("advantages"):
             advantages = linear_baseline_advantages(
                 rollout, self.discount, self.gae_lambda, bootstrap_at_horizon=self.bootstrap_at_horizon
             )
-            parts = (rollout.obs, rollout.actions, rollout.log_probs, advantages, rollout.valid)
+            parts = (self.policy_obs(rollout.obs), rollout.actions, rollout.log_probs, advantages, rollout.valid)
             obs, actions, log_probs, advantages, valid = (part.flatten(1, 2) for part in parts)
             return Batch(obs, actions, log_probs, advantages, valid, rollout.returns.mean(1))
 

@@ -21,7 +21,7 @@ from metarl.config.settings import Count, Positive, UnitInterval
 from metarl.distributed import current
 from metarl.functional.policy_losses import clipped_ratio_loss
 from metarl.functional.returns import discounted_sums, gae, masked_mean, normalise
-from metarl.networks.distributions import Categorical, DiagGaussian, Distribution
+from metarl.networks.distributions import Distribution
 from metarl.networks.memory import trial_inputs
 from metarl.networks.normaliser import RunningMoments
 from metarl.types import Action, Spec, Timestep, Trial
@@ -240,9 +240,6 @@ class RecurrentPPO(Agent[Tensor]):
 
     def _normalised_obs(self, obs: Tensor) -> Tensor:
         return self.obs_moments.normalise(obs) if self.config.normalise_obs else obs
-
-    def _policy(self, out: Tensor, log_std: Tensor | None) -> Distribution:
-        return Categorical(out) if log_std is None else DiagGaussian(out, log_std.expand_as(out))
 
     def no_memory(self, num_sequences: int) -> Tensor:
         """What a trial begins with, ``[sequence, state]``."""

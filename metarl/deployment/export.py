@@ -7,8 +7,10 @@ The file holds a function of tensors without axes for task, episode or batch:
   float32 and zero at a trial's start; the done flag is 1 at the first step of every later episode, and 0 elsewhere;
 * with ``sample=True`` also ``noise``: independent numbers, standard normal or uniform in (0, 1), as the notes say.
 
-It returns ``action``, flat and in the environment's bounds, counted from its start if it is discrete (int64). A memory
-returns ``shown_action`` and ``next_memory`` besides, which are ``prev_action`` and ``memory`` of the next step.
+It returns ``action``, flat and in the environment's bounds, counted from its start if it is discrete (int64). An action
+of several parts (MultiDiscrete, MultiBinary, Dict, Tuple) is one vector of float32: all choices, each counted from its
+start, and then all coordinates, in the order of the space's parts; the notes say how many there are. A memory returns
+``shown_action`` and ``next_memory`` besides, which are ``prev_action`` and ``memory`` of the next step.
 
 Notes in JSON lie in the file: ``metarl.json`` among the ``extra_files`` of ``torch.export.load``, or ``metarl`` in the
 metadata of the ONNX model.
@@ -35,10 +37,11 @@ from torch import Tensor, nn
 
 from metarl.agent import Agent
 from metarl.errors import ConfigError, MetarlError, missing_extra, raised
-from metarl.rollouts.actions import ActionMap, encoded_actions
+from metarl.networks.actions import encoded_actions
+from metarl.rollouts.actions import ActionMap
 from metarl.runs.files import shown, write_atomically
 from metarl.types import Timestep
-from metarl.vector.spaces import flattened
+from metarl.vector.products import FlatProduct, flat_actions, starts
 from metarl.version import __version__
 
 Tensors = dict[str, Tensor]
@@ -71,13 +74,14 @@ def export_step(
         raise ConfigError(
             f"an agent is exported from the CPU, this one is on {agent.device}: load it with device='cpu'."
         )
-    step = _Step(agent, state, action_space, sample)
+    step, spec = _Step(agent, state, action_space, sample), agent.spec
     program = _program(step)
     notes = {
         "metarl": __version__,
         "agent": type(agent).__name__,
         "actions": "sampled" if sample else "mode",
         **({"noise": step.noise_kind} if step.noise_kind else {}),
+        **({"action": {"choices": spec.choices, "coordinates": spec.num_coordinates}} if spec.choices else {}),
         "inputs": {name: list(value.shape) for name, value in step.first_inputs().items()},
     }
     make, load = _FORMATS[path.suffix]
@@ -117,9 +121,13 @@ class _Step(nn.Module):
     def __init__(self, agent: Agent[Any], state: Any, action_space: gym.Space[Any], sample: bool) -> None:
         super().__init__()
         self._agent, self._state, self._sample = agent, state, sample
-        flat = flattened(gym.spaces.Box(-1.0, 1.0), action_space)[1]
+        flat = flat_actions(action_space)
         self._to_env = ActionMap(flat)
-        self._start = int(action_space.start) if isinstance(action_space, gym.spaces.Discrete) else None
+        first = torch.as_tensor(starts(action_space))
+        if isinstance(flat, FlatProduct):
+            # Coordinates are counted from nowhere.
+            first = nn.functional.pad(first.float(), (0, flat.shape[0] - len(first)))
+        self._start = first if len(first) > 1 else first.sum()
         self.noise_kind = ""
         self._noise_shape: tuple[int, ...] = (0,)
         probe = _GivenNoise(None)
@@ -166,7 +174,7 @@ class _Step(nn.Module):
             _GivenNoise(inputs["noise"].reshape(self._noise_shape) if self.noise_kind else None),
         )
         action = self._to_env.of_tensors(value)
-        outputs = {"action": action if self._start is None else action + self._start}
+        outputs = {"action": action + self._start if spec.discrete or spec.choices else action}
         if self._has_memory:
             outputs |= {"shown_action": encoded_actions(spec, value), "next_memory": state.reshape(-1)}
         return outputs

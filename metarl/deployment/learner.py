@@ -21,7 +21,7 @@ from metarl.errors import ConfigError, WorkerError, raised
 from metarl.rollouts.collector import exploration_seed
 from metarl.rollouts.episodes import Episodes
 from metarl.rollouts.recording import Recording
-from metarl.types import Rollout
+from metarl.types import Rollout, Spec
 from metarl.vector.contract import ClosedError, ResetNeededError
 from metarl.vector.gym_env import env_name
 from metarl.vector.instances import ENVIRONMENT_ERRORS
@@ -309,8 +309,15 @@ def _require_spec(agent: Agent[Any], told: ToldEnv, name: str) -> None:
     """Refuse an environment that ``agent`` was not built for."""
     found, spec = spec_of(told.single_observation_space, told.single_action_space, agent.spec.horizon), agent.spec
     if found != spec:
-        kinds = {True: "choices", False: "action coordinates"}
         raise ConfigError(
-            f"the agent was built for {spec.obs_dim} numbers of observation and {spec.action_dim} "
-            f"{kinds[spec.discrete]}, but {name} has {found.obs_dim} and {found.action_dim} {kinds[found.discrete]}."
+            f"the agent was built for {spec.obs_dim} numbers of observation and {_actions(spec)}, but {name} has "
+            f"{found.obs_dim} and {_actions(found)}."
         )
+
+
+def _actions(spec: Spec) -> str:
+    """How many of what an action is made of."""
+    if spec.discrete:
+        return f"{spec.action_dim} choices"
+    parts = [f"{number} choices" for number in spec.choices]
+    return " and ".join([*parts, *([f"{spec.num_coordinates} action coordinates"] if spec.num_coordinates else [])])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def require_same_spaces(agent: Agent[Any], distribution: TaskDistribution) -> No
         ConfigError: if sizes or kinds of observations or actions differ.
     """
     theirs, ours = distribution.spec, agent.spec
-    if (theirs.obs_dim, theirs.action_dim, theirs.discrete) != (ours.obs_dim, ours.action_dim, ours.discrete):
+    if dataclasses.replace(theirs, horizon=ours.horizon) != ours:
         raise ConfigError(f"the agent was built for {ours}, but {distribution.id} has {theirs}.")
 
 

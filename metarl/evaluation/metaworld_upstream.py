@@ -66,7 +66,7 @@ class OfficialAgent(Generic[State]):
         adapts_by: Literal["gradient step", "episode"] = "gradient step",
         seed: int = 0,
     ) -> None:
-        if agent.spec.discrete:
+        if agent.spec.discrete or agent.spec.choices:
             raise ConfigError(f"Meta-World's actions are continuous, but the agent was built for {agent.spec}.")
         if num_envs < 1:
             raise ConfigError(f"OfficialAgent: num_envs must be 1 or more, got {num_envs!r}.")

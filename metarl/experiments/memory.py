@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import torch
 
@@ -80,7 +81,7 @@ def estimate(
     slots = num_tasks * per_task
     steps = slots * num_rollouts * spec.horizon
     # Observation, action before and after, reward before and after, log-probability; flags are left out.
-    per_step = _BYTES * (spec.obs_dim + spec.action_dim + (1 if spec.discrete else spec.action_dim) + 3)
+    per_step = _BYTES * (spec.obs_dim + spec.action_dim + math.prod(spec.action_shape) + 3)
     shares = [
         Share("networks", networks, _BYTES * parameters),
         Share("rollouts", episodes, steps * per_step),

@@ -102,8 +102,8 @@ class BeliefPolicy(nn.Module):
         sizes = (spec.obs_dim + 2 * latent_size, *hidden_sizes)
         self.actor = tanh_network(sizes, spec.action_dim)
         self.critic = tanh_network(sizes, 1)
-        if not spec.discrete:
-            self.log_std = nn.Parameter(torch.full((spec.action_dim,), math.log(init_std)))
+        if spec.num_coordinates:
+            self.log_std = nn.Parameter(torch.full((spec.num_coordinates,), math.log(init_std)))
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Policy outputs ``[..., action_dim]`` and values ``[...]`` for inputs ``[..., obs_dim + 2 latent]``."""
@@ -130,8 +130,8 @@ class BeliefHyperPolicy(nn.Module):
         self.actor, self.critic = kind(spec.action_dim), kind(1)
         for head in (self.actor, self.critic):
             head.start_small()
-        if not spec.discrete:
-            self.log_std = nn.Parameter(torch.full((spec.action_dim,), math.log(init_std)))
+        if spec.num_coordinates:
+            self.log_std = nn.Parameter(torch.full((spec.num_coordinates,), math.log(init_std)))
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`BeliefPolicy.forward`."""

@@ -1,16 +1,18 @@
 """Action distributions with explicit noise and Fisher products.
 
 torch.distributions samples from the global generator only and knows no Fisher products, both of which metarl
-needs (streams that belong to a task; structured Gauss-Newton products), hence these two small classes.
+needs (streams that belong to a task; structured Gauss-Newton products), hence these small classes.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from metarl.networks.noise import TaskNoise
 
@@ -111,4 +113,84 @@ class DiagGaussian:
         return mean_tangent * (-2.0 * self.log_std).exp(), 2.0 * log_std_tangent
 
 
-Distribution = Categorical | DiagGaussian
+@dataclass(frozen=True)
+class Product:
+    """Independent choices and normals: actions of several parts, ``[..., choice + coordinate]`` floats.
+
+    Log-probabilities, KL and entropy are sums over the parts, and the Fisher information has a block for each. All
+    choices are computed as one :class:`Categorical` ``[..., choice, option]``, in which options that a choice does not
+    have are forbidden.
+
+    Attributes:
+        logits: unnormalised log-probabilities, those of all choices side by side, ``[..., sum(sizes)]``.
+        sizes: options of each choice.
+        normals: the coordinates ``[..., coordinate]``, of which there may be none.
+    """
+
+    logits: Tensor
+    sizes: tuple[int, ...]
+    normals: DiagGaussian
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """What a network puts out: ``(logits, mean, log_std)``."""
+        return self.logits, *self.normals.parameters
+
+    def detach(self) -> Product:
+        """The same distribution without its graph."""
+        return Product(self.logits.detach(), self.sizes, self.normals.detach())
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-probability, or density, ``[...]`` of ``value`` ``[..., choice + coordinate]``."""
+        first = len(self.sizes)
+        index, coordinates = value[..., :first].long(), value[..., first:]
+        return self._choices.log_prob(index).sum(-1) + self.normals.log_prob(coordinates)
+
+    def sample(self, noise: TaskNoise) -> Tensor:
+        """``[task, ..., choice + coordinate]``, of one draw for all parts."""
+        options = self._choices.logits
+        number = options.shape[-2] * options.shape[-1]
+        shape = (*self.logits.shape[:-1], number + self.normals.mean.shape[-1])
+        drawn = noise.normal(shape, self.logits.dtype)
+        # The distribution function of a normal number is uniform, and -log(-log(uniform)) is Gumbel.
+        gumbel = -torch.log(-torch.special.log_ndtr(drawn[..., :number]))
+        index = (options + gumbel.view(options.shape)).argmax(-1)
+        return self._joined(index, self.normals.mean + self.normals.log_std.exp() * drawn[..., number:])
+
+    def mode(self) -> Tensor:
+        """The likeliest choices, and the means, ``[..., choice + coordinate]``."""
+        return self._joined(self._choices.mode(), self.normals.mode())
+
+    def entropy(self) -> Tensor:
+        """Entropy in nats, ``[...]``."""
+        return self._choices.entropy().sum(-1) + self.normals.entropy()
+
+    def kl(self, other: Distribution) -> Tensor:
+        """``KL(self || other)`` in nats, ``[...]``."""
+        assert isinstance(other, Product) and other.sizes == self.sizes
+        return self._choices.kl(other._choices).sum(-1) + self.normals.kl(other.normals)
+
+    def fisher_product(self, tangents: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Fisher information times tangents of (logits, mean, log_std), block by block."""
+        logits_tangent, *others = tangents
+        (image,) = self._choices.fisher_product((self._by_choice(logits_tangent, 0.0),))
+        parts = [image[..., index, :size] for index, size in enumerate(self.sizes)]
+        return torch.cat(parts, dim=-1), *self.normals.fisher_product((others[0], others[1]))
+
+    @cached_property
+    def _choices(self) -> Categorical:
+        return Categorical(self._by_choice(self.logits, -math.inf))
+
+    def _by_choice(self, flat: Tensor, fill: float) -> Tensor:
+        """``[..., choice, option]`` of ``[..., sum(sizes)]``, shorter ones filled up."""
+        most = max(self.sizes)
+        if most * len(self.sizes) == flat.shape[-1]:
+            return flat.reshape(*flat.shape[:-1], len(self.sizes), most)
+        parts = torch.split(flat, list(self.sizes), dim=-1)
+        return torch.stack([pad(part, (0, most - part.shape[-1]), value=fill) for part in parts], dim=-2)
+
+    def _joined(self, index: Tensor, coordinates: Tensor) -> Tensor:
+        return torch.cat([index.to(coordinates.dtype), coordinates], dim=-1)
+
+
+Distribution = Categorical | DiagGaussian | Product

@@ -50,8 +50,8 @@ class Memory(nn.Module, abc.ABC):
         self.state_size = state_size
         self.policy_head = head(feature_size, spec.action_dim)
         self.value_head = head(feature_size, 1)
-        if not spec.discrete:
-            self.log_std = nn.Parameter(torch.full((spec.action_dim,), math.log(init_std)))
+        if spec.num_coordinates:
+            self.log_std = nn.Parameter(torch.full((spec.num_coordinates,), math.log(init_std)))
         for made in (self.policy_head, self.value_head):
             made.start_small()
 

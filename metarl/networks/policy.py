@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from metarl.errors import ConfigError, unknown_name
-from metarl.networks.distributions import Categorical, DiagGaussian, Distribution
+from metarl.networks.actions import policy_distribution, split_outputs
+from metarl.networks.distributions import Distribution
 from metarl.networks.module_call import call
 from metarl.networks.params import Params, stack, trainable
 from metarl.types import Spec
@@ -38,7 +39,7 @@ class Policy(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def outputs(self, params: Params, obs: Tensor) -> Tensor:
-        """Logits or means ``[task, sample, action_dim]`` for observations ``[task, sample, obs_dim]``."""
+        """Logits, means, or both, ``[task, sample, action_dim]``, for observations ``[task, sample, obs_dim]``."""
 
     @abc.abstractmethod
     def linear_outputs(self, params: Params, obs: Tensor) -> tuple[Tensor, Callable[[Params], Tensor]]:
@@ -70,9 +71,13 @@ class Policy(nn.Module, abc.ABC):
             moved = outputs_jvp(tangent)
             if self.spec.discrete:
                 return (moved,)
-            raw = params["raw_std"].detach()
-            log_std = raw.sigmoid() / (nn.functional.softplus(raw) + MIN_STD) * tangent["raw_std"]
-            return moved, log_std.unsqueeze(1).expand_as(moved)
+            logits, mean = split_outputs(self.spec, moved)
+            log_std = torch.zeros_like(mean)
+            if self.spec.num_coordinates:
+                raw = params["raw_std"].detach()
+                slope = raw.sigmoid() / (nn.functional.softplus(raw) + MIN_STD) * tangent["raw_std"]
+                log_std = slope.unsqueeze(1).expand_as(mean)
+            return (mean, log_std) if logits is None else (logits, mean, log_std)
 
         return self._distribution(params, out), jvp
 
@@ -88,16 +93,16 @@ class Policy(nn.Module, abc.ABC):
         return stack({name: self.get_parameter(name) for name in lacking}, len(next(iter(params.values()))))
 
     def _distribution(self, params: Params, out: Tensor) -> Distribution:
-        if self.spec.discrete:
-            return Categorical(out)
-        log_std = (nn.functional.softplus(params["raw_std"]) + MIN_STD).log()
-        return DiagGaussian(out, log_std.unsqueeze(1).expand_as(out))
+        log_std = None
+        if self.spec.num_coordinates:
+            log_std = (nn.functional.softplus(params["raw_std"]) + MIN_STD).log().unsqueeze(1)
+        return policy_distribution(self.spec, out, log_std)
 
     def add_std(self, init_std: float) -> None:
-        """Add the standard deviations of a continuous policy, which do not depend on the observation."""
-        if not self.spec.discrete:
+        """Add the standard deviations of a policy's coordinates, which do not depend on the observation."""
+        if self.spec.num_coordinates:
             raw = math.log(math.expm1(init_std - MIN_STD))
-            self.raw_std = nn.Parameter(torch.full((self.spec.action_dim,), raw))
+            self.raw_std = nn.Parameter(torch.full((self.spec.num_coordinates,), raw))
 
 
 class ModulePolicy(Policy):
@@ -105,7 +110,8 @@ class ModulePolicy(Policy):
 
     Args:
         spec: sizes of observation and action.
-        module: ``[sample, obs_dim] -> [sample, action_dim]`` logits or means; without buffers, which tasks would share.
+        module: ``[sample, obs_dim] -> [sample, action_dim]`` logits, means, or first one and then the other; without
+            buffers, which tasks would share.
         init_std: initial standard deviation of a continuous policy.
         head: name of the submodule that is adapted where the head alone is (ANIL); default: the layer that acts last.
 

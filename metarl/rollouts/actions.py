@@ -1,4 +1,4 @@
-"""An agent's actions as an environment takes them, and as the agent is shown them afterwards."""
+"""An agent's actions as an environment takes them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn.functional import one_hot
 
-from metarl.types import Spec
+from metarl.vector.products import FlatProduct
 
 _UNBOUNDED = float(np.finfo(np.float32).max)
 """What environments write for a bound that they do not have, where it is not infinite."""
 
 
 class ActionMap:
-    """Integers as they are, and [-1, 1] mapped onto a box.
+    """Choices as they are, and [-1, 1] mapped onto a box.
 
     A coordinate without a lower or an upper bound has no box to be mapped onto: it is passed on as it is. All are
     clipped last, so that each lies inside its bounds.
@@ -33,13 +32,15 @@ class ActionMap:
             return
         assert isinstance(space, gym.spaces.Box)
         bounded = (np.abs(space.low) < _UNBOUNDED) & (np.abs(space.high) < _UNBOUNDED)
+        if isinstance(space, FlatProduct):
+            bounded[: len(space.choices)] = False  # Whole numbers inside their bounds, not shares of them.
         start = np.where(bounded, space.low, -1.0)
         width = np.where(bounded, space.high, 1.0) - start
         self._box: tuple[NDArray[Any], ...] = (bounded, start, width, space.low, space.high)
         self._one = np.ones(space.shape, np.float32)
 
     def __call__(self, actions: Tensor) -> NDArray[Any]:
-        """``actions`` are ``[...]`` int64, or ``[..., action_dim]`` float32, and so is what is returned."""
+        """``actions`` are ``[...]`` int64, or ``[..., number]`` float32, and so is what is returned."""
         values: NDArray[Any] = actions.cpu().numpy()
         if self._discrete:
             return values
@@ -65,8 +66,3 @@ def _onto_box(lib: Any, values: Any, one: Any, bounded: Any, start: Any, width: 
 def env_actions(space: gym.Space[Any], actions: Tensor) -> NDArray[Any]:
     """:class:`ActionMap` of a space that is asked once."""
     return ActionMap(space)(actions)
-
-
-def encoded_actions(spec: Spec, actions: Tensor) -> Tensor:
-    """Actions as an agent sees them at the next step, ``[..., action_dim]``: one-hot, or clipped to [-1, 1]."""
-    return one_hot(actions, spec.action_dim).float() if spec.discrete else actions.clamp(-1.0, 1.0)

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from metarl.rollouts.actions import encoded_actions
+from metarl.networks.actions import encoded_actions
 from metarl.rollouts.episodes import Episodes, Flags
 from metarl.types import Action, Rollout, Spec, Timestep
 
@@ -52,7 +52,7 @@ class Recording:
     def follow(self, previous: Rollout) -> None:
         """Show at the first step the last action and reward of ``previous``, which has as many slots."""
         last = (previous.lengths - 1)[..., None]
-        index = last if self._spec.discrete else last[..., None].expand(*self._shape, 1, self._spec.action_dim)
+        index = last if self._spec.discrete else last[..., None].expand(*self._shape, 1, *self._spec.action_shape)
         shown = {
             "prev_action": encoded_actions(self._spec, previous.actions.gather(2, index).squeeze(2)),
             "prev_reward": previous.rewards.gather(2, last).squeeze(2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from metarl.types import Spec, Task
 from metarl.vector.contract import contract_problems
 from metarl.vector.gym_env import GymVectorEnv, build_env
 from metarl.vector.instances import ENVIRONMENT_ERRORS, close_env
-from metarl.vector.spaces import flattened, spec_of
+from metarl.vector.spaces import flattened, is_measured, spec_of
 from metarl.vector.watchdog import Call
 
 Sampler = Callable[[np.random.Generator], Task]
@@ -146,7 +147,7 @@ class TaskDistribution:
                 f"{self.id} has no time limit: set TaskDistribution.horizon, or wrap the environment in "
                 "gymnasium.wrappers.TimeLimit through gymnasium.make(..., max_episode_steps=N)."
             )
-        return spec_of(*flat, horizon)
+        return dataclasses.replace(spec_of(*flat, horizon), measured=is_measured(spaces[0]))
 
     def make_vector_env(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
         """``num_envs`` instances with flat spaces that take ``reset(options={"tasks": [...], "reset_mask": ...})``.

@@ -145,7 +145,7 @@ class _Check(Clauses):
         )
 
     def _documented(self, action: Action, spec: Spec, shape: tuple[int, int]) -> None:
-        expected = (shape, torch.int64) if spec.discrete else ((*shape, spec.action_dim), torch.float32)
+        expected = ((*shape, *spec.action_shape), torch.int64 if spec.discrete else torch.float32)
         found = (tuple(action.value.shape), action.value.dtype)
         self.require(
             found == expected,
@@ -156,6 +156,13 @@ class _Check(Clauses):
             self.require(
                 low >= 0 and high < spec.action_dim,
                 f"act's value lies in {low}..{high}, expected 0..{spec.action_dim - 1}",
+            )
+        for index, number in enumerate(spec.choices if found == expected else ()):
+            values = action.value[..., index]
+            self.require(
+                bool(((values >= 0) & (values < number) & (values % 1 == 0)).all()),
+                f"act's value has {torch.unique(values).tolist()} as choice {index}, expected whole numbers "
+                f"0..{number - 1}",
             )
         self.require(
             tuple(action.log_prob.shape) == shape and action.log_prob.is_floating_point(),
@@ -176,10 +183,11 @@ class _Check(Clauses):
             frequency = chosen.bincount(minlength=spec.action_dim)[chosen] / _NUM_SAMPLES
             fits = bool(((frequency - p).abs() <= 5 * (frequency * (1 - frequency) / _NUM_SAMPLES).sqrt() + 5e-3).all())
         else:
-            # The mean of 1 / p over the samples inside a box is its volume, whatever the density p.
-            value = action.value[0].double()
+            # The mean of 1 / p over the samples inside a box is its volume, whatever the density p; with choices it is
+            # as many times that as there are ways to choose.
+            value = action.value[0, :, len(spec.choices) :].double()
             low, high = value.quantile(0.2, 0), value.quantile(0.8, 0)
-            ratio = ((value >= low) & (value <= high)).all(-1) / p / (high - low).prod()
+            ratio = ((value >= low) & (value <= high)).all(-1) / p / (high - low).prod() / math.prod(spec.choices)
             error = ratio.std() / _NUM_SAMPLES**0.5
             fits = bool(torch.isfinite(ratio).all() and (ratio.mean() - 1).abs() <= 5 * error + 0.05)
         self.require(fits, "act's log_prob does not fit how often its actions are sampled")

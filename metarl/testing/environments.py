@@ -16,6 +16,7 @@ from metarl.rollouts.actions import env_actions
 from metarl.seeding import numpy_stream
 from metarl.types import Task
 from metarl.vector.instances import digest_or_none, own_copy
+from metarl.vector.products import FlatProduct
 from metarl.vector.protocol import reset_result
 from metarl.vector.spaces import flat_spaces, own_action
 
@@ -96,9 +97,18 @@ def _wrappers(env: gym.Env[Any, Any], add: Add) -> None:
 
 
 def _agent_actions(flat: gym.Space[Any], size: float, rng: np.random.Generator) -> list[torch.Tensor]:
-    """Some of the actions that an agent may take: all choices; or the corners and a point of a box of that ``size``."""
+    """Some of the actions that an agent may take: all choices; or the corners and a point of a box of that ``size``.
+
+    Of several parts, the first and last choices and some at random go with these.
+    """
     if isinstance(flat, gym.spaces.Discrete):
         return list(torch.arange(int(flat.n)))
+    if isinstance(flat, FlatProduct):
+        sizes = np.array(flat.choices)
+        chosen = [np.zeros(len(sizes)), sizes - 1, rng.integers(sizes)]
+        box = gym.spaces.Box(flat.low[len(sizes) :], flat.high[len(sizes) :])
+        pairs = zip(chosen, _agent_actions(box, size, rng), strict=True)
+        return [torch.cat([torch.as_tensor(index, dtype=torch.float32), place]) for index, place in pairs]
     signs = [np.full(flat.shape or (), sign) for sign in (-1.0, 1.0)]
     points = [size * point for point in (*signs, rng.uniform(-1.0, 1.0, flat.shape or ()))]
     return [torch.from_numpy(point.astype(np.float32)) for point in points]

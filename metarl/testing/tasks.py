@@ -25,6 +25,7 @@ from metarl.testing.environments import check_environment, check_unchanged
 from metarl.types import Task
 from metarl.vector.contract import contract_problems
 from metarl.vector.instances import digest_or_none, own_copy
+from metarl.vector.products import FlatProduct
 from metarl.vector.spaces import flat_spaces, require_env
 
 Array = NDArray[Any]
@@ -350,6 +351,10 @@ class _Check:
 def _random_action(space: gym.Space[Any], rng: np.random.Generator) -> Array:
     if isinstance(space, gym.spaces.Discrete):
         return np.asarray(rng.integers(space.n))
+    if isinstance(space, FlatProduct):
+        sizes = space.choices
+        box = rng.uniform(-1.0, 1.0, len(space.low) - len(sizes))
+        return env_actions(space, torch.from_numpy(np.concatenate([rng.integers(sizes), box]).astype(np.float32)))
     return env_actions(space, torch.from_numpy(rng.uniform(-1.0, 1.0, space.shape or ()).astype(np.float32)))
 
 

@@ -17,7 +17,7 @@ class Buffers:
     """What goes in and out of a batch of instances, one row each.
 
     Attributes:
-        actions: ``[instance]`` int64, or ``[instance, action_dim]`` float32.
+        actions: ``[instance]`` int64, or ``[instance, number]`` float32.
         observations: ``[instance, obs_dim]`` float32.
         rewards: ``[instance]`` float64.
         terminated: ``[instance]`` bool.
@@ -37,7 +37,7 @@ class Buffers:
 
 @dataclass(frozen=True)
 class Layout:
-    """Sizes of :class:`Buffers`; ``action_dim`` is None for discrete actions."""
+    """Sizes of :class:`Buffers`; ``action_dim``, how many numbers an action has, is None for one integer."""
 
     num: int
     obs_dim: int

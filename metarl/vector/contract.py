@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from numpy.typing import NDArray
 
 from metarl.errors import ConfigError, WorkerError
+from metarl.vector.products import FlatProduct
 
 Array = NDArray[Any]
 
@@ -56,7 +57,7 @@ def as_actions(actions: Any, space: gym.spaces.Discrete | gym.spaces.Box, num_en
         num_envs: number of instances.
 
     Returns:
-        ``[num_envs]`` int64, or ``[num_envs, action_dim]`` finite floats.
+        ``[num_envs]`` int64, or ``[num_envs, number]`` finite floats.
 
     Raises:
         ConfigError: for another shape, no such choice, or a number that is not finite.
@@ -84,6 +85,15 @@ def as_actions(actions: Any, space: gym.spaces.Discrete | gym.spaces.Box, num_en
     if not np.isfinite(array).all():
         row = int(np.argmin(np.isfinite(array).all(axis=1)))
         raise ConfigError(f"the action of instance {row} is {array[row].tolist()}, expected finite numbers.")
+    if isinstance(space, FlatProduct):
+        chosen = array[:, : len(space.choices)]
+        wrong = ((chosen < 0) | (chosen >= space.choices) | (chosen % 1 != 0)).any(axis=1)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise ConfigError(
+                f"the action of instance {row} begins with {chosen[row].tolist()}, expected whole numbers from 0 and "
+                f"below {list(space.choices)}."
+            )
     return array if array.dtype.kind == "f" else array.astype(np.float32)
 
 
@@ -101,8 +111,9 @@ def contract_problems(env: VectorEnv[Any, Any, Any]) -> list[str]:
     box = isinstance(actions, gym.spaces.Box) and len(actions.shape) == 1 and np.issubdtype(actions.dtype, np.floating)
     if not discrete and not box:
         problems.append(
-            f"make_vector's single action space is {actions}; expected Discrete from 0, or a flat Box of "
-            "floating-point numbers."
+            f"make_vector's single action space is {actions}; expected Discrete from 0, a flat Box of floating-point "
+            "numbers, or for actions of several parts metarl.vector.products.FlatProduct; make_env's environments may "
+            "have any of these spaces as they are."
         )
     mode = (env.metadata or {}).get("autoreset_mode")
     if mode is not AutoresetMode.DISABLED:

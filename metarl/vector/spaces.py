@@ -1,4 +1,4 @@
-"""One environment's spaces and values, as agents and batches see them: flat, float32, actions counted from 0."""
+"""One environment's spaces and values, as agents and batches see them: flat, float32, choices counted from 0."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from metarl.errors import ConfigError
 from metarl.types import Spec
+from metarl.vector.products import FlatProduct, as_float32, flat_actions, in_box, own_parts
 
 Array = NDArray[Any]
 
@@ -30,7 +31,7 @@ def require_env(built: object) -> None:
 
 
 def flat_spaces(env: gym.Env[Any, Any]) -> tuple[gym.spaces.Box, ActionSpace]:
-    """The spaces that an agent sees: a flat float32 observation, and actions ``0..n-1`` or a flat float32 box.
+    """The spaces that an agent sees: a flat float32 observation, and actions ``0..n-1``, a flat float32 box or both.
 
     Raises:
         ConfigError: naming a space that has no such form, or what is no environment.
@@ -53,13 +54,8 @@ def flattened(observation_space: gym.Space[Any], action_space: gym.Space[Any]) -
             f"observation space {observation_space} has no fixed flat size; accepted are Box, Discrete, "
             "MultiDiscrete, MultiBinary, and Tuple or Dict of these."
         )
-    observation_space = gym.spaces.Box(_as_float32(flat.low), _as_float32(flat.high), dtype=np.float32)
-    if isinstance(action_space, gym.spaces.Discrete):
-        return observation_space, gym.spaces.Discrete(int(action_space.n))
-    if isinstance(action_space, gym.spaces.Box) and np.issubdtype(action_space.dtype, np.floating):
-        low, high = _as_float32(action_space.low).reshape(-1), _as_float32(action_space.high).reshape(-1)
-        return observation_space, gym.spaces.Box(low, high, dtype=np.float32)
-    raise ConfigError(f"action space {action_space} is not accepted: use Discrete, or Box of floating-point numbers.")
+    observation_space = gym.spaces.Box(as_float32(flat.low), as_float32(flat.high), dtype=np.float32)
+    return observation_space, flat_actions(action_space)
 
 
 def spec_of(observation_space: gym.spaces.Box, action_space: ActionSpace, horizon: int) -> Spec:
@@ -67,13 +63,17 @@ def spec_of(observation_space: gym.spaces.Box, action_space: ActionSpace, horizo
     obs_dim = observation_space.shape[0]
     if isinstance(action_space, gym.spaces.Discrete):
         return Spec(obs_dim, int(action_space.n), True, horizon)
+    if isinstance(action_space, FlatProduct):
+        choices = action_space.choices
+        return Spec(obs_dim, sum(choices) + action_space.shape[0] - len(choices), False, horizon, choices)
     return Spec(obs_dim, action_space.shape[0], False, horizon)
 
 
-def _as_float32(bound: Array) -> Array:
-    """Bounds beyond float32 (such as Box's default for float64) become infinite, quietly."""
-    with np.errstate(over="ignore"):
-        return bound.astype(np.float32)
+def is_measured(space: gym.Space[Any]) -> bool:
+    """Whether an environment's own observation space holds measured numbers, not codes or pixels (uint8) alone."""
+    if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+        return any(is_measured(part) for part in (space.values() if isinstance(space, gym.spaces.Dict) else space))
+    return isinstance(space, gym.spaces.Box) and space.dtype != np.uint8
 
 
 def flat_observation(space: gym.Space[Any], observation: Any, obs_dim: int) -> NDArray[np.float32]:
@@ -101,12 +101,10 @@ def own_action(space: gym.Space[Any], flat: Any) -> Any:
 
     Args:
         space: the environment's own action space, which :func:`flat_spaces` accepts.
-        flat: an integer from 0, or ``[action_dim]`` floats.
+        flat: an integer from 0, or floats: coordinates of a box, or as :mod:`metarl.vector.products` lays them out.
     """
     if isinstance(space, gym.spaces.Discrete):
         return int(flat) + int(space.start)
-    assert isinstance(space, gym.spaces.Box)
-    with np.errstate(over="ignore"):
-        action = np.asarray(flat).reshape(space.shape).astype(space.dtype, copy=False)
-    # Last, in the space's own type: what lies inside the bounds in float32 may lie outside them in float64.
-    return np.minimum(np.maximum(action, space.low), space.high)
+    if isinstance(space, gym.spaces.Box):
+        return in_box(space, flat)
+    return own_parts(space, flat)

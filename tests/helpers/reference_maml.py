@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence
+from torch.distributions import Categorical, Distribution, Independent, Normal, kl_divergence, register_kl
 
 import metarl.agents.maml as maml
 from metarl.agents.common.gradient_agent import GradientAgent, GradientConfig
@@ -22,6 +22,8 @@ from metarl.types import Rollout, Spec, Timestep, Trial
 
 CPU = torch.device("cpu")
 DISCRETE, BOX = Spec(3, 4, True, 7), Spec(3, 2, False, 7)
+PRODUCT = Spec(3, 7, False, 7, choices=(3, 2))
+"""Two choices and two coordinates."""
 NUM_TASKS, NUM_EPISODES = 3, 4
 
 
@@ -35,10 +37,11 @@ def random_rollout(spec: Spec, generator: torch.Generator, num_tasks: int = NUM_
     last = steps == lengths[..., None] - 1
     terminates = torch.rand(shape[:2], generator=generator)[..., None] < 0.5
     actions = torch.randint(0, spec.action_dim, shape, generator=generator)
+    chosen = [torch.randint(0, number, (*shape, 1), generator=generator).float() for number in spec.choices]
     obs = torch.where(valid[..., None], 2.0 * randn(*shape, spec.obs_dim), torch.tensor(1e3))
     return Rollout(
         timesteps=Timestep(obs, randn(*shape, spec.action_dim), randn(*shape), torch.zeros(shape), valid),
-        actions=actions if spec.discrete else randn(*shape, spec.action_dim),
+        actions=actions if spec.discrete else torch.cat([*chosen, randn(*shape, spec.num_coordinates)], -1),
         # Off-policy on purpose: at a ratio of exactly 1 many wrong losses have the right value.
         log_probs=torch.where(valid, -1.2 + 0.2 * randn(*shape), torch.tensor(5.0)),
         rewards=randn(*shape) * valid,
@@ -95,7 +98,7 @@ class Reference:
     def __init__(self, agent: GradientAgent, trial: Trial, adapting: Collection[str] | None = None) -> None:
         self.config: GradientConfig = agent.config
         self.min_std = MIN_STD
-        self.discrete = agent.spec.discrete
+        self.spec = agent.spec
         self.names = [name for name, _ in agent.policy.named_parameters()]
         self.adapting = self.names if adapting is None else adapting
         meta = [*agent.policy.parameters(), *agent.rule.parameters()]
@@ -150,10 +153,12 @@ class Reference:
         for layer in range(num_layers):
             x = x @ named[f"w{layer}"] + named[f"b{layer}"]
             x = torch.tanh(x) if layer < num_layers - 1 else x
-        if self.discrete:
+        if self.spec.discrete:
             return Categorical(logits=x)
+        *logits, mean = x.split([*self.spec.choices, self.spec.num_coordinates], dim=-1)
         std = torch.log(1 + torch.exp(named["raw_std"])) + self.min_std
-        return Independent(Normal(x, std.expand_as(x)), 1)
+        normals = Independent(Normal(mean, std.expand_as(mean)), 1)
+        return Parts([*(Categorical(logits=part) for part in logits), normals]) if logits else normals
 
     def ratio(self, params: list[Tensor], samples: Episode) -> Tensor:
         log_prob: Tensor = self.policy(params, samples.obs).log_prob(samples.actions)  # type: ignore[no-untyped-call]
@@ -243,7 +248,27 @@ class Reference:
         return [part.view_as(p).requires_grad_() for part, p in zip(parts, self.start, strict=True)]
 
 
+class Parts(Distribution):
+    """Independent choices, each one number of an action, and then normals."""
+
+    def __init__(self, parts: list[Categorical | Independent]) -> None:
+        super().__init__(parts[0].batch_shape, validate_args=False)  # type: ignore[no-untyped-call]
+        self.parts = parts
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        *choices, normals = self.parts
+        chosen = [part.log_prob(value[..., index]) for index, part in enumerate(choices)]
+        return sum([*chosen, normals.log_prob(value[..., len(choices) :])], torch.tensor(0.0))
+
+
+@register_kl(Parts, Parts)
+def _kl_of_parts(p: Parts, q: Parts) -> Tensor:
+    return sum((kl_divergence(one, other) for one, other in zip(p.parts, q.parts, strict=True)), torch.tensor(0.0))
+
+
 def detached(policy: Distribution) -> Distribution:
+    if isinstance(policy, Parts):
+        return Parts([detached(part) for part in policy.parts])  # type: ignore[misc]
     if isinstance(policy, Categorical):
         return Categorical(logits=policy.logits.detach())
     assert isinstance(policy, Independent)
