@@ -20,7 +20,6 @@ from metarl.runs.checkpoint import CheckpointStore
 from metarl.runs.claims import CONFIG
 from metarl.runs.files import read_json, safe_name, typed, write_json
 from metarl.runs.published import CARD, PublishedModel, Score, is_published
-from metarl.statistics import share_interval
 from metarl.trainer import for_evaluation
 
 
@@ -93,12 +92,10 @@ def measure(this: Experiment, agent: Agent[Any], iteration: int, num_tasks: int,
                 this, agent, iteration, seed=EVALUATION_SEED, goals=goals, folder=Path(scores_folder)
             )
         count = sum(len(scores.success) for scores in official.by_task.values())
-        return Score("success", True, count, EVALUATION_SEED, (official.interval,))
+        return Score("success", count, EVALUATION_SEED, (official.interval,))
     found = evaluate(agent, distribution, num_tasks=num_tasks, seed=EVALUATION_SEED)
     by_shot = tuple(found.interval(shot) for shot in range(found.returns.shape[1]))
-    if found.success is not None:
-        by_shot = tuple(share_interval(column) for column in found.success.T)
-    return Score("return" if found.success is None else "success", False, num_tasks, EVALUATION_SEED, by_shot)
+    return Score("return", num_tasks, EVALUATION_SEED, by_shot)
 
 
 def _require_publishable(this: Experiment, manifest: dict[str, Any]) -> str:

@@ -50,6 +50,6 @@ def models(words: list[str], console: Console) -> int:
 def _text(score: Score, interval: Interval) -> str:
     """A mean with its interval."""
     mean, low, high = interval
-    factor = 100.0 if score.what == "success" else 1.0
+    factor = 100.0 if score.official else 1.0
     texts = interval_texts((factor * mean, factor * low, factor * high))
     return "{} [{}..{}]".format(*texts)

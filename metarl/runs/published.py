@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from metarl.errors import CheckpointError, unknown_name
 from metarl.runs.files import read_json, typed
@@ -63,18 +63,22 @@ class Score:
     """How a published model did on held-out tasks.
 
     Attributes:
-        what: ``"return"``, or ``"success"`` for the share of episodes with success.
-        official: whether it is of Meta-World's protocol, not of ``metarl evaluate`` without ``--official``.
+        what: ``"return"``, as ``metarl evaluate`` has it, or ``"success"`` for the share of successes by Meta-World's
+            protocol.
         num_tasks: tasks, or goals of all tasks, that it is a mean over.
         seed: seed for tasks, environments and actions.
         by_shot: mean and its 95 % interval after each number of adaptations, or after the last one alone.
     """
 
-    what: str
-    official: bool
+    what: Literal["return", "success"]
     num_tasks: int
     seed: int
     by_shot: tuple[Interval, ...]
+
+    @property
+    def official(self) -> bool:
+        """Whether it is of Meta-World's protocol."""
+        return self.what == "success"
 
     @property
     def last(self) -> Interval:
@@ -96,9 +100,11 @@ class Score:
         )
         if not by_shot or len(by_shot) != len(rows):
             raise CheckpointError(f"{where} is damaged: 'by_shot' must be [mean, low, high] for each shot, got {rows}.")
+        what = typed(content, "what", str, where)
+        if what not in ("return", "success"):
+            raise CheckpointError(f"{where} is damaged: 'what' must be 'return' or 'success', got {what!r}.")
         return cls(
-            typed(content, "what", str, where),
-            bool(content.get("official")),
+            "success" if what == "success" else "return",
             typed(content, "num_tasks", int, where),
             typed(content, "seed", int, where),
             by_shot,
