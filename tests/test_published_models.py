@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 import torch
 from helpers.command_line import metarl, refused
+from helpers.pages import PAGES
 from helpers.painted import painted
 
 import metarl as library
-from metarl.benchmarks.models.__main__ import main
-from metarl.benchmarks.models.publish import measure, publish
+from metarl.benchmarks.models.publish import main, measure, publish
 from metarl.errors import CheckpointError, ConfigError
 from metarl.evaluation.evaluator import evaluate
 from metarl.experiments import Experiment, resolve
 from metarl.runs import published
 from metarl.runs.checkpoint import load
 from metarl.runs.published import PublishedModel, models_folder, published_models, published_names
+from metarl.statistics import Interval, interval_texts
 from metarl.tasks import registry
 
 COMMIT = {"commit": "0123456789abcdef", "dirty": False}
@@ -114,6 +115,17 @@ def test_models_are_listed_on_80_characters(
         assert sum(line.startswith(f"{model.name} ") for line in printed.splitlines()) == 1  # Whole, on one line.
         assert model.command in printed and model.commit[:12] in printed
         assert f"metarl evaluate model:{model.name} " in printed
+
+
+def test_the_docs_show_the_scores_of_the_models() -> None:
+    def cell(interval: Interval) -> str:
+        return "{} ({} .. {})".format(*interval_texts(interval))
+
+    for model in published_models():
+        score = model.score
+        first = cell(score.by_shot[0]) if len(score.by_shot) > 1 else ""
+        row = f"| `{model.name}` | {first} | {cell(score.last)} | {score.num_tasks:,} | {model.env_steps:,} |"
+        assert row in PAGES["models.md"].splitlines()
 
 
 # In the place of a run ------------------------------------------------------------------------------------------------

@@ -6,21 +6,49 @@ import dataclasses
 import shlex
 import shutil
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import tyro
 
 from metarl.agent import Agent
 from metarl.cli.report import EVALUATION_SEED
 from metarl.envs.metaworld.distributions import MetaWorldTasks
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, told_errors
 from metarl.evaluation.evaluator import evaluate
 from metarl.experiments import Experiment
 from metarl.experiments.official import evaluate_experiment
 from metarl.runs.checkpoint import CheckpointStore
 from metarl.runs.claims import CONFIG
 from metarl.runs.files import read_json, safe_name, typed, write_json
-from metarl.runs.published import CARD, PublishedModel, Score, is_published
+from metarl.runs.published import CARD, PublishedModel, Score, is_published, models_folder
 from metarl.trainer import for_evaluation
+
+
+@dataclass(frozen=True)
+class PublishOptions:
+    """Score the agent of RUN on held-out tasks, and write parameters, settings and score into benchmarks/models/NAME.
+
+    Meta-World's agents are scored by its protocol, on every goal; others as metarl evaluate does.
+    """
+
+    run: tyro.conf.Positional[Path]
+    """Folder of a run that is finished, of a tree without changes."""
+    name: tyro.conf.Positional[str]
+    """What it is called from then on: model:NAME."""
+    num_tasks: int = 200
+    """Held-out tasks; not for Meta-World."""
+    into: Path | None = None
+    """Folder of models; default: that of this checkout."""
+
+
+@told_errors()
+def main(arguments: list[str]) -> None:
+    """Run with these words of the command line."""
+    options = tyro.cli(PublishOptions, args=arguments, prog="python -m metarl.benchmarks.models")
+    model = publish(options.run, options.name, options.into or models_folder(), options.num_tasks)
+    print(f"{model.folder}: {model.num_bytes / 1000:.0f} kB, {model.score.what} {model.score.last}")
 
 
 def publish(run: Path | str, name: str, into: Path, num_tasks: int = 200) -> PublishedModel:
