@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from metarl.errors import ConfigError
-from metarl.runs.files import typed, write_atomically
-from metarl.runs.logger import read_metrics
-from metarl.statistics import Float, Interval, mean_interval
-
-Rows = Sequence[Mapping[str, Any]]
+from metarl.runs.curves import Axis, Curve, Log, require_metric
+from metarl.runs.files import write_atomically
+from metarl.statistics import FEWEST_FOR_IQM, Interval
 
 
 def adaptation_figure(rows: Mapping[str, Sequence[Interval]], path: Path, title: str, xlabel: str) -> None:
@@ -115,50 +111,86 @@ def bar_figure(rows: Mapping[str, Interval], path: Path, title: str, xlabel: str
     save_figure(figure, path)
 
 
-def learning_figure(runs: Mapping[str, Sequence[Path]], path: Path) -> None:
-    """Training scores before and after adaptation, and held-out scores after it, over what they cost.
+def learning_figure(
+    runs: Mapping[str, Sequence[Path]], path: Path, *, metric: str | None = None, axis: Axis = "steps"
+) -> list[Curve]:
+    """Learning curves, of one metric or of training scores before and after adaptation and of held-out scores after it.
 
-    Agents' scores are returns over environment steps, few-shot learners' accuracies or errors over tasks. Success has a
-    panel beside it where some run reported any. Several runs below one label are seeds of one experiment: they become
-    one line, their mean, with its 95 % interval over seeds, as far as the shortest of them goes.
+    Agents' scores are returns, few-shot learners' accuracies or errors. Success has a panel beside them where some run
+    reported any. Several runs below one label are seeds of one experiment: they become one line, their interquartile
+    mean, with its 95 % interval (:func:`metarl.statistics.seed_intervals`), where all of them are; the curves that are
+    returned go on to the end of the longest.
 
     Args:
         runs: metrics files by label.
         path: the PNG.
+        metric: the only metric to draw; default: scores.
+        axis: what the curves lie over; steps are environment steps, or tasks of a few-shot learner.
+
+    Returns:
+        What is drawn, by label and metric.
 
     Raises:
-        ConfigError: if a run has logged nothing yet, if scores are of several kinds, or if the figure cannot be
-            written.
+        ConfigError: if a run has logged nothing yet or lacks the metric, if scores are of several kinds, or if the
+            figure cannot be written.
     """
-    read = {label: [_read(metrics) for metrics in files] for label, files in runs.items()}
-    kinds = {log.kind: log.path for logs in read.values() for log in logs}
-    if len(kinds) > 1:
+    read = {label: [Log.read(metrics) for metrics in files] for label, files in runs.items()}
+    logs = [log for seeds in read.values() for log in seeds]
+    kinds = {log.kind: log.path for log in logs}
+    if len(kinds) > 1 and (metric is None or axis == "steps"):
         told = ", ".join(f"{kind.score} in {path}" for kind, path in kinds.items())
         raise ConfigError(f"one figure shows one kind of score, got {told}.")
-    (kind,) = kinds
-    known = {name for logs in read.values() for log in logs for row in log.rows for name in row}
-    quantities = [kind.score, *(["success"] if any(name.startswith("train/success_") for name in known) else [])]
+    kind = logs[0].kind
+    if metric is not None:
+        require_metric(logs, metric)
+    success = any(name.startswith("train/success_") for log in logs for name in log.names)
+    quantities = [kind.score, *(["success"] if success else [])] if metric is None else [metric]
     figure = Figure(figsize=(7.2 if len(quantities) == 1 else 11.0, 5.2), layout="constrained")
     panels = figure.subplots(1, len(quantities), squeeze=False)[0]
+    drawn: list[Curve] = []
     for quantity, axes in zip(quantities, panels, strict=True):
-        seen = [
-            x for index, logs in enumerate(read.values()) for x in _draw_learning(axes, logs, quantity, _color(index))
+        of_panel = [
+            curve
+            for index, (label, seeds) in enumerate(read.items())
+            for curve in _draw_learning(axes, label, seeds, quantity, metric is not None, axis, _color(index))
         ]
+        drawn += of_panel
         # An interval over few seeds may be far wider than what they did, which must stay readable.
-        margin = 0.05 * (max(seen) - min(seen)) or 1.0
-        axes.set_ylim(min(seen) - margin, max(seen) + margin)
-        axes.set(xlabel=kind.xlabel, ylabel=quantity)
+        seen = np.concatenate([curve.shown for curve in of_panel])
+        margin = 0.05 * float(np.ptp(seen)) or 1.0
+        axes.set_ylim(float(seen.min()) - margin, float(seen.max()) + margin)
+        axes.set(xlabel=_XLABELS.get(axis, kind.cost), ylabel=quantity)
         axes.grid(alpha=0.3)
     lines = [Line2D([], [], color=_color(index), label=label) for index, label in enumerate(read)]
-    styles = [Line2D([], [], color="0.3", label="training, last shot")]
-    if any(name == f"train/{kind.score}_0" for name in known) and any(
-        log.last > 0 for logs in read.values() for log in logs
-    ):
+    names = {curve.metric for curve in drawn}
+    styles = [] if metric is not None else [Line2D([], [], color="0.3", label="training, last shot")]
+    if metric is None and any(log.last > 0 and f"train/{kind.score}_0" in names for log in logs):
         styles.append(Line2D([], [], color="0.3", linestyle=":", label="training, before adaptation"))
-    if any(name.startswith(f"{kind.held_out}/") for name in known):
+    if metric is None and any(name.startswith(f"{kind.held_out}/") for name in names):
         styles.append(Line2D([], [], color="0.3", marker="s", linestyle="none", label="held-out tasks, last shot"))
-    figure.legend(handles=[*lines, *styles], loc="outside lower center", ncols=2, fontsize="small")
+    figure.legend(
+        handles=[*lines, *styles],
+        loc="outside lower center",
+        ncols=2,
+        fontsize="small",
+        title=_aggregates([len(seeds) for seeds in read.values()]),
+        title_fontsize="small",
+    )
     save_figure(figure, path)
+    return drawn
+
+
+_XLABELS = {"iterations": "iterations", "hours": "hours of training, without evaluations"}
+"""What the axis is called; that of steps depends on what is trained."""
+
+
+def _aggregates(counts: Sequence[int]) -> str | None:
+    """What lines and bands of groups with so many seeds show; None where each is one run."""
+    few = "mean over seeds, 95 % t interval" if any(1 < count < FEWEST_FOR_IQM for count in counts) else ""
+    many = "IQM over seeds, 95 % bootstrap interval" if max(counts) >= FEWEST_FOR_IQM else ""
+    if few and many:
+        return f"{many}; {few} of fewer than {FEWEST_FOR_IQM}"
+    return many or few or None
 
 
 def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
@@ -175,104 +207,44 @@ def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
         raise ConfigError(f"cannot write the figure {path}: {error}.") from error
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """What a run's metrics are called: scores in training and on held-out tasks, and what they cost."""
+def _draw_learning(
+    axes: Axes, label: str, logs: Sequence[Log], quantity: str, alone: bool, axis: Axis, color: Any
+) -> list[Curve]:
+    """Draw the lines of one label; returns the curves behind them.
 
-    score: str
-    held_out: str
-    counter: str
-    xlabel: str
-
-
-_KINDS = (
-    _Kind("return", "test", "env_steps", "environment steps, adaptation included"),
-    _Kind("accuracy", "validation", "tasks", "training tasks"),
-    _Kind("error", "validation", "tasks", "training tasks"),
-)
-
-
-@dataclass(frozen=True)
-class _Log:
-    """The metrics of one run.
-
-    Attributes:
-        path: the file.
-        rows: of the iterations.
-        kind: what they are called.
-        last: number of the last shot in training.
-        last_held_out: the same on held-out tasks.
+    Args:
+        axes: to draw on.
+        label: of the runs.
+        logs: of its runs.
+        quantity: a kind of score, or a metric.
+        alone: whether it is a metric.
+        axis: what the curves lie over.
+        color: of all lines.
     """
-
-    path: Path
-    rows: Rows
-    kind: _Kind
-    last: int
-    last_held_out: int
-
-    def column(self, name: str, iterations: Sequence[int]) -> list[float]:
-        """A metric in these iterations; 0 for success that was not told, as some environments tell of it alone."""
-        by_iteration = {row["iteration"]: row for row in self.rows}
-        where = f"{self.path}, iteration"
-        return [
-            0.0
-            if "/success_" in name and name not in by_iteration[number]
-            else typed(by_iteration[number], name, float, f"{where} {number},")
-            for number in iterations
-        ]
-
-
-def _read(metrics: Path) -> _Log:
-    rows = read_metrics(metrics)
-    if not rows:
-        raise ConfigError(f"{metrics} holds no iteration yet: nothing to plot.")
-    for kind in _KINDS:
-        shots = _shots(rows[:1], f"train/{kind.score}")
-        if shots:
-            held_out = _shots(rows, f"{kind.held_out}/{kind.score}")
-            return _Log(metrics, rows, kind, max(shots), max(held_out, default=max(shots)))
-    expected = " or ".join(f"'train/{kind.score}_0'" for kind in _KINDS)
-    raise ConfigError(f"{metrics}, line 1 lacks {expected}: these are no metrics of a training.")
-
-
-def _shots(rows: Rows, name: str) -> set[int]:
-    """Numbers of the shots whose metric ``name_K`` is in any of the rows."""
-    found = (re.fullmatch(rf"{name}_(\d+)", key) for row in rows for key in row)
-    return {int(match[1]) for match in found if match}
-
-
-def _draw_learning(axes: Axes, logs: Sequence[_Log], quantity: str, color: Any) -> list[float]:
-    """Draw the lines of one label; returns all numbers behind them."""
-    last = logs[0].last
-    if quantity == "success" and not any(f"train/success_{last}" in row for log in logs for row in log.rows):
-        return []
-    shared = set.intersection(*({row["iteration"] for row in log.rows} for log in logs))
-    iterations = sorted(shared)
-    steps, values = _series(logs, f"train/{quantity}_{last}", iterations)
-    axes.plot(steps, values.mean(0), color=color)
-    kind, before = logs[0].kind, np.empty((0, 0))
-    if last > 0 and f"train/{quantity}_0" in logs[0].rows[0]:
-        before = _series(logs, f"train/{quantity}_0", iterations)[1]
-        axes.plot(steps, before.mean(0), color=color, linestyle=":")
-    held_out_name = f"{kind.held_out}/{quantity}_{logs[0].last_held_out}"
-    told_by = f"{kind.held_out}/{kind.score}_{logs[0].last_held_out}"
-    tested = [{row["iteration"] for row in log.rows if told_by in row} for log in logs]
-    points, held_out = _series(logs, held_out_name, sorted(shared.intersection(*tested)))
-    axes.plot(points, held_out.mean(0), color=color, marker="s", linestyle="none")
-    if len(logs) > 1:
-        for where, of_seeds in ((steps, values), (points, held_out)):
-            _, low, high = np.array([mean_interval(column) for column in of_seeds.T]).reshape(-1, 3).T
-            if of_seeds is values:
-                axes.fill_between(where, low, high, color=color, alpha=0.15, linewidth=0)
-            else:
-                axes.vlines(where, low, high, color=color, linewidth=1.5)
-    return [*values.flat, *before.flat, *held_out.flat]
-
-
-def _series(logs: Sequence[_Log], name: str, iterations: Sequence[int]) -> tuple[Float, Float]:
-    """Cost ``[iteration]``, its mean as seeds differ where episodes end early; ``[seed, iteration]``."""
-    steps = np.array([log.column(log.kind.counter, iterations) for log in logs])
-    return steps.mean(0), np.array([log.column(name, iterations) for log in logs])
+    first, kind = logs[0], logs[0].kind
+    styles: dict[str, dict[str, Any]] = {quantity: {}}
+    if not alone:
+        styles = {f"train/{quantity}_{first.last}": {}}
+        if first.last > 0:
+            styles[f"train/{quantity}_0"] = {"linestyle": ":"}
+        styles[f"{kind.held_out}/{quantity}_{first.last_held_out}"] = {"marker": "s", "linestyle": "none"}
+    curves = []
+    for metric, style in styles.items():
+        if not any(metric in log.names for log in logs):
+            continue
+        curve = Curve.of(label, logs, metric, axis)
+        curves.append(curve)
+        if curve.whole == slice(0):
+            # Seeds that share no place, such as those with a single evaluation after different numbers of steps.
+            axes.plot(curve.x, curve.values.T, color=color, marker=style.get("marker", "."), linestyle="none")
+            continue
+        x, centre, low, high = (column[curve.whole] for column in (curve.x, curve.centre, curve.low, curve.high))
+        axes.plot(x, centre, color=color, **style)
+        if len(logs) > 1 and "marker" in style:
+            axes.vlines(x, low, high, color=color, linewidth=1.5)
+        elif len(logs) > 1 and "linestyle" not in style:
+            axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
+    return curves
 
 
 def _color(index: int) -> Any:

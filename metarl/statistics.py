@@ -227,6 +227,49 @@ def bootstrap_interval(
     return aggregate(*scores), float(low), float(high)
 
 
+FEWEST_FOR_IQM = 4
+"""Of fewer scores nothing is left out on either side: their interquartile mean is their mean."""
+
+
+def seed_intervals(scores: Float, *, seed: int = 0, num_resamples: int = 2000) -> tuple[Float, Float, Float]:
+    """At each point of a curve the interquartile mean over seeds with its 95 % interval.
+
+    The interval is that of the percentile bootstrap over whole runs, the same resampled ones at every point (Agarwal et
+    al., 2021). Fewer than four seeds, whose interquartile mean is their mean, have Student's t interval: of so few a
+    bootstrap knows next to nothing, and would say that it is sure.
+
+    Args:
+        scores: ``[seed, point]``; NaN where a run has none.
+        seed: seed for the resampling.
+        num_resamples: how often to resample.
+
+    Returns:
+        Aggregate, low end and high end, each ``[point]``; NaN without any score, and the ends also with one.
+    """
+    found = np.full((3, scores.shape[1]), np.nan)
+    present = np.isfinite(scores)
+    # Points at which the same runs are there share their resamples.
+    patterns, index = np.unique(present, axis=1, return_inverse=True)
+    for number, pattern in enumerate(patterns.T):
+        points = np.flatnonzero(index.ravel() == number)
+        there = scores[pattern][:, points]
+        count = len(there)
+        if count == 0:
+            continue
+        if count == 1:
+            found[0, points] = there[0]
+        elif count < FEWEST_FOR_IQM:
+            found[:, points] = np.array([mean_interval(column) for column in there.T]).T
+        else:
+            drawn = numpy_stream(seed, "bootstrap").integers(count, size=(num_resamples, count))
+            found[0, points] = stats.trim_mean(there, 0.25, axis=0)
+            for point, column in zip(points, there.T, strict=True):
+                resampled = stats.trim_mean(column[drawn], 0.25, axis=1)
+                found[1:, point] = np.quantile(resampled, [0.5 - _CONFIDENCE / 2, 0.5 + _CONFIDENCE / 2])
+    aggregate, low, high = found
+    return aggregate, low, high
+
+
 def number_text(value: float) -> str:
     """A number with three significant digits and one decimal at least: ``156.2``, ``6.61``, ``0.00123``."""
     return interval_texts((value, value, value))[0]

@@ -29,9 +29,13 @@ from metarl.runs.outer_loop import (
     require_content,
     run_loop,
 )
+from metarl.runs.published import NO_RESUME
 from metarl.seeding import derive, numpy_stream
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Trial
+
+_FOR_EVALUATION = "for_evaluation"
+"""The key of a checkpoint's content that says that it holds parameters alone."""
 
 
 def train(
@@ -77,20 +81,33 @@ def train(
         return run_loop(work, config, run, checkpoint=checkpoint, listener=listener, callbacks=callbacks)
 
 
-def restore(agent: Agent[Any], content: Mapping[str, Any], distribution: TaskDistribution, config: TrainConfig) -> None:
-    """Give ``agent`` the state that :func:`train` saved.
+def restore(
+    agent: Agent[Any],
+    content: Mapping[str, Any],
+    distribution: TaskDistribution,
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+) -> None:
+    """Give ``agent`` the state that :func:`train` saved, or what :func:`for_evaluation` left of it.
 
     Args:
         agent: is changed in place.
         content: of the checkpoint.
         distribution: the tasks that the run is trained on.
         config: the run's settings.
+        resume: training is to go on from it.
 
     Raises:
-        CheckpointError: if another agent, one with other settings or another seed, or one for other tasks was saved,
-            or if something else than :func:`train` saved it.
+        CheckpointError: for a published model that training is to go on from; if another agent, one with other
+            settings or another seed, or one for other tasks was saved; if something else than :func:`train` saved it.
     """
     require_content(content, {"agent": dict, "spec": dict, "env_steps": int, "scores": list})
+    published = bool(content.get(_FOR_EVALUATION))
+    if published and resume:
+        raise CheckpointError(
+            f"the checkpoint {NO_RESUME}. Train one like it with its config.json: metarl train --config FILE"
+        )
     origin = typed(content, "origin", dict, "the checkpoint") if "origin" in content else None
     require_same_origin(origin, agent, distribution, config)
     if content["spec"] != dataclasses.asdict(agent.spec):
@@ -98,7 +115,17 @@ def restore(agent: Agent[Any], content: Mapping[str, Any], distribution: TaskDis
             f"the checkpoint was trained on tasks with {content['spec']}, but they have "
             f"{dataclasses.asdict(agent.spec)} now: did their definition change? Put it back, or start a new run."
         )
-    load_state(agent, content["agent"], "agent")
+    load_state(agent, content["agent"], "agent", modules_only=published)
+
+
+def for_evaluation(agent: Agent[Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint's content with parameters alone, without the states of optimisers and scores of training.
+
+    Args:
+        agent: that was given the content by :func:`restore`.
+        content: what :func:`train` saved.
+    """
+    return {**content, "agent": agent.module_state_dict(), "scores": [], _FOR_EVALUATION: True}
 
 
 class _Work:
@@ -138,7 +165,7 @@ class _Work:
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """See :func:`restore`."""
-        restore(self.components, content, self.distribution, self.config)
+        restore(self.components, content, self.distribution, self.config, resume=True)
 
 
 def _iterate(

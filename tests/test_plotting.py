@@ -103,14 +103,14 @@ SEEDS = ([1.0, 2.0, 9.0], [3.0, 5.0], [2.0, 8.0, 9.0])
 def test_seeds_are_one_line_with_students_interval_as_far_as_the_shortest_goes(
     tmp_path: Path, drawn: list[Figure]
 ) -> None:
-    """Also where they took different numbers of steps."""
+    """Also where they took different numbers of steps, over iterations."""
     files = [_seed(tmp_path / str(n), returns, 10 + n) for n, returns in enumerate(SEEDS)]
-    learning_figure({"a (3 seeds)": files}, tmp_path / "x.png")
+    learning_figure({"a (3 seeds)": files}, tmp_path / "x.png", axis="iterations")
     (axes,) = drawn[0].axes
     after, before, held_out = axes.lines
-    assert np.asarray(after.get_xydata()).tolist() == [[11.0, 2.0], [22.0, 5.0]]
+    assert np.asarray(after.get_xydata()).tolist() == [[1.0, 2.0], [2.0, 5.0]]
     assert np.asarray(before.get_ydata()).tolist() == [0.0, 0.0]
-    assert np.asarray(held_out.get_xydata()).tolist() == [[22.0, 6.0]]
+    assert np.asarray(held_out.get_xydata()).tolist() == [[2.0, 6.0]]
     half = stats.t.ppf(0.975, 2) * np.std([[1, 2], [3, 5], [2, 8]], axis=0, ddof=1) / 3**0.5
     (band,) = (part for part in axes.collections if isinstance(part, PolyCollection))
     heights = band.get_paths()[0].vertices[:, 1]
@@ -119,6 +119,7 @@ def test_seeds_are_one_line_with_students_interval_as_far_as_the_shortest_goes(
     (bars,) = (part for part in axes.collections if isinstance(part, LineCollection))
     assert bars.get_segments()[0][:, 1].tolist() == pytest.approx([6.0 - half[1], 6.0 + half[1]])
     assert axes.get_ylim() == pytest.approx((-0.45, 9.45))  # What the seeds did, not how wide an interval is.
+    assert drawn[0].legends[0].get_title().get_text() == "mean over seeds, 95 % t interval"
     labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
     assert labels == [
         "a (3 seeds)",

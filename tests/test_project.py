@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from metarl.runs.published import published_names
+
 ROOT = Path(__file__).resolve().parents[1]
 
 TOP_FOLDERS = {"metarl": "metarl", "envs": "metarl.envs", "agents": "metarl.agents", "benchmarks": "metarl.benchmarks"}
@@ -192,4 +194,6 @@ def test_the_wheel_holds_every_module(tmp_path: Path) -> None:
         name.replace(".", "/") + ("/__init__.py" if path.name == "__init__.py" else ".py")
         for name, path in _modules().items()
     }
-    assert packed == {*expected, "metarl/py.typed", "metarl/benchmarks/papers.csv"}
+    models = {f"metarl/{path.relative_to(ROOT)}" for path in (ROOT / "benchmarks/models").glob("*/**/*.*")}
+    assert sum(name.endswith("/model.json") for name in models) == len(published_names())
+    assert packed == {*expected, *models, "metarl/py.typed", "metarl/benchmarks/papers.csv"}

@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, plot, render, export, list, check, reproduce."""
+"""The command line: train, evaluate, plot, render, export, models, list, check, reproduce."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: train, evaluate, plot, render, export, list, check, reproduce."""
+"""The command line: train, evaluate, plot, render, export, models, list, check, reproduce."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from metarl.cli.evaluate import evaluate
 from metarl.cli.export import export
 from metarl.cli.fewshot import fewshot
 from metarl.cli.listing import list_names
+from metarl.cli.models import models
 from metarl.cli.output import standard_output
 from metarl.cli.plot import plot
 from metarl.cli.train import train
@@ -32,6 +33,7 @@ _USAGE = """usage: metarl COMMAND ...
   plot RUN...            learning curves of runs, or of all runs in a folder
   render RUN             video of the agent before and after adaptation to one task
   export RUN FILE        the agent as a file that runs without metarl (torch.export or ONNX)
+  models                 trained agents that come with metarl; each is a RUN called model:NAME
   list [WHAT]            agents and tasks; or presets, or those of one agent
   check MODULE:NAME      look for faults in a task distribution of your own
   reproduce TABLE        run a paper's table, ours beside the published numbers (--list shows all)
@@ -52,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "plot": plot,
         "render": _render,
         "export": export,
+        "models": models,
         "list": list_names,
         "check": _check,
         "reproduce": _reproduce,

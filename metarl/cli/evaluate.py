@@ -22,6 +22,7 @@ from metarl.experiments import Experiment
 from metarl.experiments.memory import require_memory
 from metarl.experiments.official import evaluate_experiment
 from metarl.runs.files import require_writable, safe_name, shown, write_atomically
+from metarl.runs.published import run_path
 from metarl.tasks.registry import load_distribution
 
 
@@ -30,7 +31,7 @@ class EvaluateOptions:
     """Score the agent of RUN on held-out tasks."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder."""
+    """Run folder, or model:NAME for a published model (metarl models)."""
     tasks: str | None = None
     """Another distribution with the same spaces, by id or module:attribute."""
     agent: str | None = None
@@ -54,7 +55,7 @@ class EvaluateOptions:
     device: Device | None = None
     """Where networks run; default: as in training."""
     output: Path | None = None
-    """Folder for scores and figure, made if need be; default: RUN, which must then be writable."""
+    """Folder for scores and figure, made if need be; default: RUN, which must then be writable, or model-NAME here."""
     official: bool = False
     """Meta-World's protocol: every goal of the split, 10 adaptation and 3 evaluation episodes each."""
     goals: int | None = None
@@ -82,8 +83,10 @@ def evaluate(words: list[str], console: Console) -> int:
     if options.best and options.checkpoint is not None:
         raise ConfigError(f"--best and --checkpoint {options.checkpoint} name two checkpoints; give one of them.")
     _check_official(options)
-    output = here / (options.run if options.output is None else options.output)
-    this = Experiment.open(here / options.run, agent=options.agent, tasks=options.tasks, trust=options.trust_tasks)
+    this = Experiment.open(
+        here / run_path(options.run), agent=options.agent, tasks=options.tasks, trust=options.trust_tasks
+    )
+    output = this.run.output_folder(here) if options.output is None else here / options.output
     require_writable(output, "Give another folder with --output FOLDER.")
     reference = this.trained_reference()
     if options.device is not None:

@@ -1,10 +1,11 @@
-"""``metarl plot``: learning curves of runs, in which runs that differ by their seed alone are one line."""
+"""``metarl plot``: learning curves of runs and groups of runs, as a figure and as numbers."""
 
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,30 +17,99 @@ from rich.markup import escape
 from metarl.config.train import FREE_ON_RESUME
 from metarl.errors import ConfigError
 from metarl.plotting import learning_figure
+from metarl.runs.claims import is_run
+from metarl.runs.curves import Axis, write_csv
 from metarl.runs.files import shown
 from metarl.runs.folder import RunFolder
+from metarl.runs.published import is_published
 
 
 @dataclass(frozen=True)
 class PlotOptions:
-    """Learning curves of one or more runs in one figure; seeds of one experiment become one line."""
+    """Learning curves of runs in one figure, and their numbers as CSV beside it; seeds of one experiment are one line.
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    Runs that differ by their seed alone are seeds of one experiment: the line is their interquartile mean (of fewer
+    than four the mean) with its 95 % interval.
+    """
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Run folders, or folders of runs."""
+    label: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """NAME=GLOB: the runs that a pattern finds, or those in a folder, are one line, called NAME; once for each line."""
+    metric: str | None = None
+    """Draw this metric alone, e.g. test/return_1; default: training scores, and held-out ones after adaptation."""
+    x: Axis = "steps"
+    """What the curves lie over; steps are environment steps, hours leave evaluations out."""
     output: Path | None = None
-    """The PNG; default: learning.png in the first folder."""
+    """The PNG; default: learning.png in the first folder. The CSV lies beside it."""
 
 
 def plot(words: list[str], console: Console) -> int:
     """Run the command with these words after its name; returns the exit status."""
     options = tyro.cli(PlotOptions, args=words, prog="metarl plot")
-    if not options.runs:
-        raise ConfigError("plot needs at least one run folder: metarl plot RUN...")
+    if not options.runs and not options.label:
+        raise ConfigError("plot needs at least one run folder: metarl plot RUN..., or --label NAME=GLOB.")
+    groups = dict(_labelled(options.label))
+    named = {run.path.resolve() for seeds in groups.values() for run in seeds}
     runs = [run for path in options.runs for run in RunFolder.find(path)]
-    output = options.output or options.runs[0] / "learning.png"
-    learning_figure({label: [run.metrics for run in seeds] for label, seeds in by_experiment(runs).items()}, output)
-    console.print(f"Figure: {escape(shown(output))}", soft_wrap=True)
+    for label, seeds in by_experiment([run for run in runs if run.path.resolve() not in named]).items():
+        if label in groups:
+            raise ConfigError(
+                f"--label {label} names a line as that of {seeds[0].path} is called; choose another name."
+            )
+        groups[label] = seeds
+    for run in (run for seeds in groups.values() for run in seeds):
+        if is_published(run.path):
+            raise ConfigError(f"model:{run.path.name} is a published model, which has no metrics to plot.")
+    figure = options.output or (options.runs[0] if options.runs else Path()) / "learning.png"
+    numbers = figure.with_suffix(".csv")
+    files = {label: [run.metrics for run in seeds] for label, seeds in groups.items()}
+    write_csv(learning_figure(files, figure, metric=options.metric, axis=options.x), options.x, numbers)
+    console.print(f"Figure: {escape(shown(figure))}, numbers: {escape(shown(numbers))}", soft_wrap=True)
     return 0
+
+
+def _labelled(words: Sequence[str]) -> Iterator[tuple[str, list[RunFolder]]]:
+    """The runs of each ``NAME=GLOB``.
+
+    Raises:
+        ConfigError: for a text of another form, a name that is there twice, a pattern that finds no run, a run with
+            two names, or one seed of an experiment twice below a name.
+    """
+    names: dict[Path, str] = {}
+    labels: set[str] = set()
+    for word in words:
+        label, _, pattern = word.partition("=")
+        if not label or not pattern:
+            raise ConfigError(f"--label takes NAME=GLOB, such as 'RL2=runs/rl2-*', got {word!r}.")
+        if label in labels:
+            raise ConfigError(f"--label {label} is there twice; one pattern may find more: {pattern.split('/')[0]}/*.")
+        labels.add(label)
+        # A folder of runs stands for them; what else a pattern finds, such as figures, is passed over.
+        found = [Path(path) for path in sorted(glob.glob(pattern))]
+        inside = [path for folder in found for path in ([folder] if is_run(folder) else sorted(folder.glob("*")))]
+        runs = {path.resolve(): RunFolder(path) for path in inside if is_run(path)}
+        if not runs:
+            raise ConfigError(f"--label {word}: there is no run that {pattern!r} finds, from {Path.cwd()}.")
+        for path in runs:
+            if (other := names.setdefault(path, label)) != label:
+                raise ConfigError(f"{shown(path)} is both {other} and {label}; a run has one label.")
+        _require_different(label, list(runs.values()))
+        yield label if len(runs) == 1 else f"{label} ({len(runs)} seeds)", list(runs.values())
+
+
+def _require_different(label: str, runs: Sequence[RunFolder]) -> None:
+    """Refuse two runs of the same seed with the same settings: they are one, and would count twice."""
+    seen: dict[str, RunFolder] = {}
+    for run in runs:
+        settings, seed = _settings(run)
+        known = None not in (settings["agent"], settings["tasks"])
+        other = seen.setdefault(json.dumps([settings, seed], sort_keys=True), run)
+        if known and other is not run:
+            raise ConfigError(
+                f"--label {label}: {shown(other.path)} and {shown(run.path)} have the same settings and seed: they "
+                "would count as two seeds. Leave one of them out."
+            )
 
 
 @dataclass

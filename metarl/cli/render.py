@@ -21,7 +21,8 @@ from metarl.rendering.replay import frames_per_second, make_render_env, rendered
 from metarl.rendering.video import check_video_path, side_by_side, write_video
 from metarl.rollouts.collector import Collector, episode_seeds
 from metarl.rollouts.trial import run_trial
-from metarl.runs.files import safe_name, shown
+from metarl.runs.files import require_writable, safe_name, shown
+from metarl.runs.published import run_path
 from metarl.statistics import number_text
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import load_distribution, registered
@@ -39,11 +40,11 @@ class RenderOptions:
     """Show the agent of RUN before and after adaptation to one task, side by side."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder."""
+    """Run folder, or model:NAME for a published model (metarl models)."""
     task: str | None = None
     """Name of a Meta-World task, of those that the run's task set has; default: the only one."""
     video: Path | None = None
-    """The video, an MP4 or a GIF by the path's end; default: an MP4 in the run's folder."""
+    """The video, an MP4 or a GIF by the path's end; default: an MP4 in the run's folder, or in model-NAME here."""
     tasks: str | None = None
     """Another distribution with the same spaces, by id or module:attribute."""
     agent: str | None = None
@@ -80,7 +81,9 @@ def render(words: Sequence[str], console: Console) -> int:
         checkpoint=options.checkpoint,
         best=options.best,
     )
-    this = Experiment.open(here / options.run, agent=options.agent, tasks=options.tasks, trust=options.trust_tasks)
+    this = Experiment.open(
+        here / run_path(options.run), agent=options.agent, tasks=options.tasks, trust=options.trust_tasks
+    )
     if options.device is not None:
         this = this.on(options.device)
     distribution = this.seen(load_distribution(options.tasks)) if options.tasks else this.distribution
@@ -89,7 +92,12 @@ def render(words: Sequence[str], console: Console) -> int:
     task, name = choose_task(
         distribution, name=options.task, split=options.split, goal=options.goal, seed=options.seed, stream="render"
     )
-    video = here / options.video if options.video else this.run.path / f"{safe_name(name)}.mp4"
+    if options.video:
+        video = here / options.video
+    else:
+        folder = this.run.output_folder(here)
+        require_writable(folder, "Give another place with --video FILE.")
+        video = folder / f"{safe_name(name)}.mp4"
     # What cannot work must fail before episodes are played.
     check_video_path(video)
     fps = _try_rendering(distribution, task)

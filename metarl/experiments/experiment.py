@@ -69,14 +69,16 @@ class Experiment(Setup):
         return cls.create(setup, run)
 
     @classmethod
-    def open(cls, path: Path, *, agent: str | None = None, tasks: str | None = None, trust: bool = False) -> Experiment:
+    def open(
+        cls, path: Path | str, *, agent: str | None = None, tasks: str | None = None, trust: bool = False
+    ) -> Experiment:
         """The experiment of an existing run.
 
         A run may come from somebody else: a module that its config.json names is imported only if ``agent`` or
         ``tasks`` names it too, or with ``trust``; a module inside the run's folder never.
 
         Args:
-            path: the run's folder.
+            path: the run's folder, or ``model:NAME`` for a published model.
             agent: stands in for the agent of a script's run whose config.json could not name it.
             tasks: stands in for the tasks of such a run.
             trust: import the modules that its config.json names, which runs their code.
@@ -116,7 +118,7 @@ class Experiment(Setup):
         changed = dataclasses.replace(self, train_config=train_config, agent_config=agent_config)
         changed.check_memory()
         if checkpoint is not None or self.run.checkpoints.iterations():
-            changed.load(checkpoint)  # What cannot go on must leave the folder as it was.
+            changed.load(checkpoint, resume=True)  # What cannot go on must leave the folder as it was.
         with self.run.lock():
             self.run.write_config(changed.to_json())
         return changed
@@ -137,12 +139,17 @@ class Experiment(Setup):
             return None
         return Experiment.open(path, tasks=self.task_name)
 
-    def load(self, checkpoint: Path | None = None) -> tuple[Agent[Any], int]:
-        """The trained agent of a checkpoint (default: the newest), and the iterations behind it."""
+    def load(self, checkpoint: Path | None = None, *, resume: bool = False) -> tuple[Agent[Any], int]:
+        """The trained agent of a checkpoint, and the iterations behind it.
+
+        Args:
+            checkpoint: the file; default: the newest.
+            resume: training is to go on from it, which it cannot from a published model.
+        """
         agent = self.build()
         store = self.run.checkpoints
         iteration, content = store.load(checkpoint) if checkpoint else store.load_latest()
-        restore(agent, content, self.distribution, self.train_config)
+        restore(agent, content, self.distribution, self.train_config, resume=resume)
         return agent, iteration
 
     def train(

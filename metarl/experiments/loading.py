@@ -25,7 +25,7 @@ def load(
     """The trained agent of a run, with its tasks' spaces; what ``metarl evaluate RUN`` accepts.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, or ``"model:NAME"`` for a published model (``metarl models``).
         checkpoint: a checkpoint file; default: the newest.
         best: take the checkpoint with the best training return.
         tasks: another distribution with the same spaces, by id or module:attribute; a script's run whose config.json
@@ -41,7 +41,7 @@ def load(
     """
     if best and checkpoint is not None:
         raise ConfigError(f"best=True and checkpoint={str(checkpoint)!r} name two checkpoints; give one of them.")
-    this = Experiment.open(Path(run), agent=agent, tasks=tasks, trust=trust_tasks)
+    this = Experiment.open(run, agent=agent, tasks=tasks, trust=trust_tasks)
     if device is not None:
         this = this.on(device)
     distribution = this.seen(load_distribution(tasks)) if tasks else this.distribution

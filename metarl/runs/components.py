@@ -26,11 +26,22 @@ class Components(abc.ABC):
         for name, component in self.components().items():
             component.load_state_dict(state[name])
 
+    def module_state_dict(self) -> dict[str, Any]:
+        """The state of the modules alone: all that acting needs, and no optimiser's."""
+        return {name: module.state_dict() for name, module in self._modules().items()}
+
+    def load_module_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what :meth:`module_state_dict` returned; optimisers stay as they are."""
+        for name, module in self._modules().items():
+            module.load_state_dict(state[name])
+
     def named_tensors(self) -> dict[str, Tensor]:
         """Every parameter and buffer of every module, by dotted name."""
         return {
             f"{name}.{key}": tensor
-            for name, component in self.components().items()
-            if isinstance(component, nn.Module)
-            for key, tensor in component.state_dict().items()
+            for name, module in self._modules().items()
+            for key, tensor in module.state_dict().items()
         }
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {name: part for name, part in self.components().items() if isinstance(part, nn.Module)}

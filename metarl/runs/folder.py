@@ -25,6 +25,7 @@ from metarl.plugins import refuse_while_importing
 from metarl.runs.checkpoint import CheckpointStore
 from metarl.runs.claims import CONFIG, claim, is_run, settle
 from metarl.runs.files import read_json, safe_name, shown, typed, write_json
+from metarl.runs.published import NO_RESUME, is_published, run_path
 from metarl.version import version_of
 
 MIN_FREE_BYTES = 50 * 2**20
@@ -110,12 +111,12 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
-        """The run at ``path``.
+        """The run at ``path``, or the published model for ``model:NAME``.
 
         Raises:
-            ConfigError: if there is none, naming the runs nearby.
+            ConfigError: if there is none, naming the runs nearby, or the models.
         """
-        path = Path(path)
+        path = run_path(path)
         if not is_run(path):
             what = "is not a run folder (it has no config.json)" if path.exists() else "does not exist"
             nearby = _runs_near(path)
@@ -125,14 +126,22 @@ class RunFolder:
 
     @classmethod
     def find(cls, path: Path | str) -> list[RunFolder]:
-        """The run at ``path``, or the runs in it, by name.
+        """The run at ``path``, or the runs in it, by name, or the published model for ``model:NAME``.
 
         Raises:
-            ConfigError: if there is none, naming the runs nearby.
+            ConfigError: if there is none, naming the runs nearby, or the models.
         """
-        path = Path(path)
+        path = run_path(path)
         inside = sorted(child for child in path.iterdir() if is_run(child)) if path.is_dir() else []
         return [cls(child) for child in inside] if inside and not is_run(path) else [cls.open(path)]
+
+    def output_folder(self, here: Path) -> Path:
+        """Where figures, scores and videos of this run go: its folder.
+
+        That of a published model is a part of metarl and stays as it is: in its place comes ``model-NAME`` in the
+        working directory ``here``, which need not exist yet.
+        """
+        return here / f"model-{self.path.name}" if is_published(self.path) else self.path
 
     def set_aside(self, iteration: int) -> Path | None:
         """Keep what came after ``iteration`` in a folder inside the run, for a run that goes back to that iteration.
@@ -166,8 +175,13 @@ class RunFolder:
 
         Raises:
             RunInUseError: if another process holds it, with its process id.
-            CheckpointError: if it cannot be locked.
+            CheckpointError: if it cannot be locked; for a published model, which nothing is written into.
         """
+        if is_published(self.path):
+            raise CheckpointError(
+                f"{shown(self.path)} {NO_RESUME}. Train one like it with: metarl train --config "
+                f"{shown(self.path / CONFIG)}"
+            )
         if not current().is_first:
             yield
             return

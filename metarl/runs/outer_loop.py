@@ -350,14 +350,21 @@ def require_same_run(different: Sequence[str]) -> None:
         )
 
 
-def load_state(components: Components, state: Mapping[str, Any], what: str) -> None:
+def load_state(components: Components, state: Mapping[str, Any], what: str, *, modules_only: bool = False) -> None:
     """Load a checkpoint's state into what is trained, called ``what`` in messages.
+
+    Args:
+        components: what is trained.
+        state: of all its components.
+        what: what it is called.
+        modules_only: the state is of modules alone.
 
     Raises:
         CheckpointError: if it does not fit.
     """
     try:
-        components.load_state_dict(state)
+        load = components.load_module_state_dict if modules_only else components.load_state_dict
+        load(state)
     except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"the checkpoint does not fit this {what}: it was saved by another one, or with other settings. {error}"
