@@ -16,7 +16,7 @@ from metarl.benchmarks.papers import rows_of
 from metarl.benchmarks.reproduce.scores import read_scores
 from metarl.benchmarks.reproduce.verdicts import Kind, Result, results_of
 from metarl.benchmarks.tables import load_table, table_names
-from metarl.errors import ConfigError, told_errors
+from metarl.errors import ConfigError, told_errors, unknown_name
 from metarl.runs.files import read_json, write_atomically
 from metarl.statistics import number_text
 
@@ -69,8 +69,11 @@ class Tabled(Figure):
 
     def text(self, results: Path) -> str:
         """Ours."""
-        place = self.row, self.column
-        (found,) = (one for one in _results(self.table, results) if (one.cell.row, one.cell.column) == place)
+        by_cell = {result.cell.key: result for result in _results(self.table, results)}
+        key = f"{self.row}/{self.column}"
+        if key not in by_cell:
+            raise unknown_name(f"cell of {self.table}", key, by_cell)
+        found = by_cell[key]
         if found.interval is None:
             raise ConfigError(f"{found.cell.key} of the table {self.table} has no score in {results}.")
         return number_text(found.interval[0])
@@ -189,7 +192,7 @@ def _lines() -> Iterator[Line]:
         "sinusoids",
         "fewshot-sinusoid",
         "MAML",
-        Tabled("fewshot-sinusoid", "MAML", "10 steps"),
+        Tabled("fewshot-sinusoid", "MAML", "10 grad steps"),
         (("MAML's paper:", (Reported(sinusoid["10 grad steps", "MAML"].value),)),),
         more=", few-shot, squared error",
     )
