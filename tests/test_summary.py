@@ -31,7 +31,7 @@ def test_figures_are_means_over_the_seeds_of_one_agent(tmp_path: Path) -> None:
 def test_scores_and_marks_that_are_missing_are_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="MAML/10 grad steps of the table fewshot-sinusoid has no score"):
         Tabled("fewshot-sinusoid", "MAML", "10 grad steps").text(tmp_path)
-    with pytest.raises(ConfigError, match="unknown cell of fewshot-sinusoid 'MAML/10 steps'. Did you mean"):
+    with pytest.raises(ConfigError, match=r"unknown cell of fewshot-sinusoid 'MAML/10 steps'\. Did you mean"):
         Tabled("fewshot-sinusoid", "MAML", "10 steps").text(tmp_path)
     with pytest.raises(ConfigError, match="no marks <!-- results -->"):
         filled("# metarl", ROOT / RESULTS)
