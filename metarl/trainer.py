@@ -110,12 +110,19 @@ def restore(
         )
     origin = typed(content, "origin", dict, "the checkpoint") if "origin" in content else None
     require_same_origin(origin, agent, distribution, config)
-    if content["spec"] != dataclasses.asdict(agent.spec):
+    before, now = _compared(content["spec"]), _compared(dataclasses.asdict(agent.spec))
+    if before != now:
         raise CheckpointError(
-            f"the checkpoint was trained on tasks with {content['spec']}, but they have "
-            f"{dataclasses.asdict(agent.spec)} now: did their definition change? Put it back, or start a new run."
+            f"the checkpoint was trained on tasks with {before}, but they have {now} now: did their definition change? "
+            "Put it back, or start a new run."
         )
     load_state(agent, content["agent"], "agent", modules_only=published)
+
+
+def _compared(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What two specs must agree in; those of older checkpoints know nothing of actions of several parts."""
+    values = {"choices": (), **spec}
+    return {name: value for name, value in values.items() if name != "measured"} | {"choices": tuple(values["choices"])}
 
 
 def for_evaluation(agent: Agent[Any], content: Mapping[str, Any]) -> dict[str, Any]:

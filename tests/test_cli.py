@@ -386,7 +386,7 @@ _TRAIN = "train maml-trpo bandit"
         (
             "trian",
             r"unknown command 'trian'\. Did you mean 'train'\? "
-            r"Valid choices: check, evaluate, export, fewshot, list, plot, render, reproduce, train",
+            r"Valid choices: check, evaluate, export, fewshot, list, models, plot, render, reproduce, train",
         ),
         ("train maml-trop bandit", r"unknown agent 'maml-trop'\. Did you mean 'maml-trpo'\? Valid choices: .*rl2"),
         (

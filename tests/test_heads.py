@@ -248,7 +248,7 @@ def test_the_contract_of_agents_is_kept(config: Any) -> None:
 # Probes ---------------------------------------------------------------------------------------------------------------
 
 
-LEARNING: dict[str, Any] = {"meta_lr": 1e-2, "num_epochs": 4, "entropy_coef": 0.0, "hidden_size": 16, "code_size": 8}
+LEARNING: dict[str, Any] = {"meta_lr": 5e-3, "num_epochs": 4, "entropy_coef": 0.0, "hidden_size": 16, "code_size": 8}
 
 
 @pytest.mark.parametrize(

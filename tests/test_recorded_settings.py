@@ -50,6 +50,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "backtrack_ratio": {"max_kl": 50.0},
     "max_backtracks": {"max_kl": 50.0, "max_backtracks": 1},
     **{name: {"memory": "transformer", "hidden_size": 8} for name in ("num_layers", "num_heads", "context_steps")},
+    "precision": {"memory": "lstm"},
     "head": {"head": "state", "head_sizes": (4,)},
     "head_sizes": {"head": "state", "head_sizes": (4,)},
     "code_size": {"head": "hypernetwork", "head_sizes": (4,)},

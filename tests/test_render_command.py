@@ -164,8 +164,8 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_played(
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(Path, "touch", read_only)
-    for video, folder in (("", f"{run}"), (" --video both.gif", ".")):
-        assert f"cannot write into {folder}: Read-only file system. Name another place" in _refused(
+    for video, folder, advice in (("", f"{run}", "Give"), (" --video both.gif", ".", "Name")):
+        assert f"cannot write into {folder}: Read-only file system. {advice} another place" in _refused(
             f"render {run}{video}", capsys
         )
 

@@ -113,7 +113,7 @@ class OfficialSource(_Official):
         return f"{content['env_steps'] / 1e6:.3g} M steps a seed{told}"
 
     def _cell(self, seed: int, fraction: float) -> Cell:
-        variant = variant_of(self.settings, self.preset)
+        variant = variant_of({**self.train, **self.settings}, self.preset)
         return Cell(self.agent, self.tasks, seed, self.train, self.settings, variant, self.preset).part(fraction)
 
 

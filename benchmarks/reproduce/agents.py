@@ -73,5 +73,5 @@ class AgentSource(Source):
 
     def _cell(self, seed: int, fraction: float) -> Cell:
         # Tables call presets by what they train on, but settings differ between rows of the same tasks.
-        variant = variant_of(self.settings)
+        variant = variant_of({**self.train, **self.settings})
         return Cell(self.agent, self.tasks, seed, self.train, self.settings, variant, self.preset).part(fraction)
