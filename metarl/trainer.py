@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl.agent import Agent
-from metarl.config import TrainConfig
+from metarl.config import TrainConfig, from_dict
 from metarl.distributed import current, require_ready
 from metarl.errors import CheckpointError
 from metarl.evaluation.evaluator import evaluate, require_same_spaces
@@ -32,7 +32,7 @@ from metarl.runs.outer_loop import (
 from metarl.runs.published import NO_RESUME
 from metarl.seeding import derive, numpy_stream
 from metarl.tasks.distribution import TaskDistribution
-from metarl.types import Trial
+from metarl.types import Spec, Trial
 
 _FOR_EVALUATION = "for_evaluation"
 """The key of a checkpoint's content that says that it holds parameters alone."""
@@ -101,6 +101,7 @@ def restore(
     Raises:
         CheckpointError: for a published model that training is to go on from; if another agent, one with other
             settings or another seed, or one for other tasks was saved; if something else than :func:`train` saved it.
+        ConfigError: if what it says of its tasks' spaces, or of its settings, has an unknown name or another type.
     """
     require_content(content, {"agent": dict, "spec": dict, "env_steps": int, "scores": list})
     published = bool(content.get(_FOR_EVALUATION))
@@ -110,19 +111,14 @@ def restore(
         )
     origin = typed(content, "origin", dict, "the checkpoint") if "origin" in content else None
     require_same_origin(origin, agent, distribution, config)
-    before, now = _compared(content["spec"]), _compared(dataclasses.asdict(agent.spec))
-    if before != now:
+    # An older metarl saved fewer fields; what it did not know of has its default.
+    spec = from_dict(Spec, content["spec"], Spec(obs_dim=0, action_dim=0, discrete=False, horizon=0))
+    if spec != agent.spec:
         raise CheckpointError(
-            f"the checkpoint was trained on tasks with {before}, but they have {now} now: did their definition change? "
-            "Put it back, or start a new run."
+            f"the checkpoint was trained on tasks with {dataclasses.asdict(spec)}, but they have "
+            f"{dataclasses.asdict(agent.spec)} now: did their definition change? Put it back, or start a new run."
         )
     load_state(agent, content["agent"], "agent", modules_only=published)
-
-
-def _compared(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What two specs must agree in; those of older checkpoints know nothing of actions of several parts."""
-    values = {"choices": (), **spec}
-    return {name: value for name, value in values.items() if name != "measured"} | {"choices": tuple(values["choices"])}
 
 
 def for_evaluation(agent: Agent[Any], content: Mapping[str, Any]) -> dict[str, Any]:

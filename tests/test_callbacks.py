@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from helpers.command_line import metarl as command
@@ -23,6 +25,7 @@ from metarl.errors import ConfigError
 from metarl.experiments import Experiment, Setup
 from metarl.runs.folder import RunFolder
 from metarl.runs.logger import read_metrics
+from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import load_distribution
 
 _TRAIN = TrainConfig(seed=3, device="cpu", num_iterations=6, meta_batch_size=2, eval_tasks=2, checkpoint_every=4)
@@ -247,7 +250,24 @@ def test_the_command_scores_chosen_tasks(
     expected = evaluate(agent, experiment.distribution, tasks=goals, seed=content["seed"])
     assert content["rows"][0]["returns"] == expected.returns.tolist()
     assert "takes one in JSON" in refused(["evaluate", "runs/run", "--task", "left"], capsys)
+    said = refused(["evaluate", "runs/run", "--task", tasks[0], '{"gaol": [0.5, 0.5]}'], capsys)
+    assert "a task of navigation-2d has the keys 'goal', such as {'goal': array" in said and "gave 'gaol'" in said
     assert "leave --task out" in refused(["evaluate", "runs/run", "--official", "--task", "left"], capsys)
+
+
+def test_chosen_tasks_have_the_keys_of_drawn_ones() -> None:
+    def sometimes_windy(rng: np.random.Generator) -> dict[str, float]:
+        wind = {"wind": 1.0} if rng.random() < 0.5 else {}
+        return {"goal": rng.random(), **wind}
+
+    windy = TaskDistribution("mine/windy", sometimes_windy, make_env=lambda _: gym.make("Pendulum-v1"))
+    for task in ({"goal": 0.5}, {"goal": 0.5, "wind": 2.0}):
+        assert chosen_tasks(windy, [json.dumps(task)], 7) == [task]
+    for task, got in ((0.5, "gave 0.5, which has no keys"), ({"wind": 1.0}, "gave 'wind'"), ({}, "gave none")):
+        with pytest.raises(ConfigError, match=f"has the keys 'goal', 'wind', such as .*{got}"):
+            chosen_tasks(windy, [json.dumps(task)], 7)
+    plain = dataclasses.replace(windy, id="mine/plain", sample=lambda rng: rng.random())
+    assert chosen_tasks(plain, ["0.5"], 7) == [0.5]
 
 
 def test_meta_world_tasks_are_chosen_by_name() -> None:

@@ -105,7 +105,7 @@ def test_good_distribution_passes(task_on_reset: bool) -> None:
         ("step", "instance 0 raised in step with task .*OSError: the wheel came off"),
         ("ignores", "ignores its task: 8 different tasks gave identical"),
         ("unseeded", "same task, seed and actions gave two different episodes"),
-        ("nan reward", "returned nan in its reward; expected finite"),
+        ("nan reward", "step of an environment returned nan in its reward; expected finite"),
         ("inf observation", "returned inf in its observation; expected finite"),
         ("shape", r"observation of shape \(1, 1\) and dtype float32, but observation_space says shape \(1,\)"),
         ("dtype", r"observation of shape \(1,\) and dtype <U.*says shape \(1,\) and dtype float32"),

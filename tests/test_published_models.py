@@ -192,6 +192,8 @@ def test_training_does_not_go_on_from_a_model(models: Path, capsys: pytest.Captu
     ):
         told = refused(words, capsys)
         assert "is a published model, for evaluation only" in told and "metarl train --config" in told
+        # A run's folder with a model's checkpoint cannot say where the model's config.json lies.
+        assert ("rl2-small/config.json" in told) == ("--checkpoint" not in words)
     with pytest.raises(CheckpointError, match=r"for evaluation only: .* metarl train --config .*config\.json"):
         Experiment.open("model:rl2-small").train()
     assert files(models.parent) == before

@@ -96,6 +96,13 @@ def test_episodes_of_memory_agents_are_counted_from_one(tmp_path: Path) -> None:
     assert "1,000 held-out tasks" in printed
 
 
+def test_one_task_has_no_interval_over_tasks(tmp_path: Path) -> None:
+    printed = shown(tmp_path, [4, 1], num_tasks=1)
+    assert "Return on 1 held-out task of bandit" in printed and "one task has no interval over tasks" in printed
+    values = [cell for line in cells(printed) for cell in line[1:] if cell]
+    assert len(values) == 2 * (4 + 1) and not any(re.fullmatch(INTERVAL, value) for value in values)
+
+
 def test_the_official_table_keeps_its_intervals_whole_in_80_characters() -> None:
     """Long names of tasks break instead."""
     names = [f"{name}-with-a-rather-long-name-v3" for name in ("reach", "button-press-topdown-wall")]

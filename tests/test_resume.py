@@ -21,12 +21,9 @@ import torch
 from metarl.agent import AgentConfig
 from metarl.agents import AGENTS, MAMLTRPOConfig, RL2Config
 from metarl.config import TrainConfig
-from metarl.errors import CheckpointError
 from metarl.experiments import Experiment, Setup
 from metarl.runs.folder import RunFolder
 from metarl.runs.logger import read_metrics
-from metarl.tasks.registry import load_distribution
-from metarl.trainer import restore
 
 _MAML = MAMLTRPOConfig(hidden_sizes=(4,), rollouts_per_task=2, cg_iterations=3)
 _RL2 = RL2Config(hidden_size=4, num_epochs=1, num_minibatches=2)
@@ -314,16 +311,3 @@ def test_going_back_to_an_older_checkpoint_repeats_the_same_history(
     else:
         experiment.train(lambda _: None, store.path(3))
     _assert_same(experiment, expected)
-
-
-def test_tasks_that_changed_since_the_checkpoint_are_told() -> None:
-    distribution = load_distribution("bandit")
-    agent = _RL2.build(distribution.spec, torch.device("cpu"), 0)
-    content = {
-        "agent": {},
-        "spec": {**dataclasses.asdict(distribution.spec), "horizon": 7},
-        "env_steps": 1,
-        "scores": [],
-    }
-    with pytest.raises(CheckpointError, match=r"trained on tasks with .*'horizon': 7.*, but they have .*'horizon': 10"):
-        restore(agent, content, distribution, TrainConfig())

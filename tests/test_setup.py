@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,20 @@ def test_a_script_hands_in_a_config_and_a_distribution() -> None:
         "rl2", "bandit", resolve("rl2", "bandit", train={"seed": 2}).train_config, RL2Config(hidden_size=4)
     )
     assert resolve(setup.agent_config, "bandit", settings={"hidden_size": 5}).agent_config == RL2Config(hidden_size=5)
+
+
+def test_what_has_no_name_is_refused_with_what_to_do_instead() -> None:
+    @dataclass(frozen=True)
+    class Hidden(RL2Config):
+        """A class that another process cannot import, as those of a notebook."""
+
+    unnamed = dataclasses.replace(make("bandit"), id="mine/bandit")
+    for agent, tasks, what in (
+        ("rl2", unnamed, "the distribution 'mine/bandit' is not"),
+        (Hidden(), "bandit", "Hidden is not"),
+    ):
+        with pytest.raises(ConfigError, match=f"{what} .*%%writefile my_tasks.py.*import.*metarl.train\\(agent"):
+            resolve(agent, tasks)
 
 
 def test_an_experiment_of_a_script_trains_and_loads(tmp_path: Path) -> None:

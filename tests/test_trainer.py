@@ -36,7 +36,7 @@ from metarl.runs.logger import read_metrics
 from metarl.seeding import numpy_stream
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import load_distribution
-from metarl.trainer import Progress, train
+from metarl.trainer import Progress, restore, train
 from metarl.types import Trial
 
 _CONFIG = TrainConfig(
@@ -491,6 +491,25 @@ def test_tasks_that_changed_since_the_checkpoint_are_refused(run: RunFolder, ban
     ):
         train(_agent(shorter), shorter, dataclasses.replace(_CONFIG, num_iterations=6), run)
     assert run.checkpoints.iterations()[-1] == 4
+
+
+def test_a_checkpoint_that_says_less_of_its_tasks_is_taken(run: RunFolder, bandit: TaskDistribution) -> None:
+    """An older metarl did not know of actions of several parts, and has published models."""
+    agent = _agent(bandit)
+    train(agent, bandit, _CONFIG, run)
+    _, content = run.checkpoints.load_latest()
+    del content["spec"]["choices"], content["spec"]["measured"]
+    again = _agent(bandit)
+    restore(again, content, bandit, _CONFIG)
+    for name, tensor in again.named_tensors().items():
+        torch.testing.assert_close(tensor, agent.named_tensors()[name], rtol=0.0, atol=0.0)
+    content["spec"]["choices"] = (2, 3)
+    with pytest.raises(CheckpointError, match=r"'choices': \(2, 3\).* they have .*'choices': \(\)"):
+        restore(again, content, bandit, _CONFIG)
+    with pytest.raises(ConfigError, match=r"unknown field of Spec 'obs_din'.*Did you mean 'obs_dim'"):
+        restore(again, {**content, "spec": {"obs_din": 1}}, bandit, _CONFIG)
+    with pytest.raises(CheckpointError, match=r"'horizon': 0.* they have .*'horizon': 10"):
+        restore(again, {**content, "spec": {}}, bandit, _CONFIG)
 
 
 def test_a_run_of_a_script_is_a_run(run: RunFolder, bandit: TaskDistribution) -> None:

@@ -167,15 +167,16 @@ def show_adaptation(
     """
     by_episode = experiment.agent_config.adapts_by == "episode"
     num_tasks = len(rows[0].evaluation.returns)
-    title = f"on {num_tasks:,} {which} tasks of {distribution.id}"
+    one = num_tasks == 1
+    title = f"on {num_tasks:,} {which} task{'' if one else 's'} of {distribution.id}"
     header = "in episode:" if by_episode else "after gradient steps:"
     first = 1 if by_episode else 0
-    returns = [(row.label, [_cell(interval) for interval in row.intervals]) for row in rows]
-    caption = "mean and 95 % interval over tasks"
+    returns = [(row.label, [_cell(interval, one) for interval in row.intervals]) for row in rows]
+    caption = "mean over episodes; one task has no interval over tasks" if one else "mean and 95 % interval over tasks"
     for table in _tables(f"Return {title}", caption, header, first, returns, console.width):
         console.print(table)
     success = [
-        (row.label, [_cell((100 * mean, 100 * low, 100 * high)) for mean, low, high in row.success_intervals])
+        (row.label, [_cell((100 * mean, 100 * low, 100 * high), one) for mean, low, high in row.success_intervals])
         for row in rows
         if row.success_intervals
     ]
@@ -189,11 +190,11 @@ def show_adaptation(
     warn_of_invalid(sum(row.evaluation.num_invalid for row in rows), "this table", console)
 
 
-def _cell(interval: Interval) -> str:
-    """A mean above its interval."""
+def _cell(interval: Interval, alone: bool) -> str:
+    """A mean above its interval, or ``alone``."""
     mean, low, high = interval_texts(interval)
     # Without spaces four shots fit into 80 characters.
-    return f"{mean}\n{low}..{high}"
+    return mean if alone else f"{mean}\n{low}..{high}"
 
 
 _LABEL = 14

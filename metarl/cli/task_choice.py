@@ -18,6 +18,9 @@ SplitName = Literal["test", "train"]
 
 _SPLITS: tuple[SplitName, ...] = ("test", "train")
 
+_DRAWN = 20
+"""Tasks that are drawn to see which keys they have; some may leave out what others have."""
+
 
 def choose_task(
     distribution: TaskDistribution, *, name: str | None, split: SplitName | None, goal: int, seed: int, stream: str
@@ -71,7 +74,8 @@ def chosen_tasks(distribution: TaskDistribution, words: Sequence[str], num_tasks
         num_tasks: most tasks in all, shared out evenly among the names.
 
     Raises:
-        ConfigError: for an unknown name, text that is no JSON, or more names than tasks.
+        ConfigError: for an unknown name, text that is no JSON, a task whose keys are not those of the tasks that are
+            drawn, or more names than tasks.
     """
     if not isinstance(distribution, MetaWorldTasks):
         found = []
@@ -83,6 +87,7 @@ def chosen_tasks(distribution: TaskDistribution, words: Sequence[str], num_tasks
                     f"the tasks of {distribution.id} have no names: --task takes one in JSON, such as "
                     f"'{{\"goal\": 0.5}}', got {word!r} ({error})."
                 ) from error
+        _require_keys(distribution, found)
         return found
     if len(words) > num_tasks:
         raise ConfigError(f"--task names {len(words)} tasks, more than --num-tasks {num_tasks}.")
@@ -94,6 +99,21 @@ def chosen_tasks(distribution: TaskDistribution, words: Sequence[str], num_tasks
             raise unknown_name(f"task of {distribution.id}", word, known)
     each = num_tasks // len(words)
     return [goal for word in words for goal in next(s[word] for s in by_split if word in s)[:each]]
+
+
+def _require_keys(distribution: TaskDistribution, tasks: Sequence[Task]) -> None:
+    """Refuse tasks with other keys than those that are drawn, which an environment would meet in its own way or not."""
+    drawn = distribution.test.sample(_DRAWN, numpy_stream(0, "task keys"))
+    if not all(isinstance(task, dict) for task in drawn):
+        return
+    known, needed = set().union(*drawn), set(drawn[0]).intersection(*drawn)
+    for task in tasks:
+        if not isinstance(task, dict) or not needed <= task.keys() <= known:
+            got = ", ".join(map(repr, task)) if isinstance(task, dict) else f"{json.dumps(task)}, which has no keys"
+            raise ConfigError(
+                f"a task of {distribution.id} has the keys {', '.join(map(repr, sorted(known, key=str)))}, "
+                f"such as {drawn[0]}; --task gave {got or 'none'}."
+            )
 
 
 def require_sound(*, goal: int, seed: int, num_adaptations: int | None, checkpoint: Path | None, best: bool) -> None:

@@ -157,6 +157,7 @@ def _check_flags(setup: Setup) -> None:
 
 def _check_resume(known: Experiment, num_iterations: int, checkpoint: Path | None, console: Console) -> None:
     """Refuse what cannot be resumed before anything in the run is changed."""
+    known.run.require_trainable()
     store = known.run.checkpoints
     if checkpoint is not None:
         done, _ = store.load(checkpoint)

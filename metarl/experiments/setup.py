@@ -179,13 +179,22 @@ def resolve(
             are imported anyway.
 
     Raises:
-        ConfigError: for a module that may not be imported; for a file that cannot be read; for an unknown agent,
-            preset, key or field; for a value of another kind; for agent or tasks that are missing, or that the file
+        ConfigError: for an agent's config or a distribution that no module holds, since a run is found again by their
+            names; for a module that may not be imported; for a file that cannot be read; for an unknown agent, preset,
+            key or field; for a value of another kind; for agent or tasks that are missing, or that the file
             gives otherwise.
     """
     own = agent if isinstance(agent, AgentConfig) else None
-    name = agent_name(agent) if isinstance(agent, AgentConfig) else agent
-    task_name = distribution_name(tasks) if isinstance(tasks, TaskDistribution) else tasks
+    try:
+        name = agent_name(agent) if isinstance(agent, AgentConfig) else agent
+        task_name = distribution_name(tasks) if isinstance(tasks, TaskDistribution) else tasks
+    except ConfigError as error:
+        # Whoever works in a notebook or an interactive session meets this first.
+        raise ConfigError(
+            f"{error}. Put it into a file in this folder, e.g. my_tasks.py (in a notebook by a cell that begins with "
+            "%%writefile my_tasks.py), and import it from there; or train without names: metarl.train(agent, "
+            "distribution, config, metarl.RunFolder.create('runs', NAME))."
+        ) from None
     parts = _Parts()
     if file is not None:
         parts = _read_parts(read_config_file(Path(file)), file, name, _Given({name, task_name}, trust))

@@ -169,6 +169,18 @@ class RunFolder:
             raise CheckpointError(f"could not keep later checkpoints of {self.path}: {error.strerror}.") from error
         return folder
 
+    def require_trainable(self) -> None:
+        """Refuse to train in the folder of a published model.
+
+        Raises:
+            CheckpointError: with the command that trains one like it.
+        """
+        if is_published(self.path):
+            raise CheckpointError(
+                f"{shown(self.path)} {NO_RESUME}. Train one like it with: metarl train --config "
+                f"{shown(self.path / CONFIG)}"
+            )
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other processes from writing into this run; the system frees the lock even if this process is killed.
@@ -177,11 +189,7 @@ class RunFolder:
             RunInUseError: if another process holds it, with its process id.
             CheckpointError: if it cannot be locked; for a published model, which nothing is written into.
         """
-        if is_published(self.path):
-            raise CheckpointError(
-                f"{shown(self.path)} {NO_RESUME}. Train one like it with: metarl train --config "
-                f"{shown(self.path / CONFIG)}"
-            )
+        self.require_trainable()
         if not current().is_first:
             yield
             return

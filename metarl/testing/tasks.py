@@ -345,7 +345,8 @@ class _Check:
         if not finite.all():
             bad = chosen[~finite][0]
             beyond = " (float32 ends at 3.4e38)" if np.isfinite(bad) else ""
-            self._add(f"an environment returned {bad} in its {name}; expected finite numbers only{beyond}.")
+            verb = "reset" if running is None else "step"
+            self._add(f"{verb} of an environment returned {bad} in its {name}; expected finite numbers only{beyond}.")
 
 
 def _random_action(space: gym.Space[Any], rng: np.random.Generator) -> Array:
