@@ -119,7 +119,7 @@ QUICK = [
     for page in PAGES
     for words in commands(page)
     if words[:2] in (["metarl", "list"], ["metarl", "check"])
-    or words[:3] in (["metarl", "reproduce", "--list"], ["metarl", "fewshot", "list"])
+    or words[:3] == ["metarl", "fewshot", "list"]
     or (words[:2] == ["metarl", "train"] and words[-1] in ("2", "10") and "--num-iterations" in words)
 ]
 

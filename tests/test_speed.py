@@ -32,7 +32,11 @@ Part = Literal["meta-update", "acting", "rl2", "fewshot", "metaworld", "training
         ("rl2", ["whole trials", "cosine"]),
         ("fewshot", ["sinusoid", "Omniglot's net", "share of drawing"]),
         ("metaworld", ["ml10"]),
-        ("training", ["x plain loop", "of the pool", "fisher_stride 5", "maml-trpo, ml1/reach-v3"]),
+        pytest.param(
+            "training",
+            ["x plain loop", "of the pool", "fisher_stride 5", "maml-trpo, ml1/reach-v3"],
+            marks=pytest.mark.slow,  # A minute: every side of it is a process of its own.
+        ),
     ],
 )
 def test_each_part_prints_its_tables(part: Part, words: list[str]) -> None:
