@@ -17,12 +17,17 @@ from metarl.agents.registry import load_agent
 from metarl.benchmarks.cells import Cell, console, read_scores, run_cells
 from metarl.benchmarks.engines import LOCAL, Engine
 from metarl.benchmarks.report import Scores, write_returns_page
+from metarl.benchmarks.tables import load_table
 from metarl.errors import ConfigError, told_errors
 from metarl.experiments import resolve
 from metarl.runs.files import safe_name
 
-TABLES = {"navigation-2d": "maml-navigation", "bandit": "rl2-bandits", "tabular-mdp": "rl2-mdps"}
-"""Tables of papers on the same tasks, by family."""
+TABLES = {
+    "navigation-2d": ("maml-navigation", "*"),
+    "bandit": ("rl2-bandits", "n=10,k=5"),
+    "tabular-mdp": ("rl2-mdps", "n=10"),
+}
+"""The table of a paper on the same tasks, and which of its cells, by family."""
 
 
 @dataclass(frozen=True)
@@ -80,18 +85,18 @@ def write_page(folder: Path, tasks: str) -> str:
             "Commands; the held-out tasks are the same for all:",
             "",
             *(f"    python -m metarl.benchmarks.adaptation {words}" for words in _commands(known)),
-            *(_beside(TABLES[tasks]) if tasks in TABLES else []),
+            *(_beside(*TABLES[tasks]) if tasks in TABLES else []),
         ]
     )
     return write_returns_page(known, folder, f"Adaptation on {tasks}", introduction)
 
 
-def _beside(table: str) -> list[str]:
-    """Lines of Markdown that lead to the published numbers; hyper-parameters, budgets and tests differ."""
-    return [
-        "",
-        f"Published numbers stand in the table `{table}`: `metarl reproduce {table}`, and in `benchmarks/papers.csv`.",
-    ]
+def _beside(name: str, cells: str) -> list[str]:
+    """A paragraph of Markdown with the published numbers; hyper-parameters, budgets and tests differ."""
+    numbers = (
+        f"{cell.key} {cell.published.text}" for cell in load_table(name).select([cells]) if cell.published is not None
+    )
+    return ["", f"Published, and to be run as a table by `metarl reproduce {name}`: {'; '.join(numbers)}."]
 
 
 def _commands(scores: Scores) -> list[str]:

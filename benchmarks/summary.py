@@ -18,7 +18,7 @@ from metarl.benchmarks.reproduce.verdicts import Kind, Result, results_of
 from metarl.benchmarks.tables import load_table, table_names
 from metarl.errors import ConfigError, told_errors, unknown_name
 from metarl.runs.files import read_json, write_atomically
-from metarl.statistics import number_text
+from metarl.statistics import crossed_interval, interval_texts
 
 RESULTS = Path("benchmarks/results")
 """From the root of a clone."""
@@ -51,12 +51,12 @@ class Adapted(Figure):
     shot: int = -1
 
     def text(self, results: Path) -> str:
-        """Mean over the seeds of the agent's scores."""
+        """Mean over the seeds of the agent's scores, with the digits that its page shows."""
         scores = [read_json(path) for path in sorted((results / self.folder).glob("*-seed*.json"))]
-        returns = [np.mean(score["returns"], axis=0)[self.shot] for score in scores if score["agent"] == self.agent]
+        returns = [np.asarray(score["returns"])[:, self.shot] for score in scores if score["agent"] == self.agent]
         if not returns:
             raise ConfigError(f"{results / self.folder} holds no score of {self.agent}.")
-        return number_text(float(np.mean(returns)))
+        return interval_texts(crossed_interval([np.array(returns)]))[0]
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Tabled(Figure):
     column: str
 
     def text(self, results: Path) -> str:
-        """Ours."""
+        """Ours, with the digits that its page shows."""
         by_cell = {result.cell.key: result for result in _results(self.table, results)}
         key = f"{self.row}/{self.column}"
         if key not in by_cell:
@@ -76,7 +76,7 @@ class Tabled(Figure):
         found = by_cell[key]
         if found.interval is None:
             raise ConfigError(f"{found.cell.key} of the table {self.table} has no score in {results}.")
-        return number_text(found.interval[0])
+        return interval_texts(found.interval)[0]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ def test_figures_are_means_over_the_seeds_of_one_agent(tmp_path: Path) -> None:
         path = tmp_path / "tasks" / f"tasks-{agent}-seed{seed}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(f'{{"agent": "{agent}", "returns": {returns}}}')
-    assert Adapted("tasks", "a").text(tmp_path) == "5.00" and Adapted("tasks", "a", 0).text(tmp_path) == "4.00"
+    assert float(Adapted("tasks", "a").text(tmp_path)) == 5.0
+    assert float(Adapted("tasks", "a", 0).text(tmp_path)) == 4.0
     with pytest.raises(ConfigError, match="holds no score of c"):
         Adapted("tasks", "c").text(tmp_path)
 
