@@ -22,7 +22,6 @@ from metarl.experiments import Experiment
 from metarl.experiments.memory import require_memory
 from metarl.experiments.official import evaluate_experiment
 from metarl.runs.files import require_writable, safe_name, shown, write_atomically
-from metarl.runs.published import run_path
 from metarl.tasks.registry import load_distribution
 
 
@@ -83,9 +82,7 @@ def evaluate(words: list[str], console: Console) -> int:
     if options.best and options.checkpoint is not None:
         raise ConfigError(f"--best and --checkpoint {options.checkpoint} name two checkpoints; give one of them.")
     _check_official(options)
-    this = Experiment.open(
-        here / run_path(options.run), agent=options.agent, tasks=options.tasks, trust=options.trust_tasks
-    )
+    this = Experiment.open(options.run, agent=options.agent, tasks=options.tasks, trust=options.trust_tasks)
     output = this.run.output_folder(here) if options.output is None else here / options.output
     require_writable(output, "Give another folder with --output FOLDER.")
     reference = this.trained_reference()

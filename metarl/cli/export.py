@@ -18,7 +18,6 @@ from metarl.experiments import Experiment
 from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
 from metarl.runs.files import shown
-from metarl.runs.published import run_path
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import load_distribution
 from metarl.types import Task
@@ -74,9 +73,7 @@ def export(words: list[str], console: Console) -> int:
     )
     # What cannot be written must fail before episodes are played.
     check_format(options.file)
-    this = Experiment.open(
-        here / run_path(options.run), agent=options.agent, tasks=options.tasks, trust=options.trust_tasks
-    )
+    this = Experiment.open(options.run, agent=options.agent, tasks=options.tasks, trust=options.trust_tasks)
     this = this.on("cpu")
     has_memory = this.agent_config.adapts_by == "episode"
     _check_memory_options(options, has_memory, this.name)

@@ -22,7 +22,6 @@ from metarl.rendering.video import check_video_path, side_by_side, write_video
 from metarl.rollouts.collector import Collector, episode_seeds
 from metarl.rollouts.trial import run_trial
 from metarl.runs.files import require_writable, safe_name, shown
-from metarl.runs.published import run_path
 from metarl.statistics import number_text
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import load_distribution, registered
@@ -81,9 +80,7 @@ def render(words: Sequence[str], console: Console) -> int:
         checkpoint=options.checkpoint,
         best=options.best,
     )
-    this = Experiment.open(
-        here / run_path(options.run), agent=options.agent, tasks=options.tasks, trust=options.trust_tasks
-    )
+    this = Experiment.open(options.run, agent=options.agent, tasks=options.tasks, trust=options.trust_tasks)
     if options.device is not None:
         this = this.on(options.device)
     distribution = this.seen(load_distribution(options.tasks)) if options.tasks else this.distribution

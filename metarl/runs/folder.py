@@ -113,10 +113,12 @@ class RunFolder:
     def open(cls, path: Path | str) -> RunFolder:
         """The run at ``path``, or the published model for ``model:NAME``.
 
+        Its path is absolute: the user's own modules and environments may change the working directory later.
+
         Raises:
             ConfigError: if there is none, naming the runs nearby, or the models.
         """
-        path = run_path(path)
+        path = run_path(path).absolute()
         if not is_run(path):
             what = "is not a run folder (it has no config.json)" if path.exists() else "does not exist"
             nearby = _runs_near(path)
