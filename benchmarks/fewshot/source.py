@@ -41,6 +41,8 @@ class FewShotSource(FolderSource):
             training does not depend on them.
         shots: labelled examples of each class in training.
         test_shots: the same in the test; default: as in training.
+        test_queries: examples of each class to be predicted in a test task, which networks that normalise by them see
+            together; default: as everywhere, 15.
         train: fields of TrainConfig that differ from the preset's.
         settings: fields of the learner's config that do.
         num_tasks: test tasks to score on.
@@ -52,6 +54,7 @@ class FewShotSource(FolderSource):
     ways: tuple[int, ...]
     shots: int
     test_shots: int | None = None
+    test_queries: int | None = None
     train: Mapping[str, Any] = field(default_factory=dict, hash=False)
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     num_tasks: int = 1000
@@ -104,7 +107,8 @@ class FewShotSource(FolderSource):
                 seed=BENCHMARK_SEED,
                 listener=lambda done: report("test tasks", done, self.num_tasks),
             )
-            sizes[size] = {"steps": found.steps, "scores": np.round(found.scores, 5).tolist()}
+            scores = np.round(found.scores, 5).tolist()
+            sizes[size] = {"queries": episode.queries, "steps": found.steps, "scores": scores}
         return {
             "kind": setup.kind,
             "sizes": sizes,
@@ -126,9 +130,10 @@ class FewShotSource(FolderSource):
         return scores if content["kind"] == "regression" else 100.0 * scores
 
     def remark(self, content: Mapping[str, Any], measure: str) -> str:
-        """How long it was trained."""
+        """How long it was trained, and what was peculiar in the test."""
         tasks, minutes = content["config"]["train"]["meta_batch_size"], content["training_seconds"] / 60
-        return f"{content['iterations']:,} iterations of {tasks} task(s), {number_text(minutes)} min a seed"
+        training = f"{content['iterations']:,} iterations of {tasks} task(s), {number_text(minutes)} min a seed"
+        return training if self.test_queries is None else f"{training}; {self.test_queries} query(s) of each class"
 
     def reading(self, folder: str) -> FewShotSource:
         """The same, reading ``folder``."""
@@ -150,9 +155,10 @@ class FewShotSource(FolderSource):
 
     def _tested(self, setup: Setup) -> dict[str, EpisodeConfig]:
         """Sizes of the test tasks by what they are called."""
-        shots = self.test_shots or self.shots
+        shots, queries = self.test_shots or self.shots, self.test_queries or setup.episode.queries
         return {
-            f"{ways}way-{shots}shot": dataclasses.replace(setup.episode, ways=ways, shots=shots) for ways in self.ways
+            f"{ways}way-{shots}shot": dataclasses.replace(setup.episode, ways=ways, shots=shots, queries=queries)
+            for ways in self.ways
         }
 
 

@@ -91,9 +91,10 @@ PRESETS: dict[str, Preset] = {
     },
     **{
         f"reptile:{tasks}": Preset(
-            "openai/supervised-reptile's command for Omniglot 5-way 1-shot; 100,000 iterations",
-            {"num_iterations": 100_000, "meta_batch_size": 5, **_SHORT},
-            {"downsample": "stride", "num_inner_steps": 5, "num_eval_steps": 50, "anneal_iterations": 100_000},
+            "openai/supervised-reptile's command for Omniglot 5-way 1-shot with transduction; 100,000 iterations",
+            {"num_iterations": 100_000, "meta_batch_size": 10, **_SHORT},
+            {"downsample": "stride", "train_shots": 15, "inner_batch_size": 25, "num_inner_steps": 3}
+            | {"num_eval_steps": 5, "anneal_iterations": 100_000},
         )
         for tasks in _OMNIGLOT
     },
