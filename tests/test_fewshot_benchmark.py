@@ -80,7 +80,11 @@ def test_one_training_serves_tests_of_many_ways_read_from_a_folder(tmp_path: Pat
             pixels = rng.integers(0, 255, (16, 16)).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / "letters" / f"class{name}" / f"{number}.png")
     source = FewShotSource(
-        "protonet", "folder", (2, 3), 1, train={**SHORT, "meta_batch_size": 1}, settings={"train_ways": 4}, num_tasks=4
+        *("protonet", "folder", (2, 3), 1),
+        test_queries=7,
+        train={**SHORT, "meta_batch_size": 1},
+        settings={"train_ways": 4},
+        num_tasks=4,
     )
     cells = [TableCell("protonet", f"{ways}-way", source, (1,), measure=f"{ways}way-1shot") for ways in (2, 3)]
     table = _table(*cells, data="Classes in folders.")
@@ -90,6 +94,7 @@ def test_one_training_serves_tests_of_many_ways_read_from_a_folder(tmp_path: Pat
         table.reading("/nowhere")
     page = _run(tmp_path, table.reading(str(tmp_path / "letters")))
     assert "    metarl reproduce short --data FOLDER\n" in page and "brackets" not in page
+    assert "7 query(s) of each class" in page
     score = _scores(tmp_path)["protonet-seed1"]
     assert {size: np.shape(found["scores"]) for size, found in score["sizes"].items()} == {  # type: ignore[attr-defined]
         "2way-1shot": (4, 2),
@@ -99,7 +104,7 @@ def test_one_training_serves_tests_of_many_ways_read_from_a_folder(tmp_path: Pat
     (run,) = RunFolder.find(tmp_path / "runs")
     assert run.path.name == "folder-1shot-protonet-seed1"
     # In per cent, and what the learner of the run folder says itself.
-    hits = source.values(score, "2way-1shot") * 0.3  # Of 2 x 15 queries.
+    hits = source.values(score, "2way-1shot") * 0.14  # Of 2 x 7 queries.
     np.testing.assert_allclose(hits, np.round(hits), atol=2e-3)
     assert Experiment.open(run.path).setup.data == str(tmp_path / "letters")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -53,6 +53,7 @@ class FewShotSource(FolderSource):
     tasks: str
     ways: tuple[int, ...]
     shots: int
+    _: KW_ONLY
     test_shots: int | None = None
     test_queries: int | None = None
     train: Mapping[str, Any] = field(default_factory=dict, hash=False)

@@ -24,7 +24,7 @@ _LEARNERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 def _cells() -> Iterator[TableCell]:
     paper = rows_of("MAML", "Table 2")
     for row, (learner, train) in _LEARNERS.items():
-        source = FewShotSource(learner, "sinusoid", (1,), 10, 5, train)
+        source = FewShotSource(learner, "sinusoid", (1,), 10, test_shots=5, train=train)
         for steps in (1, 5, 10):
             column = f"{steps} grad steps"
             yield TableCell(row, column, source, (1, 2, 3), paper[column, row], measure=str(steps))
