@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -25,6 +25,7 @@ from metarl.networks.actions import policy_distribution
 from metarl.networks.distributions import Distribution
 from metarl.networks.heads import HeadFactory, HyperHead, LinearHead, StateHead
 from metarl.networks.memory import GRUMemory, LSTMMemory, Memory
+from metarl.networks.recall import kept_size, recall_best, shown_size
 from metarl.networks.snail import SNAILMemory
 from metarl.networks.transformer import TransformerMemory
 from metarl.seeding import torch_stream
@@ -59,6 +60,8 @@ class RL2Config(RecurrentPPOConfig):
     context_steps: Natural = 0
     """Steps that the transformer's attention sees, the present one included; 0: as many as a trial has in training. It
     keeps their keys and values: time and memory grow with it, and training's with its product with a trial's steps."""
+    recall_best: bool = False
+    """Show memory and head what was observed behind the trial's best reward so far, and that reward beside it."""
     bptt_steps: Natural = 0
     """Steps that a gradient flows back through; 0: the whole trial. Later steps start from the remembered state."""
     precision: Precision = "float32"
@@ -126,6 +129,8 @@ class SNAILConfig(RecurrentPPOConfig):
     """The attention reads the whole trial at once."""
     precision: ClassVar[Precision] = "float32"
     """Keys and values of all steps stay in the memory, in full precision."""
+    recall_best: ClassVar[bool] = False
+    """The attention can look the best step up itself."""
 
     memory: Literal["snail"] = "snail"
     """Convolutions and attention."""
@@ -142,7 +147,7 @@ class SNAILConfig(RecurrentPPOConfig):
 
 
 class RL2(RecurrentPPO):
-    """A recurrent policy; its state is that of the memory.
+    """A recurrent policy; its state is what is kept of the best moment, if that is asked for, and the memory's.
 
     Args:
         config: settings.
@@ -152,9 +157,12 @@ class RL2(RecurrentPPO):
     """
 
     def __init__(self, config: RL2Config | SNAILConfig, spec: Spec, device: torch.device, seed: int) -> None:
+        # What is recalled lies behind the observation, as if it were a part of it.
+        shown = shown_size(spec.obs_dim) if config.recall_best else 0
         with torch_stream(seed, "init"):
-            memory = config.make_memory(spec).to(device)
-        super().__init__(config, spec, device, memory, memory.state_size)
+            memory = config.make_memory(replace(spec, obs_dim=spec.obs_dim + shown)).to(device)
+        self._num_kept = kept_size(spec.obs_dim) if config.recall_best else 0
+        super().__init__(config, spec, device, memory, self._num_kept + memory.state_size)
         self.memory = memory
         self.bptt_steps = config.bptt_steps
         self.precision = config.precision
@@ -206,13 +214,18 @@ class RL2(RecurrentPPO):
 
     def forward(self, inputs: Tensor, memory: Tensor) -> tuple[Distribution, Tensor, Tensor]:
         """See :meth:`RecurrentPPO.forward`."""
+        kept, memory = memory[:, : self._num_kept], memory[:, self._num_kept :]
+        if self._num_kept:
+            obs_dim = self.spec.obs_dim
+            shown, kept = recall_best(inputs, kept, obs_dim)
+            inputs = torch.cat([inputs[..., :obs_dim], shown, inputs[..., obs_dim:]], dim=-1)
         reduced = self.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16) if reduced else contextlib.nullcontext():
             features, memory = self.memory.remember(inputs, memory)
         # Heads and what is kept between calls stay in full precision.
         out, values = self.memory.heads(features.to(inputs.dtype), inputs)
         log_std = self.memory.log_std if self.spec.num_coordinates else None
-        return policy_distribution(self.spec, out, log_std), values, memory.to(inputs.dtype)
+        return policy_distribution(self.spec, out, log_std), values, torch.cat([kept, memory.to(inputs.dtype)], dim=1)
 
     def evaluate(self, batch: Sequences) -> tuple[Distribution, Tensor]:
         """See :meth:`RecurrentPPO.evaluate`."""

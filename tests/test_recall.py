@@ -1,0 +1,103 @@
+"""What is kept of a trial's best moment: against a plain loop, step by step, and in the agent."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from metarl.agents import AGENTS
+from metarl.agents.rl2 import RL2Config
+from metarl.networks.recall import kept_size, recall_best, shown_size
+from metarl.rollouts.collector import Collector
+from metarl.rollouts.trial import run_trial
+from metarl.tasks.registry import make
+from metarl.types import Spec
+
+OBS, ACTION, SEQUENCES, STEPS = 3, 2, 4, 12
+CPU = torch.device("cpu")
+
+
+def inputs_of_trials() -> Tensor:
+    """Observation, action, reward and done flag; rewards below zero, of which some are equal; three episodes each."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(SEQUENCES, STEPS, OBS + ACTION + 2, generator=generator)
+    inputs[..., -2] = -torch.randint(1, 5, (SEQUENCES, STEPS), generator=generator).float()
+    inputs[..., -1] = 0.0
+    inputs[:, 0, -2] = 0.0
+    inputs[:, [4, 8], -1] = 1.0
+    inputs[:, 8, -2] = 100.0  # Belongs to the episode before, whose last observation nobody saw.
+    return inputs
+
+
+def by_hand(sequence: np.ndarray) -> np.ndarray:
+    """Row by row: the observation of the best reward so far, that reward, and whether there was one."""
+    rows, best = [], None
+    for time, step in enumerate(sequence):
+        obs, reward, new_episode = step[:OBS], step[-2], step[-1]
+        if time and not new_episode and (best is None or reward >= best[1]):
+            best = (obs, reward)
+        rows.append([0.0] * shown_size(OBS) if best is None else [*best[0], best[1], 1.0])
+    return np.array(rows)
+
+
+def test_it_shows_what_a_plain_loop_finds() -> None:
+    inputs = inputs_of_trials()
+    shown, kept = recall_best(inputs, torch.zeros(SEQUENCES, kept_size(OBS)), OBS)
+    np.testing.assert_array_equal(shown.numpy(), np.stack([by_hand(sequence) for sequence in inputs.numpy()]))
+    assert shown[:, 0].eq(0).all()  # Before the first reward, though a reward of zero would be the best of all.
+    assert kept.shape == (SEQUENCES, kept_size(OBS))
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 11])
+def test_pieces_go_on_from_what_was_kept(size: int) -> None:
+    inputs, kept = inputs_of_trials(), torch.zeros(SEQUENCES, kept_size(OBS))
+    whole, last = recall_best(inputs, kept, OBS)
+    parts = []
+    for piece in inputs.split(size, dim=1):  # type: ignore[no-untyped-call]
+        shown, kept = recall_best(piece, kept, OBS)
+        parts.append(shown)
+    assert torch.equal(torch.cat(parts, dim=1), whole)
+    assert torch.equal(kept, last)
+
+
+@pytest.mark.parametrize("settings", [{}, {"memory": "lstm"}, {"memory": "transformer", "hidden_size": 16}])
+@pytest.mark.parametrize("head", [{}, {"head": "state", "head_sizes": (8,)}])
+def test_what_is_recomputed_for_an_update_is_what_was_played(
+    settings: dict[str, object], head: dict[str, object]
+) -> None:
+    tasks = make("navigation-2d")
+    config = RL2Config(
+        **{"hidden_size": 16, "episodes_per_trial": 3, "recall_best": True, "bptt_steps": 25} | settings | head
+    )  # type: ignore[arg-type]
+    if config.memory != "lstm":
+        config = dataclasses.replace(config, bptt_steps=0)
+    agent = config.build(tasks.spec, CPU, 0)
+    trial = run_trial(agent, Collector(tasks, 2, CPU), tasks.train.sample(2, np.random.default_rng(0)), 2, 0)
+    batch = agent.sequences(trial)
+    with torch.no_grad():
+        policy, _ = agent.evaluate(batch)
+    log_probs = policy.log_prob(batch.actions)[batch.valid]
+    torch.testing.assert_close(log_probs, batch.log_probs[batch.valid], rtol=1e-4, atol=1e-4)
+    assert np.isfinite(agent.meta_update(trial)["policy_loss"])
+
+
+def test_it_is_seen_by_the_policy_and_by_nothing_else() -> None:
+    spec = Spec(obs_dim=OBS, action_dim=ACTION, discrete=False, horizon=4)
+    inputs = inputs_of_trials()
+    for recalls in (True, False):
+        agent = RL2Config(hidden_size=8, recall_best=recalls).build(spec, CPU, 0)
+        other = agent.no_memory(SEQUENCES)
+        assert other.shape[1] == 8 + recalls * kept_size(OBS)
+        other[:, : kept_size(OBS)] = 1.0 if recalls else 0.0
+        with torch.no_grad():
+            first, second = (agent.forward(inputs[:, :1], memory)[0].mode() for memory in (agent.no_memory(4), other))  # type: ignore[attr-defined]
+        assert torch.equal(first, second) is not recalls
+
+
+def test_only_agents_that_recall_take_the_setting() -> None:
+    assert "recall_best" in {field.name for field in dataclasses.fields(AGENTS["rl2"])}
+    assert "recall_best" not in {field.name for field in dataclasses.fields(AGENTS["snail"])}
