@@ -107,9 +107,14 @@ def _play(learner: OnlineLearner[Any], env: Room, num: int, sample: bool) -> tup
 
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 @pytest.mark.parametrize("discrete", [True, False])
-@pytest.mark.parametrize("name", ["maml-trpo", "rl2", "snail", "varibad"])
-def test_a_file_acts_as_the_agent_does(name: str, discrete: bool, suffix: str, tmp_path: Path) -> None:
-    agent, env = _config(name).build(rooms(discrete).spec, CPU, 3), Room(6.0, discrete)
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("maml-trpo", {}), ("rl2", {}), ("rl2", {"recall_best": True}), ("snail", {}), ("varibad", {})],
+)
+def test_a_file_acts_as_the_agent_does(
+    name: str, settings: dict[str, Any], discrete: bool, suffix: str, tmp_path: Path
+) -> None:
+    agent, env = _config(name, **settings).build(rooms(discrete).spec, CPU, 3), Room(6.0, discrete)
     learner = OnlineLearner(agent, env, seed=1)
     memory = _config(name).adapts_by == "episode"
     file = tmp_path / f"agent{suffix}"
