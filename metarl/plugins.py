@@ -104,6 +104,12 @@ def require_trust(name: str, part: str, where: Path | str, *, trusted: bool, fol
         )
 
 
+def is_module(name: str) -> bool:
+    """Whether :func:`load_attribute` would find a module of this name; nothing is imported."""
+    _see_working_directory()
+    return all(part.isidentifier() for part in name.split(".")) and bool(_locate(name))
+
+
 def _see_working_directory() -> None:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

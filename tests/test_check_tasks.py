@@ -92,8 +92,13 @@ def problems(distribution: TaskDistribution) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("task_on_reset", [False, True])
 def test_good_distribution_passes(task_on_reset: bool) -> None:
-    check_tasks(line(task_on_reset=task_on_reset))
+    assert check_tasks(line(task_on_reset=task_on_reset)) == {"train": 300, "test": 300}
     check_tasks(line(task_on_reset=task_on_reset), num_tasks=2, seed=5)
+
+
+def test_few_different_tasks_are_counted() -> None:
+    goals = line(sample=lambda rng: {"goal": float(rng.integers(3))}, sample_test=lambda rng: {"goal": -1.0})
+    assert check_tasks(goals) == {"train": 3, "test": 1}
 
 
 @pytest.mark.parametrize(

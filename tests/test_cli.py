@@ -552,7 +552,8 @@ def test_a_good_distribution_passes_and_trains_under_a_harmless_name(
     mine: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert _metarl(f"check {mine}:good") == 0
-    assert "mine/good: no fault found" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "mine/good: no fault found" in printed and "300 to train on, 300 to test on" in printed
     assert _metarl(["train", "rl2", f"{mine}:good", *_SMALL_RL2, "--episodes-per-trial", "1"]) == 0
     assert _metarl(f"evaluate runs/rl2-{mine}-good-seed1 --num-tasks 2") == 0
 

@@ -53,6 +53,13 @@ def test_default_number_of_shots_is_what_the_agent_asks_for() -> None:
     assert evaluate(Counter(distribution.spec, 1), distribution, num_tasks=2, seed=0).returns.shape == (2, 2)
 
 
+def test_a_task_that_is_drawn_again_is_counted_once() -> None:
+    distribution = countdown()
+    first, second = distribution.test.sample(2, numpy_stream(0, "tasks"))
+    for tasks, distinct in (([first, second], 2), ([first, second, dict(first), first], 2), ([first], 1)):
+        assert evaluate(Counter(distribution.spec), distribution, tasks=tasks, seed=0).num_distinct == distinct
+
+
 def test_tasks_are_those_of_the_split() -> None:
     distribution = dataclasses.replace(countdown(), sample_test=lambda rng: {"name": 1000.0, "length": 5.0})
     agent = Counter(distribution.spec)

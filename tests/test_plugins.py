@@ -49,6 +49,20 @@ def test_an_object_of_the_user_s_own_is_found_by_module_and_attribute() -> None:
     assert load_distribution(f"{__name__}:MINE") is MINE
 
 
+def test_an_unknown_id_is_told_what_it_may_have_meant() -> None:
+    """A module without an attribute, also as the name of its file, or an environment of Gymnasium."""
+    Path("pendulums_of_mine.py").write_text("raise RuntimeError('imported')")
+    for name in ("pendulums_of_mine", "pendulums_of_mine.py"):
+        with pytest.raises(
+            ConfigError, match=r"a module pendulums_of_mine: .* are called pendulums_of_mine:attribute\.$"
+        ):
+            load_distribution(name)
+    with pytest.raises(ConfigError, match=r"Pendulum-v1 is a single environment of Gymnasium; .*gymnasium_tasks"):
+        load_distribution("Pendulum-v1")
+    with pytest.raises(ConfigError, match=r"Tasks of your own: module:attribute, e\.g\. my_tasks:pendulums\.$"):
+        load_distribution("pendulums/of-mine")
+
+
 def test_what_no_module_holds_has_no_name() -> None:
     @dataclass(frozen=True)
     class Hidden(MAMLTRPOConfig):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -260,11 +261,25 @@ class Sentence(gym.Space[str]):
         super().__init__(None, None)
 
 
-@pytest.mark.parametrize("space", [Sentence(), gym.spaces.Dict(x=gym.spaces.Discrete(2), mission=Sentence())])
-def test_a_space_of_ones_own_is_named(space: Any) -> None:
+@pytest.mark.parametrize(
+    ("space", "blamed"),
+    [
+        (Sentence(), "its class Sentence."),
+        (gym.spaces.Dict(x=gym.spaces.Discrete(2), mission=Sentence()), "Sentence at ['mission']."),
+        (
+            gym.spaces.Tuple([gym.spaces.Dict(a=Sentence()), gym.spaces.Sequence(gym.spaces.Discrete(2))]),
+            "Sentence at [0]['a'], Sequence at [1].",
+        ),
+        (gym.spaces.Dict(image=gym.spaces.Box(0, 1, (2,)), mission=gym.spaces.Text(9)), "Text at ['mission']."),
+        (gym.spaces.Dict(), "a Dict without parts."),
+        (gym.spaces.Dict(x=gym.spaces.Tuple([])), "a Tuple without parts at ['x']."),
+    ],
+    ids=["itself", "part", "parts of parts", "text", "nothing", "nothing in a part"],
+)
+def test_what_has_no_flat_form_is_named_with_its_place(space: Any, blamed: str) -> None:
     env = Base(0)
     env.observation_space = space
-    with pytest.raises(ConfigError, match=r"observation space .*Sentence.* is, or holds, a space that"):
+    with pytest.raises(ConfigError, match=f"because of {re.escape(blamed)} Accepted are"):
         flat_spaces(env)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 from pathlib import Path
 
@@ -29,11 +30,13 @@ LABELS = (
 )
 
 
-def scores(num_shots: int, scale: float, success: bool = True, num_tasks: int = 30) -> Evaluation:
+def scores(
+    num_shots: int, scale: float, success: bool = True, num_tasks: int = 30, num_distinct: int | None = None
+) -> Evaluation:
     rng = np.random.default_rng(num_shots)
     returns = scale * rng.normal(-50.0, 30.0, (num_tasks, num_shots))
     share = rng.uniform(0, 1, (num_tasks, num_shots)) if success else None
-    return Evaluation(returns, share, 20, 1000, 0)
+    return Evaluation(returns, share, 20, 1000, 0, num_tasks if num_distinct is None else num_distinct)
 
 
 def shown(
@@ -94,6 +97,13 @@ def test_episodes_of_memory_agents_are_counted_from_one(tmp_path: Path) -> None:
     header = next(line for line in printed.splitlines() if line.startswith("┃"))
     assert [cell.strip() for cell in header.strip("┃").split("┃")] == ["in episode:", "1", "2"]
     assert "1,000 held-out tasks" in printed
+
+
+def test_tasks_that_were_drawn_again_are_told(tmp_path: Path) -> None:
+    assert "Return on 30 held-out tasks (2 distinct) of bandit" in " ".join(
+        shown(tmp_path, [2], num_distinct=2).split()
+    )
+    assert {row["distinct_tasks"] for row in json.loads((tmp_path / "x.json").read_text())["rows"]} == {2}
 
 
 def test_one_task_has_no_interval_over_tasks(tmp_path: Path) -> None:

@@ -119,6 +119,9 @@ def _check(words: list[str], console: Console) -> int:
 
     options = tyro.cli(Options, args=words, prog="metarl check")
     distribution = load_distribution(options.tasks)
-    check_tasks(distribution)
+    num_distinct = check_tasks(distribution)
     console.print(f"[green]{distribution.id}: no fault found.[/] {distribution.spec}")
+    console.print(
+        f"Different tasks in 300 draws: {num_distinct['train']} to train on, {num_distinct['test']} to test on."
+    )
     return 0

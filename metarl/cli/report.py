@@ -127,6 +127,7 @@ def write_adaptation(
                 "episodes_per_shot": row.evaluation.episodes_per_shot,
                 "num_env_steps": row.evaluation.num_env_steps,
                 "invalid_episodes": row.evaluation.num_invalid,
+                "distinct_tasks": row.evaluation.num_distinct,
             }
             for row in rows
         ],
@@ -168,7 +169,9 @@ def show_adaptation(
     by_episode = experiment.agent_config.adapts_by == "episode"
     num_tasks = len(rows[0].evaluation.returns)
     one = num_tasks == 1
-    title = f"on {num_tasks:,} {which} task{'' if one else 's'} of {distribution.id}"
+    distinct = rows[0].evaluation.num_distinct
+    repeated = "" if distinct == num_tasks else f" ({distinct:,} distinct)"
+    title = f"on {num_tasks:,} {which} task{'' if one else 's'}{repeated} of {distribution.id}"
     header = "in episode:" if by_episode else "after gradient steps:"
     first = 1 if by_episode else 0
     returns = [(row.label, [_cell(interval, one) for interval in row.intervals]) for row in rows]

@@ -20,6 +20,7 @@ from metarl.seeding import derive, numpy_stream
 from metarl.statistics import Float, mean_interval
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Rollout, Task, Trial
+from metarl.vector.instances import digest_or_none
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Evaluation:
         episodes_per_shot: episodes behind each entry.
         num_env_steps: what the evaluation cost, in environment steps.
         num_invalid: episodes whose simulation diverged; they count with what they had earned, and as no success.
+        num_distinct: different tasks in the sample. Where they are fewer than ``task`` has entries, intervals speak of
+            further draws from these tasks, and not of new ones.
     """
 
     returns: Float
@@ -39,6 +42,7 @@ class Evaluation:
     episodes_per_shot: int
     num_env_steps: int
     num_invalid: int
+    num_distinct: int
 
     @property
     def mean_success(self) -> list[float] | None:
@@ -122,6 +126,7 @@ def evaluate(
             f"evaluate needs rollouts_per_task above 0 and num_adaptations of 0 or more, got {rollouts_per_task!r} and "
             f"{num_adaptations!r}."
         )
+    num_distinct = _num_distinct(tasks)
     group = current()
     share = group.share(len(tasks))
     own: list[Evaluation] = []
@@ -134,7 +139,7 @@ def evaluate(
             )
         finally:
             collector.close()
-        own.append(_scores(trial, rollouts_per_task, succeeded))
+        own.append(_scores(trial, rollouts_per_task, succeeded, num_distinct))
     found = _joined([part for parts in group.gather(own) for part in parts])
     returns = found.returns
     if not np.isfinite(returns).all():
@@ -146,7 +151,15 @@ def evaluate(
     return found
 
 
-def _scores(trial: Trial, episodes_per_shot: int, succeeded: Callable[[Rollout], Tensor] | None) -> Evaluation:
+def _num_distinct(tasks: Sequence[Task]) -> int:
+    """Different tasks among ``tasks``; one that has no digest counts as another than all the rest."""
+    digests = [digest_or_none(task) for task in tasks]
+    return len(set(digests) - {None}) + digests.count(None)
+
+
+def _scores(
+    trial: Trial, episodes_per_shot: int, succeeded: Callable[[Rollout], Tensor] | None, num_distinct: int
+) -> Evaluation:
     def by_shot(values: list[Tensor]) -> Float:
         return np.stack([value.double().mean(1).cpu().numpy() for value in values], axis=1)
 
@@ -156,7 +169,7 @@ def _scores(trial: Trial, episodes_per_shot: int, succeeded: Callable[[Rollout],
     elif trial.reports_success:
         success = by_shot([rollout.success for rollout in trial.rollouts])
     returns = by_shot([rollout.returns for rollout in trial.rollouts])
-    return Evaluation(returns, success, episodes_per_shot, trial.num_env_steps, trial.num_invalid)
+    return Evaluation(returns, success, episodes_per_shot, trial.num_env_steps, trial.num_invalid, num_distinct)
 
 
 def _joined(parts: list[Evaluation]) -> Evaluation:
@@ -171,4 +184,5 @@ def _joined(parts: list[Evaluation]) -> Evaluation:
         parts[0].episodes_per_shot,
         sum(part.num_env_steps for part in parts),
         sum(part.num_invalid for part in parts),
+        parts[0].num_distinct,
     )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 
+import gymnasium as gym
+
 from metarl.errors import ConfigError, unknown_name
-from metarl.plugins import find_attribute, load_attribute
+from metarl.plugins import find_attribute, is_module, load_attribute
 from metarl.tasks.distribution import TaskDistribution
 
 _BUILT_IN = "metarl.envs"
@@ -61,10 +63,23 @@ def load_distribution(name: str) -> TaskDistribution:
         try:
             return make(name)
         except ConfigError as error:
-            raise ConfigError(f"{error} Tasks of your own: module:attribute, e.g. my_tasks:pendulums.") from None
+            raise ConfigError(f"{error} {_hint(name)}") from None
     distribution = load_attribute(name, "TaskDistribution", lambda value: isinstance(value, TaskDistribution))
     assert isinstance(distribution, TaskDistribution)
     return distribution
+
+
+def _hint(name: str) -> str:
+    """What somebody may have meant by an unknown id."""
+    if name in gym.registry:
+        return (
+            f"{name} is a single environment of Gymnasium; a module of yours makes tasks of it, by "
+            "metarl.envs.gymnasium_tasks or TaskDistribution, and then they are called module:attribute."
+        )
+    module = name.removesuffix(".py")
+    if is_module(module):
+        return f"There is a module {module}: tasks that it defines are called {module}:attribute."
+    return "Tasks of your own: module:attribute, e.g. my_tasks:pendulums."
 
 
 def distribution_name(distribution: TaskDistribution) -> str:

@@ -47,7 +47,7 @@ _NUM_ATTEMPTS = 40
 """Episodes after which tasks that never differed count as ignored; sparse rewards need many."""
 
 
-def check_tasks(distribution: TaskDistribution, *, num_tasks: int = 8, seed: int = 0) -> None:
+def check_tasks(distribution: TaskDistribution, *, num_tasks: int = 8, seed: int = 0) -> dict[str, int]:
     """Check that ``distribution`` keeps what agents and figures rely on.
 
     Checked: flat spaces that are the same for all tasks; a time limit; samplers that depend on their generator
@@ -60,6 +60,9 @@ def check_tasks(distribution: TaskDistribution, *, num_tasks: int = 8, seed: int
         num_tasks: tasks to play, half of them test tasks; 2 or more.
         seed: seed for the sampled tasks, the actions and the episodes.
 
+    Returns:
+        How many different tasks 300 draws of each split held, by ``"train"`` and ``"test"``.
+
     Raises:
         TaskCheckError: listing every problem found.
         ConfigError: for fewer than 2 tasks.
@@ -71,13 +74,15 @@ def check_tasks(distribution: TaskDistribution, *, num_tasks: int = 8, seed: int
     check.run(num_tasks)
     if check.problems:
         raise TaskCheckError(distribution.id, check.problems)
+    return check.num_distinct
 
 
 class _Check:
-    """One run of :func:`check_tasks`; ``problems`` grows as it goes."""
+    """One run of :func:`check_tasks`; ``problems`` grows as it goes, ``num_distinct`` is what it returns."""
 
     def __init__(self, distribution: TaskDistribution, seed: int) -> None:
         self.problems: list[str] = []
+        self.num_distinct: dict[str, int] = {}
         self._distribution = distribution
         self._seed = seed
         self._max_steps = min(distribution.horizon or _MAX_STEPS, _MAX_STEPS)
@@ -105,6 +110,7 @@ class _Check:
                 sampled = split.sample(_NUM_SPLIT_SAMPLES, numpy_stream(self._seed, "check", split.name))
                 again = split.sample(num, numpy_stream(self._seed, "check", split.name))
                 digests[split.name] = {task_digest(task) for task in sampled}
+                self.num_distinct[split.name] = len(digests[split.name])
                 for task, repeated in zip(sampled, again, strict=False):
                     if task_digest(task) != task_digest(repeated):
                         self._add(

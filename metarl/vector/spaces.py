@@ -42,20 +42,33 @@ def flat_spaces(env: gym.Env[Any, Any]) -> tuple[gym.spaces.Box, ActionSpace]:
 
 def flattened(observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> tuple[gym.spaces.Box, ActionSpace]:
     """:func:`flat_spaces` of an environment that has these spaces."""
-    try:
-        flat = gym.spaces.flatten_space(observation_space)
-    except NotImplementedError as error:
+    refused = _not_flat(observation_space)
+    if refused:
         raise ConfigError(
-            f"observation space {observation_space} is, or holds, a space that Gymnasium cannot flatten; accepted "
-            "are Box, Discrete, MultiDiscrete, MultiBinary, and Tuple or Dict of these."
-        ) from error
-    if not isinstance(flat, gym.spaces.Box):
-        raise ConfigError(
-            f"observation space {observation_space} has no fixed flat size; accepted are Box, Discrete, "
-            "MultiDiscrete, MultiBinary, and Tuple or Dict of these."
+            f"observation space {observation_space} has no flat form of fixed size, because of {', '.join(refused)}. "
+            "Accepted are Box, Discrete, MultiDiscrete, MultiBinary, and Tuple or Dict of these: leave all else out by "
+            "a wrapper, e.g. gymnasium.wrappers.FilterObservation, or turn it into numbers."
         )
+    flat = gym.spaces.flatten_space(observation_space)
+    assert isinstance(flat, gym.spaces.Box)
     observation_space = gym.spaces.Box(as_float32(flat.low), as_float32(flat.high), dtype=np.float32)
     return observation_space, flat_actions(action_space)
+
+
+def _not_flat(space: gym.Space[Any], path: str = "") -> list[str]:
+    """Parts of ``space`` without a flat form of fixed size, by class and place, e.g. ``Sequence at ['mission']``."""
+    if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+        parts = space.items() if isinstance(space, gym.spaces.Dict) else enumerate(space)
+        if len(space):
+            return [each for key, part in parts for each in _not_flat(part, f"{path}[{key!r}]")]
+        return [f"a {type(space).__name__} without parts" + (f" at {path}" if path else "")]
+    try:
+        # Gymnasium flattens text into the codes of its characters, which are no measure of anything.
+        if isinstance(gym.spaces.flatten_space(space), gym.spaces.Box) and not isinstance(space, gym.spaces.Text):
+            return []
+    except NotImplementedError:
+        pass  # A class that Gymnasium does not know.
+    return [f"{type(space).__name__} at {path}" if path else f"its class {type(space).__name__}"]
 
 
 def spec_of(observation_space: gym.spaces.Box, action_space: ActionSpace, horizon: int) -> Spec:
