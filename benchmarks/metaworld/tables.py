@@ -16,6 +16,7 @@ Beside = Mapping[tuple[str, str], tuple[Published, str]]
 AGENTS: Mapping[str, tuple[str, str]] = {
     "MAML-TRPO": ("maml-trpo", ""),
     "RL2": ("rl2", ""),
+    "RL2 recall": ("rl2", "recall"),
     "RL2 + HN": ("rl2", "hypernetwork"),
     "VariBAD + HN": ("varibad", "hypernetwork"),
 }

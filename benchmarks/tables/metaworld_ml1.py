@@ -18,7 +18,7 @@ _LONGER = ("reach-v3", "push-v3")
 _AGENTS: Mapping[str, tuple[str, str]] = {
     "MAML-TRPO": ("maml-trpo", ""),
     "RL2": ("rl2", ""),
-    "RL2 quick": ("rl2", "quick"),
+    "RL2 recall": ("rl2", "recall"),
     "RL2 + HN": ("rl2", "hypernetwork"),
     "VariBAD + HN": ("varibad", "hypernetwork"),
 }
