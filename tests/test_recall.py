@@ -7,8 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from helpers.arms import train
 from torch import Tensor
 
+from metarl import evaluate
 from metarl.agents import AGENTS
 from metarl.agents.rl2 import RL2Config
 from metarl.networks.recall import kept_size, recall_best, shown_size
@@ -101,3 +103,20 @@ def test_it_is_seen_by_the_policy_and_by_nothing_else() -> None:
 def test_only_agents_that_recall_take_the_setting() -> None:
     assert "recall_best" in {field.name for field in dataclasses.fields(AGENTS["rl2"])}
     assert "recall_best" not in {field.name for field in dataclasses.fields(AGENTS["snail"])}
+
+
+def test_a_goal_that_was_found_is_gone_back_to() -> None:
+    """2-D navigation pays by distance: the second episode can begin where the first one ended."""
+    tasks = make("navigation-2d")
+    returns = {}
+    for recalls in (True, False):
+        config = RL2Config(
+            hidden_size=32, head="state", head_sizes=(32,), meta_lr=3e-3, num_epochs=5, recall_best=recalls
+        )
+        agent = config.build(tasks.spec, CPU, 0)
+        train(agent, tasks, num_iterations=10, num_tasks=40)
+        found = evaluate(agent, tasks, num_tasks=40, seed=1)
+        returns[recalls] = found.returns.mean(axis=0)
+    first, second = returns[True]
+    assert second > first + 2.0
+    assert second > returns[False][1] + 10.0

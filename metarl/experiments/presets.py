@@ -52,6 +52,9 @@ _CARTPOLE_RL2 = Preset(
     {"num_iterations": 50, "meta_batch_size": 100, "eval_every": 10},
     {"hidden_size": 64, "meta_lr": 2e-3},
 )
+_NAVIGATION_RL2 = Preset(
+    "as rl2 on locomotion", {"meta_batch_size": 100}, {"hidden_size": 64, "meta_lr": 1e-3, "num_epochs": 5}
+)
 _CARTPOLES = ("cartpole", "cartpole-random", "cartpole-extreme", "cartpole-goal", "cartpole-mirrored")
 
 _LOCOMOTION = tuple(task.id for task in LOCOMOTION)
@@ -273,8 +276,11 @@ PRESETS: dict[str, Preset] = {
     ),
     "snail:bandit": Preset(_BANDIT.source, _BANDIT.train, _BANDIT.agent),
     **{f"{agent}:tabular-mdp": _TABULAR_MDP for agent in ("rl2", "snail")},
-    "rl2:navigation-2d": Preset(
-        "as rl2 on locomotion", {"meta_batch_size": 100}, {"hidden_size": 64, "meta_lr": 1e-3, "num_epochs": 5}
+    "rl2:navigation-2d": _NAVIGATION_RL2,
+    "rl2:navigation-2d:recall": Preset(
+        "rl2's, with the best moment of the trial kept and shown: after 6 iterations it is where rl2's own is after 90",
+        _NAVIGATION_RL2.train,
+        {**_NAVIGATION_RL2.agent, "recall_best": True, "head": "state", "head_sizes": (64, 64)},
     ),
     **{
         _name(agent, tasks): preset
