@@ -225,7 +225,10 @@ class RL2(RecurrentPPO):
         # Heads and what is kept between calls stay in full precision.
         out, values = self.memory.heads(features.to(inputs.dtype), inputs)
         log_std = self.memory.log_std if self.spec.num_coordinates else None
-        return policy_distribution(self.spec, out, log_std), values, torch.cat([kept, memory.to(inputs.dtype)], dim=1)
+        memory = memory.to(inputs.dtype)
+        if self._num_kept:
+            memory = torch.cat([kept, memory], dim=1)
+        return policy_distribution(self.spec, out, log_std), values, memory
 
     def evaluate(self, batch: Sequences) -> tuple[Distribution, Tensor]:
         """See :meth:`RecurrentPPO.evaluate`."""
