@@ -12,8 +12,8 @@ from metarl.benchmarks.reproduce.table import PaperTable, TableCell
 
 _SEEDS = {"reach-v3": (1, 2, 3), "push-v3": (1, 2, 3), "pick-place-v3": (1,)}
 
-_LONGER = ("reach-v3", "push-v3")
-"""Tasks on which RL² was also trained for more steps than the official budget."""
+_LONGER = {"reach-v3": ("RL2", "RL2 recall"), "push-v3": ("RL2", "RL2 recall")}
+"""Agents by task that are also trained for more steps than the official budget."""
 
 _AGENTS: Mapping[str, tuple[str, str]] = {
     "MAML-TRPO": ("maml-trpo", ""),
@@ -51,10 +51,12 @@ def _cells() -> Iterator[TableCell]:
                 published, reason = beside.get((name, agent, measure), (None, ""))
                 on_request = agent == "VariBAD + HN" and name != "pick-place-v3"
                 yield TableCell(f"{name}, {agent}", measure, source, seeds, published, reason, on_request, measure)
-        if name in _LONGER:
-            longer = OfficialSource(tasks, ("test",), "rl2", train={"num_iterations": 100})
+        for agent in _LONGER.get(name, ()):
+            kind, variant = _AGENTS[agent]
+            preset = f"{kind}:{tasks}:{variant}" if variant else None
+            longer = OfficialSource(tasks, ("test",), kind, preset, train={"num_iterations": 100})
             for measure in ("test", "test sampled", BEST):
-                yield TableCell(f"{name}, RL2, 5 M steps", measure, longer, (1,), on_request=True, measure=measure)
+                yield TableCell(f"{name}, {agent}, 5 M steps", measure, longer, (1,), on_request=True, measure=measure)
         for reference in REFERENCES:
             source_of_it = ReferenceSource(tasks, ("test",), reference)
             yield TableCell(f"{name}, {reference}", "test", source_of_it, (1,), measure="test")
