@@ -14,12 +14,11 @@ from typing import Any
 import tyro
 
 from metarl.agents.registry import load_agent
-from metarl.benchmarks.cells import Cell, console, read_scores, run_cells
+from metarl.benchmarks.cells import console, preset_cell, read_scores, run_cells
 from metarl.benchmarks.engines import LOCAL, Engine
 from metarl.benchmarks.report import Scores, write_returns_page
 from metarl.benchmarks.tables import load_table
 from metarl.errors import ConfigError, told_errors
-from metarl.experiments import resolve
 from metarl.runs.files import safe_name
 
 TABLES = {
@@ -37,7 +36,8 @@ class Options:
     tasks: str = "cartpole-goal"
     """Task distribution."""
     agents: tuple[str, ...] = ("maml-trpo", "pretrained")
-    """Agents, each with its preset for these tasks; `pretrained` gets as many episodes as an agent with one step."""
+    """Agents, each with its preset for these tasks, or AGENT:VARIANT with another such as rl2:recall; `pretrained` gets
+    as many episodes as an agent with one step."""
     seeds: tuple[int, ...] = (1, 2, 3)
     """Seeds of training."""
     num_iterations: int | None = None
@@ -62,7 +62,7 @@ def main() -> None:
     """Run the benchmark."""
     options = tyro.cli(Options)
     cells = [
-        Cell(agent, options.tasks, seed, train=_train(options, agent))
+        preset_cell(agent, options.tasks, seed, _train(options, agent))
         for agent in options.agents
         for seed in options.seeds
     ]
@@ -102,10 +102,10 @@ def _beside(name: str, cells: str) -> list[str]:
 def _commands(scores: Scores) -> list[str]:
     """The options behind scores: agents that share seeds and budget in one line."""
     agents: dict[tuple[str, ...], list[str]] = {}
-    for agent in dict.fromkeys(cell.agent for cell in scores):
-        chosen = {cell: score for cell, score in scores.items() if cell.agent == agent}
+    for agent in dict.fromkeys(cell.label for cell in scores):
+        chosen = {cell: score for cell, score in scores.items() if cell.label == agent}
         first, score = next(iter(chosen.items()))
-        preset = resolve(agent, first.tasks).train_config
+        preset = first.setup().train_config
         ran = score["config"]["train"]
         iterations = ran["num_iterations"] // 2 if agent == "pretrained" else ran["num_iterations"]
         rest = ["--seeds", *(str(cell.seed) for cell in chosen)]
@@ -120,10 +120,11 @@ def _commands(scores: Scores) -> list[str]:
     return [" ".join([*first, *names, last]) for (*first, last), names in agents.items()]
 
 
-def _train(options: Options, agent: str) -> dict[str, Any]:
+def _train(options: Options, label: str) -> dict[str, Any]:
+    agent = preset_cell(label, options.tasks, 0).agent
     by_gradient = load_agent(agent).adapts_by == "gradient step"
     batch = {"meta_batch_size": options.meta_batch_size} if by_gradient and options.meta_batch_size is not None else {}
-    setup = resolve(agent, options.tasks, train=batch)
+    setup = preset_cell(label, options.tasks, 0, batch).setup()
     if options.steps is None:
         iterations = options.num_iterations or setup.train_config.num_iterations
         return {**batch, "num_iterations": 2 * iterations if agent == "pretrained" else iterations}

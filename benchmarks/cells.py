@@ -17,9 +17,10 @@ from rich.console import Console
 
 from metarl.agents import AGENTS
 from metarl.benchmarks.engines import LOCAL, Engine, Job, Report, run_jobs
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, unknown_name
 from metarl.evaluation.evaluator import evaluate
 from metarl.experiments import Experiment, Setup, resolve
+from metarl.experiments.presets import PRESETS
 from metarl.runs.files import read_json, safe_name, write_atomically
 from metarl.runs.folder import RunFolder
 from metarl.runs.logger import read_metrics
@@ -41,7 +42,7 @@ class Cell:
         seed: seed of the training run.
         train: fields of TrainConfig that differ from the preset's.
         settings: fields of the agent's config that differ from the preset's.
-        variant: tells cells apart that differ in their settings alone.
+        variant: tells cells apart that differ in their settings or preset alone.
         preset: to take instead of that of agent and tasks.
     """
 
@@ -52,6 +53,11 @@ class Cell:
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     variant: str = ""
     preset: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What tables and figures call the agent."""
+        return f"{self.agent}:{self.variant}" if self.variant else self.agent
 
     @property
     def name(self) -> str:
@@ -183,12 +189,33 @@ def train(cell: Cell, runs: Path, report: Report) -> Experiment | None:
 def read_scores(results: Path, tasks: str) -> dict[Cell, dict[str, Any]]:
     """All scores of a family of tasks in a folder, by cell, in the order of agents and seeds."""
     found = [read_json(path) for path in results.glob("*-seed*.json")]
-    cells = {Cell(score["agent"], tasks, score["seed"]): score for score in found if score["tasks"] == tasks}
+    cells = {cell_of(score): score for score in found if score["tasks"] == tasks}
     order = {agent: number for number, agent in enumerate(AGENTS)}
     # Agents of the user's own come last.
     return dict(
-        sorted(cells.items(), key=lambda pair: (order.get(pair[0].agent, len(order)), pair[0].agent, pair[0].seed))
+        sorted(cells.items(), key=lambda pair: (order.get(pair[0].agent, len(order)), pair[0].label, pair[0].seed))
     )
+
+
+def preset_cell(label: str, tasks: str, seed: int, train: Mapping[str, Any] | None = None) -> Cell:
+    """The cell of an agent with a preset: its own for these tasks, or with ``AGENT:VARIANT`` one beside it.
+
+    Raises:
+        ConfigError: for a variant that is no preset.
+    """
+    agent, _, variant = label.partition(":")
+    if agent not in AGENTS:
+        return Cell(label, tasks, seed, train or {})  # An agent of the user's own is MODULE:ATTRIBUTE.
+    preset = f"{agent}:{tasks}:{variant}" if variant else None
+    if preset is not None and preset not in PRESETS:
+        raise unknown_name("preset", preset, [name for name in PRESETS if name.startswith(f"{agent}:{tasks}")])
+    return Cell(agent, tasks, seed, train or {}, variant=variant, preset=preset)
+
+
+def cell_of(score: Mapping[str, Any]) -> Cell:
+    """The cell that a score is of."""
+    label = f"{score['agent']}:{score['variant']}" if score.get("variant") else score["agent"]
+    return preset_cell(label, score["tasks"], score["seed"])
 
 
 def describe(cell: Cell, experiment: Experiment) -> dict[str, Any]:
@@ -197,6 +224,7 @@ def describe(cell: Cell, experiment: Experiment) -> dict[str, Any]:
     manifest = {name: value for name, value in experiment.run.read_manifest().items() if name != "command"}
     return {
         "agent": cell.agent,
+        **({"variant": cell.variant} if cell.variant else {}),
         "tasks": cell.tasks,
         "seed": cell.seed,
         "env_steps": read_metrics(experiment.run.metrics)[-1]["env_steps"],

@@ -44,8 +44,8 @@ def write_returns_page(scores: Scores, folder: Path, title: str, introduction: s
     figure = Figure(figsize=(max(5.0, 2.6 * len(families)), 3.6), layout="constrained")
     panels = figure.subplots(1, len(families), squeeze=False)[0]
     for tasks, axes in zip(families, panels, strict=True):
-        for agent in dict.fromkeys(cell.agent for cell in scores if cell.tasks == tasks):
-            chosen = [score for cell, score in scores.items() if (cell.tasks, cell.agent) == (tasks, agent)]
+        for agent in dict.fromkeys(cell.label for cell in scores if cell.tasks == tasks):
+            chosen = [score for cell, score in scores.items() if (cell.tasks, cell.label) == (tasks, agent)]
             returns = np.array([score["returns"] for score in chosen])
             shots = [crossed_interval([returns[:, :, shot]]) for shot in range(returns.shape[2])]
             texts = [f"{mean} [{low}, {high}]" for mean, low, high in map(interval_texts, shots)]
@@ -94,8 +94,8 @@ def _draw_curves(scores: Scores, families: Sequence[str], path: Path) -> list[st
     figure = Figure(figsize=(max(6.4, 3.2 * len(families)), 4.4), layout="constrained")
     panels = figure.subplots(1, len(families), squeeze=False)[0]
     for tasks, axes in zip(families, panels, strict=True):
-        for agent in dict.fromkeys(cell.agent for cell in curves if cell.tasks == tasks):
-            chosen = [curve for cell, curve in curves.items() if (cell.tasks, cell.agent) == (tasks, agent)]
+        for agent in dict.fromkeys(cell.label for cell in curves if cell.tasks == tasks):
+            chosen = [curve for cell, curve in curves.items() if (cell.tasks, cell.label) == (tasks, agent)]
             shortest = min(len(curve["return"]) for curve in chosen)
             # Where episodes end early, seeds differ in their steps.
             steps = np.mean([curve["env_steps"][:shortest] for curve in chosen], axis=0)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from metarl.benchmarks.cells import cell_of
 from metarl.benchmarks.papers import rows_of
 from metarl.benchmarks.reproduce.scores import read_scores
 from metarl.benchmarks.reproduce.verdicts import Kind, Result, results_of
@@ -42,7 +43,7 @@ class Adapted(Figure):
 
     Attributes:
         folder: name of the results' folder.
-        agent: name of the agent.
+        agent: name of the agent, or ``AGENT:VARIANT``.
         shot: adaptations before it; -1 for all.
     """
 
@@ -53,7 +54,8 @@ class Adapted(Figure):
     def text(self, results: Path) -> str:
         """Mean over the seeds of the agent's scores, with the digits that its page shows."""
         scores = [read_json(path) for path in sorted((results / self.folder).glob("*-seed*.json"))]
-        returns = [np.asarray(score["returns"])[:, self.shot] for score in scores if score["agent"] == self.agent]
+        mine = [score for score in scores if cell_of(score).label == self.agent]
+        returns = [np.asarray(score["returns"])[:, self.shot] for score in mine]
         if not returns:
             raise ConfigError(f"{results / self.folder} holds no score of {self.agent}.")
         return interval_texts(crossed_interval([np.array(returns)]))[0]
