@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from metarl.benchmarks import adaptation
+from metarl.benchmarks.summary import Adapted
+from metarl.errors import ConfigError
 from metarl.experiments.experiment import Experiment
 
 OPTIONS = "--tasks bandit --agents reptile rl2 --seeds 1 2 --steps 2000 --meta-batch-size 5 --num-tasks 3"
@@ -41,6 +43,27 @@ def test_cells_are_trained_once_and_shown_together(tmp_path: Path, monkeypatch: 
     (results / "NOTES.md").write_text("- RL2 pulled every arm.\n")
     run(tmp_path, monkeypatch)
     assert "[NOTES.md](NOTES.md)" in (results / "README.md").read_text()
+
+
+def test_an_agent_stands_beside_itself_with_another_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = "--tasks bandit --agents rl2 rl2:transformer --seeds 1 --num-iterations 1 --num-tasks 2"
+    results = run(tmp_path, monkeypatch, both)
+    plain, other = (json.loads((results / f"bandit-rl2{end}-seed1.json").read_text()) for end in ("", "-transformer"))
+    assert "variant" not in plain and other["variant"] == "transformer"
+    assert [score["config"]["rl2"]["memory"] for score in (plain, other)] == ["gru", "transformer"]
+    page = (results / "README.md").read_text()
+    assert "| bandit | rl2 |" in page and "| bandit | rl2:transformer |" in page
+    # As they were asked for, in one line.
+    assert "--tasks bandit --agents rl2 rl2:transformer --seeds 1 --num-iterations 1 --num-tasks 2\n" in page
+    with pytest.raises(ConfigError, match=r"holds no score of rl2:snail\."):
+        Adapted("bandit", "rl2:snail").text(tmp_path / "results")
+    (results / "bandit-rl2-transformer-seed1.json").write_text(json.dumps(other | {"returns": [[99.0], [99.0]]}))
+    assert float(Adapted("bandit", "rl2:transformer").text(tmp_path / "results")) == 99.0
+    assert float(Adapted("bandit", "rl2").text(tmp_path / "results")) < 10.0
+    with pytest.raises(
+        SystemExit, match=r"unknown preset 'rl2:bandit:transfomer'.*Did you mean 'rl2:bandit:transformer'"
+    ):
+        run(tmp_path, monkeypatch, both.replace("rl2:transformer", "rl2:transfomer"))
 
 
 def test_two_budgets_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

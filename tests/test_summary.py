@@ -22,7 +22,7 @@ def test_figures_are_means_over_the_seeds_of_one_agent(tmp_path: Path) -> None:
     for agent, seed, returns in (("a", 1, "[[1, 2], [3, 4]]"), ("a", 2, "[[5, 6], [7, 8]]"), ("b", 1, "[[50, 60]]")):
         path = tmp_path / "tasks" / f"tasks-{agent}-seed{seed}.json"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(f'{{"agent": "{agent}", "returns": {returns}}}')
+        path.write_text(f'{{"agent": "{agent}", "tasks": "tasks", "seed": {seed}, "returns": {returns}}}')
     assert float(Adapted("tasks", "a").text(tmp_path)) == 5.0
     assert float(Adapted("tasks", "a", 0).text(tmp_path)) == 4.0
     with pytest.raises(ConfigError, match="holds no score of c"):
