@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.rcsetup import cycler
 from numpy.typing import NDArray
 
 from metarl.agents.registry import load_agent
@@ -21,6 +22,11 @@ Scores = Mapping[Cell, Mapping[str, Any]]
 
 _SMOOTHED = 40
 """Curves of more iterations than these are drawn as running means over a tenth of them."""
+
+
+_COLOURS = ("blue", "orange", "green", "red", "purple", "brown", "pink", "gray", "olive", "cyan")
+_STYLES = cycler(linestyle=["-", "--"]) * cycler(color=[f"tab:{name}" for name in _COLOURS])
+"""Ten colours, and dashes from the eleventh line on."""
 
 
 def write_returns_page(scores: Scores, folder: Path, title: str, introduction: str) -> str:
@@ -44,6 +50,7 @@ def write_returns_page(scores: Scores, folder: Path, title: str, introduction: s
     figure = Figure(figsize=(max(5.0, 2.6 * len(families)), 3.6), layout="constrained")
     panels = figure.subplots(1, len(families), squeeze=False)[0]
     for tasks, axes in zip(families, panels, strict=True):
+        axes.set_prop_cycle(_STYLES)
         for agent in dict.fromkeys(cell.label for cell in scores if cell.tasks == tasks):
             chosen = [score for cell, score in scores.items() if (cell.tasks, cell.label) == (tasks, agent)]
             returns = np.array([score["returns"] for score in chosen])
@@ -94,6 +101,7 @@ def _draw_curves(scores: Scores, families: Sequence[str], path: Path) -> list[st
     figure = Figure(figsize=(max(6.4, 3.2 * len(families)), 4.4), layout="constrained")
     panels = figure.subplots(1, len(families), squeeze=False)[0]
     for tasks, axes in zip(families, panels, strict=True):
+        axes.set_prop_cycle(_STYLES)
         for agent in dict.fromkeys(cell.label for cell in curves if cell.tasks == tasks):
             chosen = [curve for cell, curve in curves.items() if (cell.tasks, cell.label) == (tasks, agent)]
             shortest = min(len(curve["return"]) for curve in chosen)

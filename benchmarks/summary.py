@@ -146,6 +146,14 @@ def _lines() -> Iterator[Line]:
         (("MAML's paper:", tuple(Reported(maml[f"{steps} grad steps", "MAML"].value) for steps in (0, 3))),),
         before=Adapted("navigation-2d", "maml-trpo", 0),
     )
+    yield Line(
+        "navigation-2d",
+        "navigation-2d",
+        "RL² with recall",
+        Adapted("navigation-2d", "rl2:recall"),
+        (("without:", tuple(Adapted("navigation-2d", "rl2", shot) for shot in (0, 1))),),
+        before=Adapted("navigation-2d", "rl2:recall", 0),
+    )
     rl2 = rows_of("RL2", "Table 1")
     yield Line(
         "bandit",
