@@ -176,7 +176,10 @@ def _lines() -> Iterator[Line]:
         ml1,
         "MAML-TRPO",
         Tabled(ml1, "reach-v3, MAML-TRPO", "test"),
-        (("RL²:", (Tabled(ml1, "reach-v3, RL2", "test"),)),),
+        (
+            ("RL²:", (Tabled(ml1, "reach-v3, RL2", "test"),)),
+            ("with recall:", (Tabled(ml1, "reach-v3, RL2 recall", "test"),)),
+        ),
         unit=" %",
     )
     yield Line(
