@@ -112,7 +112,7 @@ class RL2Config(RecurrentPPOConfig):
 
     def build(self, spec: Spec, device: torch.device, seed: int) -> RL2:
         """A fresh agent."""
-        return RL2(self, spec, device, seed)
+        return RL2(self, spec, device, seed, recall_best=self.recall_best)
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,6 @@ class SNAILConfig(RecurrentPPOConfig):
     """The attention reads the whole trial at once."""
     precision: ClassVar[Precision] = "float32"
     """Keys and values of all steps stay in the memory, in full precision."""
-    recall_best: ClassVar[bool] = False
-    """The attention can look the best step up itself."""
 
     memory: Literal["snail"] = "snail"
     """Convolutions and attention."""
@@ -154,14 +152,23 @@ class RL2(RecurrentPPO):
         spec: sizes of observation and action.
         device: where everything lives.
         seed: seed for the initial parameters.
+        recall_best: show the memory the best moment of the trial.
     """
 
-    def __init__(self, config: RL2Config | SNAILConfig, spec: Spec, device: torch.device, seed: int) -> None:
+    def __init__(
+        self,
+        config: RL2Config | SNAILConfig,
+        spec: Spec,
+        device: torch.device,
+        seed: int,
+        *,
+        recall_best: bool = False,
+    ) -> None:
         # What is recalled lies behind the observation, as if it were a part of it.
-        shown = shown_size(spec.obs_dim) if config.recall_best else 0
+        shown = shown_size(spec.obs_dim) if recall_best else 0
         with torch_stream(seed, "init"):
             memory = config.make_memory(replace(spec, obs_dim=spec.obs_dim + shown)).to(device)
-        self._num_kept = kept_size(spec.obs_dim) if config.recall_best else 0
+        self._num_kept = kept_size(spec.obs_dim) if recall_best else 0
         super().__init__(config, spec, device, memory, self._num_kept + memory.state_size)
         self.memory = memory
         self.bptt_steps = config.bptt_steps

@@ -232,7 +232,7 @@ def test_spaces_without_a_flat_form_are_refused_by_name() -> None:
         flat_spaces(env)
     env = Walk(TASKS[0])
     env.observation_space = gym.spaces.Sequence(gym.spaces.Discrete(2))
-    with pytest.raises(ConfigError, match=r"Sequence.*accepted are Box"):
+    with pytest.raises(ConfigError, match=r"Sequence.*Accepted are Box"):
         flat_spaces(env)
 
 
