@@ -7,6 +7,7 @@ must have been made alike. Interrupted, the same command goes on.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import tyro
 
 from metarl.agents.registry import load_agent
-from metarl.benchmarks.cells import console, preset_cell, read_scores, run_cells
+from metarl.benchmarks.cells import Cell, console, labelled_cell, read_scores, run_cells
 from metarl.benchmarks.engines import LOCAL, Engine
 from metarl.benchmarks.report import Scores, write_returns_page
 from metarl.benchmarks.tables import load_table
@@ -61,11 +62,8 @@ class Options:
 def main() -> None:
     """Run the benchmark."""
     options = tyro.cli(Options)
-    cells = [
-        preset_cell(agent, options.tasks, seed, _train(options, agent))
-        for agent in options.agents
-        for seed in options.seeds
-    ]
+    asked = [labelled_cell(agent, options.tasks, seed) for agent in options.agents for seed in options.seeds]
+    cells = [dataclasses.replace(cell, train=_train(options, cell)) for cell in asked]
     if options.num_tasks < 1 or (options.rollouts_per_task is not None and options.rollouts_per_task < 1):
         raise ConfigError(
             f"--num-tasks and --rollouts-per-task must be above 0, got {options.num_tasks} and "
@@ -120,14 +118,13 @@ def _commands(scores: Scores) -> list[str]:
     return [" ".join([*first, *names, last]) for (*first, last), names in agents.items()]
 
 
-def _train(options: Options, label: str) -> dict[str, Any]:
-    agent = preset_cell(label, options.tasks, 0).agent
-    by_gradient = load_agent(agent).adapts_by == "gradient step"
+def _train(options: Options, cell: Cell) -> dict[str, Any]:
+    by_gradient = load_agent(cell.agent).adapts_by == "gradient step"
     batch = {"meta_batch_size": options.meta_batch_size} if by_gradient and options.meta_batch_size is not None else {}
-    setup = preset_cell(label, options.tasks, 0, batch).setup()
+    setup = dataclasses.replace(cell, train=batch).setup()
     if options.steps is None:
         iterations = options.num_iterations or setup.train_config.num_iterations
-        return {**batch, "num_iterations": 2 * iterations if agent == "pretrained" else iterations}
+        return {**batch, "num_iterations": 2 * iterations if cell.agent == "pretrained" else iterations}
     if options.num_iterations is not None:
         raise ConfigError(f"--steps {options.steps} and --num-iterations {options.num_iterations}: give one of them.")
     return {**batch, "num_iterations": max(1, round(options.steps / setup.steps_per_iteration))}

@@ -17,10 +17,9 @@ from rich.console import Console
 
 from metarl.agents import AGENTS
 from metarl.benchmarks.engines import LOCAL, Engine, Job, Report, run_jobs
-from metarl.errors import ConfigError, unknown_name
+from metarl.errors import ConfigError
 from metarl.evaluation.evaluator import evaluate
 from metarl.experiments import Experiment, Setup, resolve
-from metarl.experiments.presets import PRESETS
 from metarl.runs.files import read_json, safe_name, write_atomically
 from metarl.runs.folder import RunFolder
 from metarl.runs.logger import read_metrics
@@ -197,25 +196,17 @@ def read_scores(results: Path, tasks: str) -> dict[Cell, dict[str, Any]]:
     )
 
 
-def preset_cell(label: str, tasks: str, seed: int, train: Mapping[str, Any] | None = None) -> Cell:
-    """The cell of an agent with a preset: its own for these tasks, or with ``AGENT:VARIANT`` one beside it.
-
-    Raises:
-        ConfigError: for a variant that is no preset.
-    """
+def labelled_cell(label: str, tasks: str, seed: int) -> Cell:
+    """The cell of an agent with its preset for these tasks, or of ``AGENT:VARIANT`` with a variant of it."""
     agent, _, variant = label.partition(":")
-    if agent not in AGENTS:
-        return Cell(label, tasks, seed, train or {})  # An agent of the user's own is MODULE:ATTRIBUTE.
-    preset = f"{agent}:{tasks}:{variant}" if variant else None
-    if preset is not None and preset not in PRESETS:
-        raise unknown_name("preset", preset, [name for name in PRESETS if name.startswith(f"{agent}:{tasks}")])
-    return Cell(agent, tasks, seed, train or {}, variant=variant, preset=preset)
+    if agent not in AGENTS or not variant:
+        return Cell(label, tasks, seed)  # An agent of the user's own is MODULE:ATTRIBUTE.
+    return Cell(agent, tasks, seed, variant=variant, preset=f"{agent}:{tasks}:{variant}")
 
 
 def cell_of(score: Mapping[str, Any]) -> Cell:
     """The cell that a score is of."""
-    label = f"{score['agent']}:{score['variant']}" if score.get("variant") else score["agent"]
-    return preset_cell(label, score["tasks"], score["seed"])
+    return labelled_cell(":".join(filter(None, (score["agent"], score.get("variant")))), score["tasks"], score["seed"])
 
 
 def describe(cell: Cell, experiment: Experiment) -> dict[str, Any]:

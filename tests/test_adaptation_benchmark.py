@@ -61,7 +61,7 @@ def test_an_agent_stands_beside_itself_with_another_preset(tmp_path: Path, monke
     assert float(Adapted("bandit", "rl2:transformer").text(tmp_path / "results")) == 99.0
     assert float(Adapted("bandit", "rl2").text(tmp_path / "results")) < 10.0
     with pytest.raises(
-        SystemExit, match=r"unknown preset 'rl2:bandit:transfomer'.*Did you mean 'rl2:bandit:transformer'"
+        SystemExit, match=r"unknown preset of rl2 'rl2:bandit:transfomer'.*Did you mean 'rl2:bandit:transformer'"
     ):
         run(tmp_path, monkeypatch, both.replace("rl2:transformer", "rl2:transfomer"))
 

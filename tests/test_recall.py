@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -59,24 +60,28 @@ def test_pieces_go_on_from_what_was_kept(size: int) -> None:
     inputs, kept = inputs_of_trials(), torch.zeros(SEQUENCES, kept_size(OBS))
     whole, last = recall_best(inputs, kept, OBS)
     parts = []
-    for piece in inputs.split(size, dim=1):  # type: ignore[no-untyped-call]
+    for piece in torch.split(inputs, size, dim=1):
         shown, kept = recall_best(piece, kept, OBS)
         parts.append(shown)
     assert torch.equal(torch.cat(parts, dim=1), whole)
     assert torch.equal(kept, last)
 
 
-@pytest.mark.parametrize("settings", [{}, {"memory": "lstm"}, {"memory": "transformer", "hidden_size": 16}])
-@pytest.mark.parametrize("head", [{}, {"head": "state", "head_sizes": (8,)}])
+@pytest.mark.parametrize("memory", ["gru", "lstm", "transformer"])
+@pytest.mark.parametrize("head", ["linear", "state"])
 def test_what_is_recomputed_for_an_update_is_what_was_played(
-    settings: dict[str, object], head: dict[str, object]
+    memory: Literal["gru", "lstm", "transformer"], head: Literal["linear", "state"]
 ) -> None:
     tasks = make("navigation-2d")
     config = RL2Config(
-        **{"hidden_size": 16, "episodes_per_trial": 3, "recall_best": True, "bptt_steps": 25} | settings | head
-    )  # type: ignore[arg-type]
-    if config.memory != "lstm":
-        config = dataclasses.replace(config, bptt_steps=0)
+        memory=memory,
+        hidden_size=16,
+        head=head,
+        head_sizes=(8,) if head == "state" else (),
+        episodes_per_trial=3,
+        bptt_steps=25,
+        recall_best=True,
+    )
     agent = config.build(tasks.spec, CPU, 0)
     trial = run_trial(agent, Collector(tasks, 2, CPU), tasks.train.sample(2, np.random.default_rng(0)), 2, 0)
     batch = agent.sequences(trial)
@@ -96,7 +101,9 @@ def test_it_is_seen_by_the_policy_and_by_nothing_else() -> None:
         assert other.shape[1] == 8 + recalls * kept_size(OBS)
         other[:, : kept_size(OBS)] = 1.0 if recalls else 0.0
         with torch.no_grad():
-            first, second = (agent.forward(inputs[:, :1], memory)[0].mode() for memory in (agent.no_memory(4), other))  # type: ignore[attr-defined]
+            first, second = (
+                agent.forward(inputs[:, :1], memory)[0].mode() for memory in (agent.no_memory(SEQUENCES), other)
+            )
         assert torch.equal(first, second) is not recalls
 
 

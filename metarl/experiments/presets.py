@@ -176,6 +176,7 @@ def _meta_world(num_tasks: int, meta_batch_size: int) -> dict[str, Preset]:
     """By agent and variant, the official budget on ``num_tasks`` training tasks: 10 episodes of 500 steps a rollout."""
     budget = 2_000_000 * num_tasks
     maml = {"hidden_sizes": (512, 512), "rollouts_per_task": 10}
+    strided = {**maml, "fisher_stride": 5}
     family = [agent for agent in (*_MAML_FAMILY, "e-maml") if not AGENTS[agent].told_task]
     trust_region = {agent for agent in family if "fisher_stride" in AGENTS[agent].__dataclass_fields__}
     # Tasks of several kinds differ in what moves, not only in what is paid for; so in the code of the paper.
@@ -183,11 +184,11 @@ def _meta_world(num_tasks: int, meta_batch_size: int) -> dict[str, Preset]:
     chosen: dict[str, tuple[str, dict[str, Any]]] = {
         # A task of Meta-World is made of more than numbers, so that no oracle can be told it.
         **dict.fromkeys(family, (_META_WORLD_KIN, maml)),
-        **{agent: (f"{_META_WORLD_KIN}; {_EVERY_FIFTH}", {**maml, "fisher_stride": 5}) for agent in trust_region},
+        **dict.fromkeys(trust_region, (f"{_META_WORLD_KIN}; {_EVERY_FIFTH}", strided)),
         **dict.fromkeys(("promp", "maml-ppo"), (_META_WORLD_PROMP, maml)),
         "maml-trpo": (
             f"{_META_WORLD}; its inner step of 0.1 is divided by the meta-batch, ours is not; {_EVERY_FIFTH}",
-            {**maml, "fisher_stride": 5},
+            strided,
         ),
         "rl2": (
             f"{_META_WORLD}; its pieces of 250 steps do not overlap here",

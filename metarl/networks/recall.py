@@ -10,18 +10,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-NUM_FLAGS = 2
-"""Numbers of what is kept that are flags: that the trial has begun, and that there was a reward."""
-
-
-def kept_size(obs_dim: int) -> int:
-    """Numbers that are kept of a trial: the flags, the reward and the observation; zeros before the first step."""
-    return NUM_FLAGS + shown_size(obs_dim) - 1
-
 
 def shown_size(obs_dim: int) -> int:
     """Numbers that are shown: the observation, the reward, and whether there was one."""
     return obs_dim + 2
+
+
+def kept_size(obs_dim: int) -> int:
+    """Numbers that are kept of a trial: what was shown last, and that it has begun; zeros before the first step."""
+    return shown_size(obs_dim) + 1
 
 
 def recall_best(inputs: Tensor, kept: Tensor, obs_dim: int) -> tuple[Tensor, Tensor]:
@@ -40,9 +37,9 @@ def recall_best(inputs: Tensor, kept: Tensor, obs_dim: int) -> tuple[Tensor, Ten
         after the last step.
     """
     obs, reward, new_episode = inputs[..., :obs_dim], inputs[..., -2], inputs[..., -1] > 0
-    begun, seen, best, where = kept[:, 0] > 0, kept[:, 1] > 0, kept[:, 2], kept[:, NUM_FLAGS + 1 :]
+    where, best, seen, begun = kept[:, :obs_dim], kept[:, obs_dim], kept[:, obs_dim + 1] > 0, kept[:, -1:]
     first = torch.zeros_like(new_episode)
-    first[:, 0] = ~begun
+    first[:, :1] = begun == 0
     nothing = torch.full_like(reward, -torch.inf)
     rewards = torch.where(new_episode | first, nothing, reward)
     rewards = torch.cat([torch.where(seen, best, nothing[:, 0])[:, None], rewards], dim=1)
@@ -55,7 +52,5 @@ def recall_best(inputs: Tensor, kept: Tensor, obs_dim: int) -> tuple[Tensor, Ten
     there = found > -torch.inf
     found = torch.where(there, found, torch.zeros_like(found))
     place = torch.where(there[..., None], place, torch.zeros_like(place))
-    flag = there.to(obs.dtype)
-    shown = torch.cat([place, found[..., None], flag[..., None]], dim=-1)
-    last = [torch.ones_like(flag[:, -1:]), flag[:, -1:], found[:, -1:], place[:, -1]]
-    return shown, torch.cat(last, dim=-1)
+    shown = torch.cat([place, found[..., None], there.to(obs.dtype)[..., None]], dim=-1)
+    return shown, torch.cat([shown[:, -1], torch.ones_like(begun)], dim=-1)

@@ -64,10 +64,11 @@ def _not_flat(space: gym.Space[Any], path: str = "") -> list[str]:
         return [f"a {type(space).__name__} without parts" + (f" at {path}" if path else "")]
     try:
         # Gymnasium flattens text into the codes of its characters, which are no measure of anything.
-        if isinstance(gym.spaces.flatten_space(space), gym.spaces.Box) and not isinstance(space, gym.spaces.Text):
-            return []
+        flat = None if isinstance(space, gym.spaces.Text) else gym.spaces.flatten_space(space)
     except NotImplementedError:
-        pass  # A class that Gymnasium does not know.
+        flat = None  # A class that Gymnasium does not know.
+    if isinstance(flat, gym.spaces.Box):
+        return []
     return [f"{type(space).__name__} at {path}" if path else f"its class {type(space).__name__}"]
 
 
