@@ -61,7 +61,7 @@ class RL2Config(RecurrentPPOConfig):
     """Steps that the transformer's attention sees, the present one included; 0: as many as a trial has in training. It
     keeps their keys and values: time and memory grow with it, and training's with its product with a trial's steps."""
     recall_best: bool = False
-    """Show memory and head what was observed behind the trial's best reward so far, and that reward beside it."""
+    """Show memory and head the mean of what was observed behind the trial's best reward so far, and that reward."""
     bptt_steps: Natural = 0
     """Steps that a gradient flows back through; 0: the whole trial. Later steps start from the remembered state."""
     precision: Precision = "float32"

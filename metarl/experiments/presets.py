@@ -181,6 +181,9 @@ def _meta_world(num_tasks: int, meta_batch_size: int) -> dict[str, Preset]:
     trust_region = {agent for agent in family if "fisher_stride" in AGENTS[agent].__dataclass_fields__}
     # Tasks of several kinds differ in what moves, not only in what is paid for; so in the code of the paper.
     varibad = _META_WORLD_VARIBAD | ({"decode_states": True} if num_tasks > 1 else {})
+    smaller = {**_META_WORLD_RL2, "hidden_size": 64, "encoder_sizes": (64, 64)}
+    if num_tasks > 1:
+        del smaller["hidden_size"]  # The default, twice as many.
     chosen: dict[str, tuple[str, dict[str, Any]]] = {
         # A task of Meta-World is made of more than numbers, so that no oracle can be told it.
         **dict.fromkeys(family, (_META_WORLD_KIN, maml)),
@@ -196,9 +199,10 @@ def _meta_world(num_tasks: int, meta_batch_size: int) -> dict[str, Preset]:
         ),
         "rl2:recall": (
             "Adam's step 2e-3 on observations as they are, which learns several times as fast as rl2's own: "
-            "coordinates that hardly change are blown up by normalisation; and the best moment of the trial is kept "
-            "and shown, so that the mode, which does not search by its own noise, finds goals again",
-            {**_META_WORLD_RL2, "meta_lr": 2e-3, "normalise_obs": False, "recall_best": True}
+            "coordinates that hardly change are blown up by normalisation; the best moment of the trial is kept and "
+            "shown, so that the mode, which does not search by its own noise, finds goals again; what is written down "
+            "need not be remembered: smaller networks learn as fast, in 0.4 of the time",
+            {**smaller, "meta_lr": 2e-3, "normalise_obs": False, "recall_best": True}
             | {"head": "state", **_META_WORLD_HEAD},
         ),
         "rl2:transformer": (

@@ -3,6 +3,9 @@
 A recurrent network must learn to carry a goal that it found over to later episodes, through gradients that seldom reach
 back so far. Here it need not: the place is written down. Learned optimisers of black boxes are given the best point so
 far in the same way, and Ritter et al., 2018 ("Been there, done that", arXiv 1805.09692) give RL² a memory of episodes.
+
+Where the reward is the same all over the goal, as in Meta-World, the last moment of the highest reward lies near the
+goal's edge as often as not. The mean of all of them lies in its middle.
 """
 
 from __future__ import annotations
@@ -17,15 +20,15 @@ def shown_size(obs_dim: int) -> int:
 
 
 def kept_size(obs_dim: int) -> int:
-    """Numbers that are kept of a trial: what was shown last, and that it has begun; zeros before the first step."""
-    return shown_size(obs_dim) + 1
+    """Numbers that are kept of a trial: what was shown last, how many moments it is the mean of, that it has begun."""
+    return shown_size(obs_dim) + 2
 
 
 def recall_best(inputs: Tensor, kept: Tensor, obs_dim: int) -> tuple[Tensor, Tensor]:
-    """The observation behind the best reward of each trial, up to each step.
+    """The mean observation behind the best reward of each trial, up to each step.
 
     A step's input holds the observation and the reward that came with it. The first step of an episode has none: what
-    it shows as previous reward belongs to the episode before. Of equal rewards the last counts.
+    it shows as previous reward belongs to the episode before. Equal rewards count alike.
 
     Args:
         inputs: ``[sequence, time, input]`` of :func:`metarl.networks.memory.trial_inputs`.
@@ -37,20 +40,34 @@ def recall_best(inputs: Tensor, kept: Tensor, obs_dim: int) -> tuple[Tensor, Ten
         after the last step.
     """
     obs, reward, new_episode = inputs[..., :obs_dim], inputs[..., -2], inputs[..., -1] > 0
-    where, best, seen, begun = kept[:, :obs_dim], kept[:, obs_dim], kept[:, obs_dim + 1] > 0, kept[:, -1:]
+    place, best, there, count, begun = kept.split([obs_dim, 1, 1, 1, 1], dim=1)
     first = torch.zeros_like(new_episode)
     first[:, :1] = begun == 0
-    nothing = torch.full_like(reward, -torch.inf)
-    rewards = torch.where(new_episode | first, nothing, reward)
-    rewards = torch.cat([torch.where(seen, best, nothing[:, 0])[:, None], rewards], dim=1)
-    # For one step without the scan, which exported networks would not have.
-    one_step = inputs.shape[1] == 1
-    index = (rewards[:, 1:] >= rewards[:, :1]).long() if one_step else rewards.cummax(dim=1).indices[:, 1:]
-    found = rewards.gather(1, index)
-    places = torch.cat([where[:, None], obs], dim=1)
-    place = places.gather(1, index[..., None].expand(*index.shape, obs_dim))
-    there = found > -torch.inf
-    found = torch.where(there, found, torch.zeros_like(found))
-    place = torch.where(there[..., None], place, torch.zeros_like(place))
-    shown = torch.cat([place, found[..., None], there.to(obs.dtype)[..., None]], dim=-1)
-    return shown, torch.cat([shown[:, -1], torch.ones_like(begun)], dim=-1)
+    unknown = torch.full_like(reward, -torch.inf)
+    rewards = torch.where(new_episode | first, unknown, reward)
+    counts = (rewards > -torch.inf).to(torch.float64)
+    # What is kept comes in front, as a moment that counts as often as it is the mean of.
+    rewards = torch.cat([torch.where(there > 0, best, unknown[:, :1]), rewards], dim=1)
+    counts = torch.cat([count, counts], dim=1)
+    places = torch.cat([place[:, None], obs], dim=1)
+    highest = _running_max(rewards)
+    counts = counts * (rewards == highest)
+    # Counts and places are summed since the highest reward last rose: all of the sum, less what was before.
+    rises = torch.zeros_like(counts, dtype=torch.long)
+    rises[:, 1:] = highest[:, 1:] > highest[:, :-1]
+    since = _running_max(rises * torch.arange(rises.shape[1], device=rises.device))[..., None]
+    sums = torch.cat([counts[..., None], counts[..., None] * places], dim=-1).cumsum(dim=1)
+    before = sums.gather(1, (since - 1).clamp(min=0).expand_as(sums))
+    sums = (sums - torch.where(since > 0, before, torch.zeros_like(before)))[:, 1:]
+    mean = (sums[..., 1:] / sums[..., :1].clamp(min=1.0)).to(obs.dtype)
+    found = highest[:, 1:, None]
+    is_found = found > -torch.inf
+    shown = torch.cat([mean, torch.where(is_found, found, torch.zeros_like(found)), is_found.to(obs.dtype)], dim=-1)
+    return shown, torch.cat([shown[:, -1], sums[:, -1, :1].to(obs.dtype), torch.ones_like(begun)], dim=-1)
+
+
+def _running_max(values: Tensor) -> Tensor:
+    """The largest of each row up to each column; of two columns without the scan, which exported networks lack."""
+    if values.shape[1] == 2:
+        return torch.cat([values[:, :1], values.amax(dim=1, keepdim=True)], dim=1)
+    return values.cummax(dim=1).values
