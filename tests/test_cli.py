@@ -191,19 +191,24 @@ def test_list_names_every_agent_task_and_preset(
         assert name in printed
     assert _metarl("list presets") == 0
     printed = capsys.readouterr().out
-    for agent in AGENTS:
-        of_agent = "".join(re.findall(rf"│ {agent}: ([^│]*)│", printed))
-        tasks = [name.split(":")[1] for name in PRESETS if name.split(":")[0] == agent]
-        missing = [name for name in tasks if name not in of_agent and not name.startswith("ml1/")]
-        assert not missing, (agent, missing)
-    assert "ml1/... (50 of them)" in printed
-    assert "rl2: ml1/... (50 of them)  (--preset rl2:TASKS:transformer)" in printed
+    found = re.findall(r"│ ([^│]*?) +│ ([^│]*?) +│", printed)
+    rows = {name: tasks.split(", ") for names, tasks in found for name in names.split(", ")}
+    for name in PRESETS:
+        agent, tasks, *variant = name.split(":")
+        shown = "ml1/... (50 of them)" if tasks.startswith("ml1/") else tasks
+        assert shown in rows[":".join([agent, "TASKS", *variant])], name
+    assert len(rows) == len({tuple(part for at, part in enumerate(name.split(":")) if at != 1) for name in PRESETS})
     assert _metarl("list agents") == 0
     printed = capsys.readouterr().out
     assert "navigation-2d" not in printed and all(name in printed for name in AGENTS)
     assert _metarl("list rl2") == 0
     printed = capsys.readouterr().out
-    assert "rl2: " in printed and "navigation-2d" in printed and "snail" not in printed
+    assert "│ navigation-2d " in printed and "snail" not in printed
+    # One row for all of Meta-World, with budgets by tasks.
+    assert "│ ml10, ml25, ml45, ml1/... (50 of them)  (--preset rl2:TASKS:transformer) " in printed
+    budgets = {name: preset.train for name, preset in PRESETS.items() if name.startswith("rl2:")}
+    for tasks in ("ml10", "ml25", "ml45"):
+        assert f"{tasks}: {json.dumps(budgets[f'rl2:{tasks}'])}" in printed
 
 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from metarl.agents import AGENTS
 from metarl.errors import ConfigError, folded, unknown_name
-from metarl.experiments.presets import PRESETS
+from metarl.experiments.presets import PRESETS, Preset
 from metarl.tasks.registry import registered
 
 _OVERVIEW = "agents and families of tasks"
@@ -44,9 +44,13 @@ def list_names(words: list[str], console: Console) -> int:
         _table("agents", ("agent", "choose it when"), _agents([what] if what in AGENTS else AGENTS), console)
     if what == "tasks":
         _table("tasks", ("tasks", "description"), _tasks(options.family), console)
-    if what == "presets" or what in AGENTS:
-        rows = _presets([what] if what in AGENTS else AGENTS)
-        _table("presets", ("agent: tasks", "what differs from the defaults"), rows, console)
+    if what == "presets":
+        _table(
+            "presets", ("name", "tasks"), _by_text(row for agent in AGENTS for row in _names_of_presets(agent)), console
+        )
+        console.print("What differs from the defaults, and why: metarl list AGENT.")
+    if what in AGENTS:
+        _table("presets", ("tasks", "what differs from the defaults"), _presets(what), console)
     return 0
 
 
@@ -96,20 +100,45 @@ def _tasks(family: str | None) -> list[tuple[str, str]]:
     return _by_text((name, registered()[name].description) for name in names)
 
 
-def _presets(agents: Iterable[str]) -> list[tuple[str, str]]:
-    """One row for each text; of a variant, which must be asked for, with the option that does."""
-    found = []
-    for agent in agents:
-        own = {tuple(name.split(":")[1:]): preset for name, preset in PRESETS.items() if name.split(":")[0] == agent}
-        for variant in dict.fromkeys(key[1:] for key in own):
-            asked = "".join(f"  (--preset {agent}:TASKS:{name})" for name in variant)
-            rows = _by_text(
-                (key[0], f"{json.dumps({**preset.train, **preset.agent})}  ({preset.source})")
-                for key, preset in own.items()
-                if key[1:] == variant
-            )
-            found += [(f"{agent}: {', '.join(folded(names.split(', ')))}{asked}", text) for names, text in rows]
+def _variants(agent: str) -> dict[str, dict[str, Preset]]:
+    """An agent's presets by tasks, for each variant; that without a name is taken where none is asked for."""
+    found: dict[str, dict[str, Preset]] = {}
+    for name, preset in PRESETS.items():
+        owner, tasks, *variant = name.split(":")
+        if owner == agent:
+            found.setdefault("".join(variant), {})[tasks] = preset
     return found
+
+
+def _names_of_presets(agent: str) -> list[tuple[str, str]]:
+    """A row for each variant: its name, and the tasks that it is for."""
+    return [
+        (f"{agent}:TASKS{variant and f':{variant}'}", ", ".join(folded(list(presets))))
+        for variant, presets in _variants(agent).items()
+    ]
+
+
+def _presets(agent: str) -> list[tuple[str, str]]:
+    """A row for all tasks with the same settings of the agent; of a variant, with the option that asks for it.
+
+    Budgets, which differ more often, stand by tasks within a row.
+    """
+    rows = []
+    for variant, presets in _variants(agent).items():
+        asked = variant and f"  (--preset {agent}:TASKS:{variant})"
+        alike: dict[tuple[str, str], list[str]] = {}
+        for tasks, preset in presets.items():
+            alike.setdefault((json.dumps(preset.agent), preset.source), []).append(tasks)
+        for (settings, source), names in alike.items():
+            budgets = _by_text((name, json.dumps(presets[name].train)) for name in names)
+            told = [budget if len(budgets) == 1 else f"{_folded(names)}: {budget}" for names, budget in budgets]
+            text = [line for line in (settings, *told) if line != "{}"]
+            rows.append((f"{_folded(', '.join(names))}{asked}", "\n".join([*text, f"({source})"])))
+    return rows
+
+
+def _folded(names: str) -> str:
+    return ", ".join(folded(names.split(", ")))
 
 
 def _by_text(rows: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
