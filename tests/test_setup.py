@@ -156,6 +156,8 @@ def test_an_experiment_of_a_script_trains_and_loads(tmp_path: Path) -> None:
     ("agent", "tasks", "train", "settings", "message"),
     [
         ("rl2", "bandits", {}, {}, "unknown task distribution 'bandits'"),
+        ("rl2", "Pendulum-v1", {}, {}, "'Pendulum-v1' is the id of one Gymnasium environment, not a distribution of"),
+        ("rl2", "reach-v3", {}, {}, "unknown task distribution 'reach-v3'. Did you mean 'ml1/reach-v3'?"),
         ("maml-trpo", "ml10", {"meta_batch_size": 7}, {"hidden_sizes": (4,)}, "meta_batch_size|meta-batch"),
     ],
 )

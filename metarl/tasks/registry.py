@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import re
 
 import gymnasium as gym
 
-from metarl.errors import ConfigError, unknown_name
+from metarl.errors import ConfigError, folded, unknown_name
 from metarl.plugins import find_attribute, is_module, load_attribute
 from metarl.tasks.distribution import TaskDistribution
 
@@ -39,10 +40,17 @@ def make(task_id: str) -> TaskDistribution:
     """The registered distribution called ``task_id``.
 
     Raises:
-        ConfigError: for an unknown id, with the nearest match and all valid ones.
+        ConfigError: for an unknown id, with the nearest match and all valid ones; for that of an environment, with
+            what makes tasks of it.
     """
     known = registered()
     if task_id not in known:
+        if re.search(r"-v\d+$", task_id) and not any(name.endswith(f"/{task_id}") for name in known):
+            raise ConfigError(
+                f"{task_id!r} is the id of one Gymnasium environment, not a distribution of tasks, to which it must be "
+                "said what varies between them. metarl.envs.gymnasium_tasks makes one of it; docs/environments.md "
+                f"shows how. Built-in ones: {', '.join(folded(sorted(known)))}."
+            )
         raise unknown_name("task distribution", task_id, known)
     return known[task_id]
 
