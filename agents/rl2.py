@@ -25,7 +25,7 @@ from metarl.networks.actions import policy_distribution
 from metarl.networks.distributions import Distribution
 from metarl.networks.heads import HeadFactory, HyperHead, LinearHead, StateHead
 from metarl.networks.memory import GRUMemory, LSTMMemory, Memory
-from metarl.networks.recall import kept_size, recall_best, shown_size
+from metarl.networks.recall import Recall, kept_size, shown_size
 from metarl.networks.snail import SNAILMemory
 from metarl.networks.transformer import TransformerMemory
 from metarl.seeding import torch_stream
@@ -61,7 +61,8 @@ class RL2Config(RecurrentPPOConfig):
     """Steps that the transformer's attention sees, the present one included; 0: as many as a trial has in training. It
     keeps their keys and values: time and memory grow with it, and training's with its product with a trial's steps."""
     recall_best: bool = False
-    """Show memory and head the mean of what was observed behind the trial's best reward so far, and that reward."""
+    """Show memory and head the way from here to what was observed behind the trial's best reward so far, in units of
+    its running standard deviation, and that reward."""
     bptt_steps: Natural = 0
     """Steps that a gradient flows back through; 0: the whole trial. Later steps start from the remembered state."""
     precision: Precision = "float32"
@@ -171,12 +172,14 @@ class RL2(RecurrentPPO):
         self._num_kept = kept_size(spec.obs_dim) if recall_best else 0
         super().__init__(config, spec, device, memory, self._num_kept + memory.state_size)
         self.memory = memory
+        self.recall = Recall(spec.obs_dim).to(device) if recall_best else None
         self.bptt_steps = config.bptt_steps
         self.precision = config.precision
 
     def components(self) -> Mapping[str, nn.Module | Optimizer]:
         """Network, normalisers and optimiser."""
-        return {"memory": self.memory, **self._shared_components()}
+        recall = {} if self.recall is None else {"recall": self.recall}
+        return {"memory": self.memory, **recall, **self._shared_components()}
 
     def adapt(self, state: Tensor, rollout: Rollout) -> Tensor:
         """Nothing to do: the memory has seen the episode already, and the collector shows it the last reward.
@@ -197,8 +200,11 @@ class RL2(RecurrentPPO):
     def meta_update(self, trial: Trial) -> dict[str, float]:
         """PPO on whole trials, or on the pieces that ``bptt_steps`` cuts them into."""
         self.update_return_moments(trial)
-        metrics = self.improve(self.sequences(trial))
+        batch = self.sequences(trial)
+        metrics = self.improve(batch)
         self.update_input_moments(trial)
+        if self.recall is not None:
+            self.recall.update(batch.inputs, batch.memory[:, : self._num_kept], batch.valid)
         return metrics
 
     @torch.no_grad()
@@ -222,9 +228,9 @@ class RL2(RecurrentPPO):
     def forward(self, inputs: Tensor, memory: Tensor) -> tuple[Distribution, Tensor, Tensor]:
         """See :meth:`RecurrentPPO.forward`."""
         kept, memory = memory[:, : self._num_kept], memory[:, self._num_kept :]
-        if self._num_kept:
+        if self.recall is not None:
             obs_dim = self.spec.obs_dim
-            shown, kept = recall_best(inputs, kept, obs_dim)
+            shown, kept = self.recall(inputs, kept)
             inputs = torch.cat([inputs[..., :obs_dim], shown, inputs[..., obs_dim:]], dim=-1)
         reduced = self.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16) if reduced else contextlib.nullcontext():
@@ -233,7 +239,7 @@ class RL2(RecurrentPPO):
         out, values = self.memory.heads(features.to(inputs.dtype), inputs)
         log_std = self.memory.log_std if self.spec.num_coordinates else None
         memory = memory.to(inputs.dtype)
-        if self._num_kept:
+        if self.recall is not None:
             memory = torch.cat([kept, memory], dim=1)
         return policy_distribution(self.spec, out, log_std), values, memory
 

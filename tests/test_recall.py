@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from metarl import evaluate
 from metarl.agents import AGENTS
 from metarl.agents.rl2 import RL2Config
-from metarl.networks.recall import kept_size, recall_best, shown_size
+from metarl.networks.recall import Recall, kept_size, recall_best, shown_size
 from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
 from metarl.tasks.registry import make
@@ -68,6 +69,51 @@ def test_pieces_go_on_from_what_was_kept(size: int) -> None:
         parts.append(shown)
     torch.testing.assert_close(torch.cat(parts, dim=1), whole, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(kept, last, rtol=1e-6, atol=1e-6)
+
+
+def test_the_way_there_is_shown_in_its_running_deviation() -> None:
+    inputs, kept = inputs_of_trials(), torch.zeros(SEQUENCES, kept_size(OBS))
+    inputs[..., 0] *= 1e-6  # As a joint that is held; a hundredth of the largest deviation is the least unit.
+    recall = Recall(OBS)
+    best, _ = recall_best(inputs, kept, OBS)
+    way = torch.where(best[..., -1:] > 0, best[..., :OBS] - inputs[..., :OBS], 0.0).double().numpy()
+    shown, _ = recall(inputs, kept)
+    np.testing.assert_allclose(shown[..., :OBS].numpy(), way, rtol=1e-5, atol=1e-6)  # No deviation is known yet.
+    valid = torch.ones(SEQUENCES, STEPS, dtype=torch.bool)
+    valid[2, 5:] = False
+    recall.update(inputs, kept, valid)
+    deviation = way[valid.numpy()].std(axis=0)
+    assert deviation[0] < 0.01 * deviation.max()
+    shown, after = recall(inputs, kept)
+    expected = np.clip(way / np.maximum(deviation, 0.01 * deviation.max()), -10.0, 10.0)
+    np.testing.assert_allclose(shown[..., :OBS].numpy(), expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(shown[..., OBS:], best[..., OBS:]) and not shown[:, 0].any()
+    # What is kept is the place itself, in the observation's own units.
+    torch.testing.assert_close(after[:, :OBS], best[:, -1, :OBS], rtol=0, atol=0)
+
+
+def test_the_deviation_is_of_what_was_played_and_part_of_a_checkpoint() -> None:
+    tasks = make("navigation-2d")
+    agent = RL2Config(hidden_size=8, recall_best=True, bptt_steps=30).build(tasks.spec, CPU, 0)
+    trial = run_trial(agent, Collector(tasks, 2, CPU), tasks.train.sample(3, np.random.default_rng(0)), 1, 0)
+    batch = agent.sequences(trial)
+    agent.meta_update(trial)
+    ways = []
+    for task, slot in itertools.product(range(3), range(2)):
+        best: list[tuple[float, np.ndarray]] = []
+        for rollout in trial.rollouts:
+            obs, reward = (
+                rollout.timesteps.obs[task, slot].double().numpy(),
+                rollout.rewards[task, slot].double().numpy(),
+            )
+            for time in np.flatnonzero(rollout.valid[task, slot].numpy()):
+                if time and (not best or reward[time - 1] > best[0][0]):
+                    best = [(reward[time - 1], obs[time])]
+                ways.append(best[0][1] - obs[time] if best else np.zeros_like(obs[time]))
+    assert len(ways) == int(batch.valid.sum())
+    named = agent.named_tensors()
+    variance = named["recall.way.squares"] / named["recall.way.count"]
+    np.testing.assert_allclose(variance.numpy(), np.var(ways, axis=0), rtol=1e-4)
 
 
 @pytest.mark.parametrize("memory", ["gru", "lstm", "transformer"])

@@ -11,17 +11,61 @@ goal's edge as often as not. The mean of all of them lies in its middle.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from metarl.networks.normaliser import RunningMoments
 
 
 def shown_size(obs_dim: int) -> int:
-    """Numbers that are shown: the observation, the reward, and whether there was one."""
+    """Numbers that are shown: for each of the observation, the reward, and whether there was one."""
     return obs_dim + 2
 
 
 def kept_size(obs_dim: int) -> int:
-    """Numbers that are kept of a trial: what was shown last, how many moments it is the mean of, that it has begun."""
+    """Numbers that are kept of a trial: the best moment, of how many it is the mean, and that the trial has begun."""
     return shown_size(obs_dim) + 2
+
+
+class Recall(nn.Module):
+    """Shows a network the way from where it is to the trial's best moment, in units of its running standard deviation.
+
+    Near a goal the way is a few centimetres of an observation in metres, which a network hardly sees; and noise that
+    pays little less than standing still gives no gradient that would make it look closer.
+
+    Args:
+        obs_dim: size of the observation.
+    """
+
+    def __init__(self, obs_dim: int) -> None:
+        super().__init__()
+        self.obs_dim = obs_dim
+        self.way = RunningMoments(obs_dim)
+
+    def forward(self, inputs: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """What is shown at each step, and what is kept after the last.
+
+        Args:
+            inputs: ``[sequence, time, input]`` of :func:`metarl.networks.memory.trial_inputs`.
+            kept: ``[sequence, kept_size]`` before the first of these steps.
+
+        Returns:
+            The scaled way, clipped to ±10, the best reward, and whether there was one, ``[sequence, time,
+            shown_size]``: zeros before the first reward. And what is kept, ``[sequence, kept_size]``.
+        """
+        best, kept = recall_best(inputs, kept, self.obs_dim)
+        std = self.way.std
+        # What hardly ever moves, as a joint that is held, would be blown up by its own deviation.
+        way = self._way(inputs, best) / torch.maximum(std, 0.01 * std.max())
+        return torch.cat([way.clamp(-10.0, 10.0), best[..., self.obs_dim :]], dim=-1), kept
+
+    @torch.no_grad()
+    def update(self, inputs: Tensor, kept: Tensor, valid: Tensor) -> None:
+        """Take the ways of valid steps, ``[sequence, time]``, into the running deviation; otherwise as forward."""
+        best, _ = recall_best(inputs, kept, self.obs_dim)
+        self.way.update(self._way(inputs, best), valid)
+
+    def _way(self, inputs: Tensor, best: Tensor) -> Tensor:
+        return (best[..., : self.obs_dim] - inputs[..., : self.obs_dim]) * best[..., -1:]
 
 
 def recall_best(inputs: Tensor, kept: Tensor, obs_dim: int) -> tuple[Tensor, Tensor]:
@@ -36,8 +80,8 @@ def recall_best(inputs: Tensor, kept: Tensor, obs_dim: int) -> tuple[Tensor, Ten
         obs_dim: size of the observation.
 
     Returns:
-        What is shown at each step, ``[sequence, time, shown_size]``: zeros before the first reward. And what is kept
-        after the last step.
+        That mean, the best reward and whether there was one, ``[sequence, time, shown_size]``: zeros before the first
+        reward. And what is kept after the last step.
     """
     obs, reward, new_episode = inputs[..., :obs_dim], inputs[..., -2], inputs[..., -1] > 0
     place, best, there, count, begun = kept.split([obs_dim, 1, 1, 1, 1], dim=1)
