@@ -274,7 +274,7 @@ def test_costs_are_of_runs_that_are_left(tmp_path: Path) -> None:
     """Ten steps a second; cells that share a run cost it once."""
     table = small_table()
     cells = list(table.cells)
-    speeds = measured({"small": cells}, 0.0)
+    speeds = measured({"small": cells}, 1.0)
     assert set(speeds.values()) == {10.0}
     assert cost_of(table, cells, "full", {}, speeds) == Cost(5, 0, 2000, 2000, 0.0, 200.0)
     assert cost_of(table, cells, "small", {}, speeds) == Cost(5, 0, 500, 500, 0.0, 50.0)
@@ -282,7 +282,7 @@ def test_costs_are_of_runs_that_are_left(tmp_path: Path) -> None:
     assert cost_of(table, cells[:1], "full", scores, speeds) == Cost(2, 1, 800, 400, 7.0, 40.0)
     shared = tuple(TableCell("a", name, Twice(5.0), (1, 2), measure=name) for name in ("once", "twice"))
     whole = small_table(cells=shared, notes={})
-    assert cost_of(whole, shared, "full", {}, measured({"small": shared}, 0.0)) == Cost(2, 0, 800, 800, 0.0, 80.0)
+    assert cost_of(whole, shared, "full", {}, measured({"small": shared}, 1.0)) == Cost(2, 0, 800, 800, 0.0, 80.0)
 
 
 def test_one_of_each_kind_is_measured() -> None:
@@ -307,7 +307,7 @@ def test_one_of_each_kind_is_measured() -> None:
     speeds = measured({"small": cells, "other": cells[:1]}, 1.0)
     assert asked == [(5.0, 4), (5.0, 9), (3.0, 4)]  # The first kind of each table, then the second.
     assert [speeds[cell.source] for cell in cells[1:]] == [20.0, 20.0, 12.0, 12.0, 12.0]
-    assert measured({"small": cells}, 0.0, at_most=True) == {}
+    assert measured({"small": cells}, 0.0) == {}
     table = small_table(cells=tuple(cells), notes={})
     assert cost_of(table, cells, "full", {}, {}).seconds_left is None
     assert cost_of(table, cells[:3], "full", {}, speeds).seconds_left is not None

@@ -67,15 +67,13 @@ def cost_of(
     )
 
 
-def measured(
-    tables: Mapping[str, Iterable[TableCell]], seconds: float, *, at_most: bool = False
-) -> dict[Source, float]:
+def measured(tables: Mapping[str, Iterable[TableCell]], seconds: float) -> dict[Source, float]:
     """Environment steps in a second by source; those of one kind in one table have the speed of the shortest of them.
 
     Args:
         tables: cells by the name of their table.
-        seconds: to spend on all of them together. It takes longer if there are many kinds, as none is left out.
-        at_most: leave kinds out that there is no time for; the first of every table comes before the second of any.
+        seconds: to spend on all of them together. Kinds that there is no time for are left out; the first of every
+            table comes before the second of any.
     """
     kinds: dict[str, dict[str, list[Source]]] = {}
     for name, cells in tables.items():
@@ -86,10 +84,10 @@ def measured(
     deadline = time.perf_counter() + seconds
     for number, group in enumerate(groups):
         left = deadline - time.perf_counter()
-        if at_most and left <= 0:
+        if left <= 0:
             break
         shortest = min(group, key=lambda source: source.steps(1.0))
-        speeds |= dict.fromkeys(group, shortest.speed(max(0.0, left) / (len(groups) - number)))
+        speeds |= dict.fromkeys(group, shortest.speed(left / (len(groups) - number)))
     return speeds
 
 

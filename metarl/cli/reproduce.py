@@ -23,7 +23,9 @@ from metarl.benchmarks.tables import load_table, table_names
 from metarl.errors import ConfigError, MetarlError, told_errors
 
 MEASURING = 10.0
-"""Seconds that the listing measures the machine for."""
+"""Seconds that the listing of all tables measures the machine for."""
+MEASURING_ONE = 60.0
+"""Those of one table's listing."""
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,12 @@ def _list(tables: Sequence[PaperTable], options: ReproduceOptions, console: Cons
             scores[table.name], notes[table.name] = {}, f"\n[red]{escape(str(error))}[/]"
         runs = table.runs(chosen[table.name], budget)
         left[table.name] = [cell for cell, seed in runs if (cell, seed) not in scores[table.name]]
-    console.print(f"Measuring this machine, for {MEASURING:.0f} s or somewhat more.", markup=False)
+    seconds = MEASURING_ONE if one else MEASURING
+    console.print(f"Measuring this machine, for at most some {seconds:.0f} s.", markup=False)
     before = torch.get_num_threads()
     torch.set_num_threads(options.engine.cpus_per_run)
     try:
-        speeds = measured(left, MEASURING, at_most=not one)
+        speeds = measured(left, seconds)
     finally:
         torch.set_num_threads(before)
     for table in tables:
@@ -124,10 +127,8 @@ def _list(tables: Sequence[PaperTable], options: ReproduceOptions, console: Cons
             shown.add_row(escape(name), *_texts(cost), "on request" if on_request else "")
         console.print(shown)
     console.print("What is left is estimated for one run at a time; --jobs shares it out.", markup=False)
-    if not one:
-        console.print(
-            "?: not measured in this time; metarl reproduce TABLE --list measures all of a table.", markup=False
-        )
+    more = f"metarl reproduce {tables[0].name} --list --cells ..." if one else "metarl reproduce TABLE --list"
+    console.print(f"?: not measured in this time; {more} measures more of them.", markup=False, soft_wrap=True)
 
 
 def _part(fraction: float) -> str:
