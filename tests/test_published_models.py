@@ -261,12 +261,12 @@ def _with_manifest(model: Path, run: Path) -> Path:
 
 
 def test_the_command_publishes_and_tells_errors_in_a_line(models: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = str(finished(models.parent / "runs").run.path)
-    main([run, "rl2-small", "--num-tasks", "3", "--into", str(models)])
+    run, into = str(finished(models.parent / "runs").run.path), models / "of mine"
+    main([run, "rl2-small", "--num-tasks", "3", "--into", str(into)])
     assert "rl2-small: " in capsys.readouterr().out
-    assert (models / "rl2-small/model.json").exists()
+    assert (into / "rl2-small/model.json").exists()
     with pytest.raises(SystemExit, match=r"error: .* exists already"):
-        main([run, "rl2-small", "--into", str(models)])
+        main([run, "rl2-small", "--into", str(into)])
 
 
 def test_an_agent_of_meta_world_is_scored_by_its_protocol(models: Path) -> None:

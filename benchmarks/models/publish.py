@@ -89,6 +89,7 @@ def publish(run: Path | str, name: str, into: Path, num_tasks: int = 200) -> Pub
         "versions": typed(manifest, "versions", dict, where),
     }
     # Whole, or not there: a folder that lacks its card would be taken for a run.
+    into.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=into))
     try:
         CheckpointStore(unfinished / "checkpoints").save(iteration, for_evaluation(agent, content))
