@@ -84,7 +84,7 @@ def recall_best(inputs: Tensor, kept: Tensor, obs_dim: int) -> tuple[Tensor, Ten
         reward. And what is kept after the last step.
     """
     obs, reward, new_episode = inputs[..., :obs_dim], inputs[..., -2], inputs[..., -1] > 0
-    place, best, there, count, begun = kept.split([obs_dim, 1, 1, 1, 1], dim=1)
+    place, best, there, count, begun = torch.split(kept, [obs_dim, 1, 1, 1, 1], dim=1)
     first = torch.zeros_like(new_episode)
     first[:, :1] = begun == 0
     unknown = torch.full_like(reward, -torch.inf)
