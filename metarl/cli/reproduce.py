@@ -127,8 +127,9 @@ def _list(tables: Sequence[PaperTable], options: ReproduceOptions, console: Cons
             shown.add_row(escape(name), *_texts(cost), "on request" if on_request else "")
         console.print(shown)
     console.print("What is left is estimated for one run at a time; --jobs shares it out.", markup=False)
-    more = f"metarl reproduce {tables[0].name} --list --cells ..." if one else "metarl reproduce TABLE --list"
-    console.print(f"?: not measured in this time; {more} measures more of them.", markup=False, soft_wrap=True)
+    if any(cell.source not in speeds for cells in left.values() for cell in cells):
+        more = f"metarl reproduce {tables[0].name} --list --cells ..." if one else "metarl reproduce TABLE --list"
+        console.print(f"?: not measured in this time; {more} measures more of them.", markup=False, soft_wrap=True)
 
 
 def _part(fraction: float) -> str:
