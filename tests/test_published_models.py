@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,14 @@ def test_models_are_committed_whole_and_small() -> None:
         assert model.num_bytes < 500_000
         assert len(model.commit) == 40 and {"torch", "metarl", "python"} <= model.versions.keys()
         assert model.command.startswith(f"metarl train {model.agent} {model.tasks}")
+
+
+@pytest.mark.parametrize("name", published_names())
+def test_a_models_settings_are_those_of_today(name: str) -> None:
+    """A setting that came later is written into the models' files: whoever opens one has nothing to decide."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Experiment.open(f"model:{name}")
 
 
 @pytest.mark.parametrize("name", published_names())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -191,6 +192,18 @@ def test_a_missing_extra_and_a_folder_that_cannot_be_written_are_told(tmp_path: 
     (tmp_path / "results").write_text("")
     with pytest.raises(ConfigError, match=r"cannot write into .*small: .*\. Name another folder with --results"):
         _run(tmp_path, small_table())
+
+
+@pytest.mark.parametrize("table", ["maml-locomotion", "metaworld-ml10"])
+def test_a_table_whose_extra_is_missing_is_listed_with_what_it_needs(
+    table: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None)
+    assert metarl(f"reproduce {table} --list") == 0
+    shown = capsys.readouterr().out
+    assert re.search(rf"{table}: .+\nthe table {table} needs the package \w+, which is not installed: pip", shown)
+    assert "steps" not in shown and "Measuring" not in shown
 
 
 def test_a_table_that_contradicts_itself_is_refused() -> None:

@@ -256,6 +256,14 @@ class PaperTable:
         """
         if self.data and self.folder_of_data is None:
             raise ConfigError(f"the table {self.name} reads a folder of data, which --data FOLDER names. {self.data}")
+        self.require_package()
+
+    def require_package(self) -> None:
+        """Refuse to run, or to estimate what running costs, without the package that the table needs.
+
+        Raises:
+            ConfigError: naming the package and the extra.
+        """
         if self.requires is not None and importlib.util.find_spec(self.requires[0]) is None:
             raise missing_extra(*self.requires, f"the table {self.name}")
 

@@ -97,7 +97,13 @@ def _list(tables: Sequence[PaperTable], options: ReproduceOptions, console: Cons
     scores: dict[str, Scores] = {}
     notes: dict[str, str] = {}
     left: dict[str, list[TableCell]] = {}
+    absent: dict[str, str] = {}
     for table in tables:
+        try:
+            table.require_package()
+        except ConfigError as error:  # Neither its steps nor its speed are known without the tasks.
+            absent[table.name] = str(error)
+            continue
         try:
             scores[table.name] = read_scores((options.results / table.folder(budget)).absolute(), table, budget)
         except MetarlError as error:  # The other tables are to be seen all the same.
@@ -105,7 +111,8 @@ def _list(tables: Sequence[PaperTable], options: ReproduceOptions, console: Cons
         runs = table.runs(chosen[table.name], budget)
         left[table.name] = [cell for cell, seed in runs if (cell, seed) not in scores[table.name]]
     seconds = MEASURING_ONE if one else MEASURING
-    console.print(f"Measuring this machine, for at most some {seconds:.0f} s.", markup=False)
+    if left:
+        console.print(f"Measuring this machine, for at most some {seconds:.0f} s.", markup=False)
     before = torch.get_num_threads()
     torch.set_num_threads(options.engine.cpus_per_run)
     try:
@@ -113,6 +120,10 @@ def _list(tables: Sequence[PaperTable], options: ReproduceOptions, console: Cons
     finally:
         torch.set_num_threads(before)
     for table in tables:
+        if table.name in absent:
+            told = f"[bold]{table.name}[/]: {escape(table.title)}\n[red]{escape(absent[table.name])}[/]"
+            console.print(told, soft_wrap=True)
+            continue
         cells = chosen[table.name]
         part = _part(table.fraction(budget)) + notes.get(table.name, "")
         console.print(f"[bold]{table.name}[/]: {escape(table.title)}; {part}", soft_wrap=True)
@@ -126,7 +137,8 @@ def _list(tables: Sequence[PaperTable], options: ReproduceOptions, console: Cons
             cost = cost_of(table, group, budget, scores[table.name], speeds)
             shown.add_row(escape(name), *_texts(cost), "on request" if on_request else "")
         console.print(shown)
-    console.print("What is left is estimated for one run at a time; --jobs shares it out.", markup=False)
+    if left:
+        console.print("What is left is estimated for one run at a time; --jobs shares it out.", markup=False)
     if any(cell.source not in speeds for cells in left.values() for cell in cells):
         more = f"metarl reproduce {tables[0].name} --list --cells ..." if one else "metarl reproduce TABLE --list"
         console.print(f"?: not measured in this time; {more} measures more of them.", markup=False, soft_wrap=True)
