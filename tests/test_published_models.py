@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import warnings
 from pathlib import Path
@@ -64,7 +65,8 @@ def test_models_are_committed_whole_and_small() -> None:
         assert inside == {"config.json", "model.json", f"checkpoints/iteration-{model.iteration:08d}.safetensors"}
         assert model.num_bytes < 500_000
         assert len(model.commit) == 40 and {"torch", "metarl", "python"} <= model.versions.keys()
-        assert model.command.startswith(f"metarl train {model.agent} {model.tasks}")
+        of_its_own = model.command.startswith(f"metarl train {model.agent} {model.tasks}")
+        assert of_its_own or model.command.startswith("metarl reproduce ")
 
 
 @pytest.mark.parametrize("name", published_names())
@@ -267,6 +269,24 @@ def test_only_finished_runs_of_metarls_own_parts_are_published_once(models: Path
 def _with_manifest(model: Path, run: Path) -> Path:
     shutil.copy(run / "manifest.json", model)
     return model
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("metarl train rl2 bandit --seed 1", "metarl train rl2 bandit --seed 1 --num-iterations 2"),
+        ("metarl train rl2 bandit --num-iterations 9 --seed 1", "metarl train rl2 bandit --num-iterations 2 --seed 1"),
+        ("metarl train rl2 bandit --num_iterations=9", "metarl train rl2 bandit --num-iterations 2"),
+        ("metarl reproduce cartpole --cells 'a, b'", "metarl reproduce cartpole --cells 'a, b'"),
+    ],
+)
+def test_the_command_of_a_run_that_was_resumed_to_another_length_says_the_length(
+    models: Path, given: str, told: str
+) -> None:
+    run = finished(models.parent / "runs").run
+    manifest = run.read_manifest()
+    (run.path / "manifest.json").write_text(json.dumps({**manifest, "command": shlex.split(given)}))
+    assert publish(run.path, "rl2-small", models, num_tasks=3).command == told
 
 
 def test_the_command_publishes_and_tells_errors_in_a_line(models: Path, capsys: pytest.CaptureFixture[str]) -> None:

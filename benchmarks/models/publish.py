@@ -84,7 +84,7 @@ def publish(run: Path | str, name: str, into: Path, num_tasks: int = 200) -> Pub
         "env_steps": content["env_steps"],
         "training_seed": this.train_config.seed,
         "score": dataclasses.asdict(score),
-        "command": shlex.join(typed(manifest, "command", list, where)),
+        "command": _command(typed(manifest, "command", list, where), iteration),
         "commit": commit,
         "versions": typed(manifest, "versions", dict, where),
     }
@@ -125,6 +125,19 @@ def measure(this: Experiment, agent: Agent[Any], iteration: int, num_tasks: int,
     found = evaluate(agent, distribution, num_tasks=num_tasks, seed=EVALUATION_SEED)
     by_shot = tuple(found.interval(shot) for shot in range(found.returns.shape[1]))
     return Score("return", num_tasks, EVALUATION_SEED, by_shot)
+
+
+def _command(words: list[str], iteration: int) -> str:
+    """The command of a run's manifest, which that of a resumed one may have trained for longer, or for less."""
+    if words[1:2] != ["train"]:
+        return shlex.join(words)
+    given = [word.partition("=")[0].replace("_", "-") for word in words]
+    option = "--num-iterations"
+    if option not in given:
+        return shlex.join([*words, option, str(iteration)])
+    at = given.index(option)
+    after = at + (1 if "=" in words[at] else 2)
+    return shlex.join([*words[:at], option, str(iteration), *words[after:]])
 
 
 def _require_publishable(this: Experiment, manifest: dict[str, Any]) -> str:
