@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import warnings
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ def from_dict(kind: type[Config], values: Mapping[str, Any], base: Config | None
         ConfigError: for an unknown field, with the nearest match and the valid ones; for a value of another kind.
     """
     assert dataclasses.is_dataclass(kind)
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     names = [field.name for field in dataclasses.fields(kind)]
     arguments: dict[str, Any] = {}
     for name, value in _of_today(kind, values).items():
@@ -48,6 +49,11 @@ def from_dict(kind: type[Config], values: Mapping[str, Any], base: Config | None
                 f"{kind.__name__}.{name} must be of the type {expected}, got {json.dumps(value, default=str)}."
             ) from None
     return kind(**arguments) if base is None else cast(Config, dataclasses.replace(cast(Any, base), **arguments))
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _of_today(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:

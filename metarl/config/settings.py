@@ -7,6 +7,7 @@ A dataclass of settings declares ``num_epochs: Count = 5`` and calls :func:`chec
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -107,6 +108,7 @@ class _Choice(Allowed):
     choices: tuple[Any, ...]
 
 
+@functools.cache  # To read the types of a class takes a millisecond, and tables make thousands of settings.
 def _rules(kind: type[Any]) -> dict[str, list[Allowed]]:
     """What the types of a dataclass's fields ask of their values."""
     hints = get_type_hints(kind, include_extras=True)
