@@ -7,8 +7,9 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import gymnasium as gym
@@ -36,37 +37,50 @@ SMALL = {"hidden_sizes": (8,), "rollouts_per_task": 3, "hidden_size": 8}
 
 _PLAYER = """
 import json, sys
+kind = sys.argv[1]
 sys.modules["metarl"] = None  # It cannot be imported.
-import numpy as np
-file, steps = sys.argv[1], json.load(sys.stdin)
-if file.endswith(".onnx"):
+if kind == ".onnx":
     sys.modules["torch"] = None
     import onnxruntime
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    shapes = {value.name: value.shape for value in session.get_inputs()}
-    notes = json.loads(session.get_modelmeta().custom_metadata_map["metarl"])
-    names = [value.name for value in session.get_outputs()]
-    def run(inputs):
-        return dict(zip(names, session.run(names, inputs)))
 else:
     import torch
-    extra = {"metarl.json": ""}
-    module = torch.export.load(file, extra_files=extra).module()
-    notes = json.loads(extra["metarl.json"])
-    shapes = notes["inputs"]
-    def run(inputs):
-        found = module(**{name: torch.as_tensor(value) for name, value in inputs.items()})
-        return {name: value.numpy() for name, value in found.items()}
-inputs = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-actions = []
-for step in steps:
-    inputs |= {name: np.asarray(value, np.float32) for name, value in step.items() if name in inputs}
-    outputs = run(inputs)
-    actions.append(outputs["action"].tolist())
-    if "memory" in inputs:
-        inputs |= {"memory": outputs["next_memory"], "prev_action": outputs["shown_action"]}
-json.dump({"actions": actions, "notes": notes}, sys.stdout)
+import numpy as np
+for line in sys.stdin:
+    file, steps = json.loads(line)
+    if kind == ".onnx":
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        shapes = {value.name: value.shape for value in session.get_inputs()}
+        notes = json.loads(session.get_modelmeta().custom_metadata_map["metarl"])
+        names = [value.name for value in session.get_outputs()]
+        def run(inputs):
+            return dict(zip(names, session.run(names, inputs)))
+    else:
+        extra = {"metarl.json": ""}
+        module = torch.export.load(file, extra_files=extra).module()
+        notes = json.loads(extra["metarl.json"])
+        shapes = notes["inputs"]
+        def run(inputs):
+            found = module(**{name: torch.as_tensor(value) for name, value in inputs.items()})
+            return {name: value.numpy() for name, value in found.items()}
+    inputs = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    actions = []
+    for step in steps:
+        inputs |= {name: np.asarray(value, np.float32) for name, value in step.items() if name in inputs}
+        outputs = run(inputs)
+        actions.append(outputs["action"].tolist())
+        if "memory" in inputs:
+            inputs |= {"memory": outputs["next_memory"], "prev_action": outputs["shown_action"]}
+    print(json.dumps({"actions": actions, "notes": notes}), flush=True)
 """
+_PLAYERS: dict[str, subprocess.Popen[str]] = {}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def end_the_players() -> Iterator[None]:
+    """A process for each kind of file plays them all: to load torch takes it longer than to play."""
+    yield
+    while _PLAYERS:
+        _PLAYERS.popitem()[1].communicate()
 
 
 def _config(name: str, **settings: Any) -> AgentConfig:
@@ -76,12 +90,17 @@ def _config(name: str, **settings: Any) -> AgentConfig:
 
 def _elsewhere(file: Path, steps: list[dict[str, Any]]) -> dict[str, Any]:
     """Actions in a process without metarl, and without torch for ONNX."""
-    command_line = [sys.executable, "-c", _PLAYER, str(file)]
-    done = subprocess.run(
-        command_line, input=json.dumps(steps), capture_output=True, text=True, check=False, cwd=file.parent
-    )
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
+    kind = file.suffix
+    if kind not in _PLAYERS:
+        command_line = [sys.executable, "-c", _PLAYER, kind]
+        # Not from the checkout, whose folders could stand in for packages.
+        _PLAYERS[kind] = subprocess.Popen(command_line, stdin=PIPE, stdout=PIPE, text=True, cwd=file.parent)
+    player = _PLAYERS[kind]
+    assert player.stdin is not None and player.stdout is not None
+    print(json.dumps([str(file), steps]), file=player.stdin, flush=True)
+    answer = player.stdout.readline()
+    assert answer, f"the player ended with status {_PLAYERS.pop(kind).wait()}; its error is in what was captured"
+    found: dict[str, Any] = json.loads(answer)
     return found
 
 
