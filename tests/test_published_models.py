@@ -17,13 +17,15 @@ from helpers.pages import PAGES
 from helpers.painted import painted
 
 import metarl as library
+from metarl.agent import Agent
 from metarl.benchmarks.models.publish import main, measure, publish
+from metarl.envs.metaworld.distributions import MetaWorldTasks
 from metarl.errors import CheckpointError, ConfigError
 from metarl.evaluation.evaluator import evaluate
 from metarl.experiments import Experiment, resolve
 from metarl.runs import published
 from metarl.runs.checkpoint import load
-from metarl.runs.published import PublishedModel, models_folder, published_models, published_names
+from metarl.runs.published import PublishedModel, Score, models_folder, published_models, published_names
 from metarl.statistics import Interval, interval_texts
 from metarl.tasks import registry
 
@@ -77,34 +79,44 @@ def test_a_models_settings_are_those_of_today(name: str) -> None:
         Experiment.open(f"model:{name}")
 
 
+def few_tasks(this: Experiment, agent: Agent[Any], iteration: int) -> Interval:
+    """The score on a few tasks of another seed; of Meta-World's on some goals, in all episodes of its protocol."""
+    if isinstance(this.distribution, MetaWorldTasks):
+        # Four goals of the one task, or one of each of five.
+        return measure(this, agent, iteration, 0, goals=4 if this.task_name.startswith("ml1/") else 1).last
+    return evaluate(agent, this.distribution, num_tasks=20, seed=11).interval(-1)
+
+
+def agree(one: Interval, other: Interval) -> bool:
+    """Whether two means differ by no more than the sides of their intervals that face each other allow."""
+    lower, upper = sorted((one, other))
+    return upper[0] - lower[0] <= np.hypot(lower[2] - lower[0], upper[0] - upper[1])
+
+
 @pytest.mark.parametrize("name", published_names())
 def test_a_few_tasks_reproduce_the_score_of_a_model(name: str) -> None:
-    """On other tasks, whose mean has an interval of its own: both means differ by no more than twice what they may."""
     model = PublishedModel.read(models_folder() / name)
     this = Experiment.open(f"model:{name}")
     assert (this.name, this.task_name, this.train_config.seed) == (model.agent, model.tasks, model.training_seed)
     agent, iteration = this.load()
     assert iteration == model.iteration
-    if model.score.official:
-        # One goal of each task, in all of its episodes.
-        found = measure(this, agent, iteration, 1, goals=1).last
-    else:
-        found = evaluate(agent, this.distribution, num_tasks=20, seed=11).interval(-1)
-    margin = np.hypot(found[2] - found[0], model.score.last[2] - model.score.last[0])
-    assert abs(found[0] - model.score.last[0]) < margin + (0.5 if model.score.official else 0.0)
+    assert agree(few_tasks(this, agent, iteration), model.score.last)
 
 
-# By the protocol the interval over few goals holds what no training gives.
-BY_RETURN = [model.name for model in published_models() if not model.score.official]
-
-
-@pytest.mark.parametrize("name", BY_RETURN)
+# Five goals of ML10, most of whose test tasks no agent solves, tell nothing apart.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if "-ml1-" in name else [])
+        for name in published_names()
+        if "-ml10" not in name
+    ],
+)
 def test_an_untrained_agent_does_not_reproduce_the_score(name: str) -> None:
     model = PublishedModel.read(models_folder() / name)
     this = Experiment.open(f"model:{name}")
-    found = evaluate(this.build(), this.distribution, num_tasks=20, seed=11).interval(-1)
-    margin = np.hypot(found[2] - found[0], model.score.last[2] - model.score.last[0])
-    assert found[0] < model.score.last[0] - margin
+    found = few_tasks(this, this.build(), model.iteration)
+    assert found[0] < model.score.last[0] and not agree(found, model.score.last)
 
 
 @pytest.mark.slow
@@ -131,13 +143,14 @@ def test_models_are_listed_on_80_characters(
 
 
 def test_the_docs_show_the_scores_of_the_models() -> None:
-    def cell(interval: Interval) -> str:
-        return "{} ({} .. {})".format(*interval_texts(interval))
+    def cell(score: Score, interval: Interval) -> str:
+        mean, low, high = (100.0 * value for value in interval) if score.official else interval
+        return "{} ({} .. {})".format(*interval_texts((mean, low, high))) + " %" * score.official
 
     for model in published_models():
         score = model.score
-        first = cell(score.by_shot[0]) if len(score.by_shot) > 1 else ""
-        row = f"| `{model.name}` | {first} | {cell(score.last)} | {score.num_tasks:,} | {model.env_steps:,} |"
+        first = cell(score, score.by_shot[0]) if len(score.by_shot) > 1 else ""
+        row = f"| `{model.name}` | {first} | {cell(score, score.last)} | {score.num_tasks:,} | {model.env_steps:,} |"
         assert row in PAGES["models.md"].splitlines()
 
 
