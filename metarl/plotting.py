@@ -5,18 +5,19 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from metarl.errors import ConfigError
 from metarl.runs.curves import Axis, Curve, Log, require_metric
 from metarl.runs.files import write_atomically
 from metarl.statistics import FEWEST_FOR_IQM, Interval
+
+# Matplotlib is loaded by the first figure alone: every command would start half a second later.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def adaptation_figure(rows: Mapping[str, Sequence[Interval]], path: Path, title: str, xlabel: str) -> None:
@@ -33,7 +34,7 @@ def adaptation_figure(rows: Mapping[str, Sequence[Interval]], path: Path, title:
     Raises:
         ConfigError: if the figure cannot be written.
     """
-    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+    figure = _figure(6.4, 4.6)
     axes = figure.subplots()
     most = max(len(intervals) for intervals in rows.values())
     for index, (label, intervals) in enumerate(rows.items()):
@@ -74,7 +75,7 @@ def steps_figure(rows: Mapping[str, Mapping[int, Interval]], path: Path, title: 
     Raises:
         ConfigError: if the figure cannot be written.
     """
-    figure = Figure(figsize=(6.4, 4.6), layout="constrained")
+    figure = _figure(6.4, 4.6)
     axes = figure.subplots()
     for index, (label, curve) in enumerate(rows.items()):
         mean, low, high = np.array([*curve.values()]).T
@@ -100,7 +101,7 @@ def bar_figure(rows: Mapping[str, Interval], path: Path, title: str, xlabel: str
     Raises:
         ConfigError: if the figure cannot be written.
     """
-    figure = Figure(figsize=(6.4, 1.2 + 0.32 * len(rows)), layout="constrained")
+    figure = _figure(6.4, 1.2 + 0.32 * len(rows))
     axes = figure.subplots()
     for place, (mean, low, high) in enumerate(rows.values()):
         axes.barh(place, mean, xerr=[[max(mean - low, 0.0)], [max(high - mean, 0.0)]], color="tab:blue", alpha=0.7)
@@ -145,7 +146,7 @@ def learning_figure(
         require_metric(logs, metric)
     success = any(name.startswith("train/success_") for log in logs for name in log.names)
     quantities = [kind.score, *(["success"] if success else [])] if metric is None else [metric]
-    figure = Figure(figsize=(7.2 if len(quantities) == 1 else 11.0, 5.2), layout="constrained")
+    figure = _figure(7.2 if len(quantities) == 1 else 11.0, 5.2)
     panels = figure.subplots(1, len(quantities), squeeze=False)[0]
     drawn: list[Curve] = []
     for quantity, axes in zip(quantities, panels, strict=True):
@@ -161,6 +162,8 @@ def learning_figure(
         axes.set_ylim(float(seen.min()) - margin, float(seen.max()) + margin)
         axes.set(xlabel=_XLABELS.get(axis, kind.cost), ylabel=quantity)
         axes.grid(alpha=0.3)
+    from matplotlib.lines import Line2D
+
     lines = [Line2D([], [], color=_color(index), label=label) for index, label in enumerate(read)]
     names = {curve.metric for curve in drawn}
     styles = [] if metric is not None else [Line2D([], [], color="0.3", label="training, last shot")]
@@ -247,6 +250,14 @@ def _draw_learning(
     return curves
 
 
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
 def _color(index: int) -> Any:
+    import matplotlib as mpl
+
     colors = mpl.color_sequences["tab10"]
     return colors[index % len(colors)]

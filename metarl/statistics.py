@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 
 from metarl.errors import ConfigError
 from metarl.seeding import numpy_stream
@@ -111,7 +111,7 @@ class _Variance:
 def _t_interval(mean: float, variance: _Variance) -> Interval:
     if variance.value == 0:
         return mean, mean, mean
-    half = float(stats.t.ppf(0.5 + _CONFIDENCE / 2, variance.freedom)) * variance.value**0.5
+    half = float(stdtrit(variance.freedom, 0.5 + _CONFIDENCE / 2)) * variance.value**0.5
     return mean, mean - half, mean + half
 
 
@@ -121,7 +121,7 @@ def share_interval(scores: Float) -> Interval:
     Wilson, 1927, with the mean in place of the share of successes: scores between 0 and 1 vary less than those of a
     coin with their mean, so the interval is wide enough. Unlike a bootstrap it is no point where all scores agree.
     """
-    mean, count, z = float(np.mean(scores)), len(scores), float(stats.norm.ppf(0.5 + _CONFIDENCE / 2))
+    mean, count, z = float(np.mean(scores)), len(scores), float(ndtri(0.5 + _CONFIDENCE / 2))
     centre = (mean + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * (mean * (1 - mean) / count + z * z / (4 * count * count)) ** 0.5
     return mean, max(0.0, centre - half), min(1.0, centre + half)
@@ -160,6 +160,13 @@ def mean_of_intervals(intervals: Sequence[Interval]) -> Interval:
     )
 
 
+def _trimmed_mean(scores: Float, axis: int) -> Float:
+    from scipy import stats  # Loading it takes a second, which no command that does without it should wait.
+
+    found: Float = stats.trim_mean(scores, 0.25, axis=axis)
+    return found
+
+
 def interquartile_mean(scores: Float) -> float:
     """Mean of the middle half of all scores, over runs and tasks together.
 
@@ -175,7 +182,7 @@ def interquartile_mean(scores: Float) -> float:
     """
     if scores.size == 0:
         raise ConfigError(f"expected at least one score, got the shape {scores.shape}.")
-    return float(stats.trim_mean(scores, 0.25, axis=None))
+    return float(_trimmed_mean(scores.reshape(-1), axis=0))
 
 
 def improvement_probability(scores: Float, others: Float) -> float:
@@ -262,9 +269,9 @@ def seed_intervals(scores: Float, *, seed: int = 0, num_resamples: int = 2000) -
             found[:, points] = np.array([mean_interval(column) for column in there.T]).T
         else:
             drawn = numpy_stream(seed, "bootstrap").integers(count, size=(num_resamples, count))
-            found[0, points] = stats.trim_mean(there, 0.25, axis=0)
+            found[0, points] = _trimmed_mean(there, axis=0)
             for point, column in zip(points, there.T, strict=True):
-                resampled = stats.trim_mean(column[drawn], 0.25, axis=1)
+                resampled = _trimmed_mean(column[drawn], axis=1)
                 found[1:, point] = np.quantile(resampled, [0.5 - _CONFIDENCE / 2, 0.5 + _CONFIDENCE / 2])
     aggregate, low, high = found
     return aggregate, low, high

@@ -165,6 +165,16 @@ def test_the_test_of_torch_finds_it() -> None:
     assert "import of torch halted" in result.stderr
 
 
+SLOW_TO_LOAD = ("matplotlib", "scipy.stats", "mujoco", "metaworld", "gymnasium.envs.mujoco", "torch.onnx", "ray")
+"""What few commands need, each of which takes half a second or more to load."""
+
+
+def test_a_command_loads_nothing_large_that_few_commands_need() -> None:
+    code = "import sys\nimport metarl.cli.entry\nprint(*(name for name in sys.argv[1:] if name in sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code, *SLOW_TO_LOAD], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []
+
+
 def test_setup_cfg_lists_every_package_folder() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import difflib
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from metarl.errors import ConfigError
 
@@ -70,7 +70,7 @@ def check_settings(owner: object) -> None:
     Raises:
         ConfigError: naming class and field of the first offending value, the value, and what is expected.
     """
-    for name, rules in _rules(type(owner)).items():
+    for name, rules in _rules(cast(Hashable, type(owner))).items():
         value = getattr(owner, name)
         for allowed in rules:
             if not allowed.test(value):
