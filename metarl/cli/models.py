@@ -30,7 +30,7 @@ def models(words: list[str], console: Console) -> int:
         table.add_row(*map(escape, (model.name, first, _text(score, score.last))))
     console.print(table)
     console.print(
-        "\nReturn, or success in %, with its 95 % interval over held-out tasks; before: in its first episode for a "
+        "\nReturn, or success (in %), with its 95 % interval over held-out tasks; before: in its first episode for a "
         "memory. For evaluation, in the place of a run:\n"
         f"  metarl evaluate {PREFIX}NAME      metarl.load({PREFIX + 'NAME'!r})",
         highlight=False,
@@ -52,4 +52,4 @@ def _text(score: Score, interval: Interval) -> str:
     mean, low, high = interval
     factor = 100.0 if score.official else 1.0
     texts = interval_texts((factor * mean, factor * low, factor * high))
-    return "{} [{}..{}]".format(*texts)
+    return "{} [{}..{}]".format(*texts) + " %" * score.official
