@@ -178,7 +178,7 @@ def _lines() -> Iterator[Line]:
         Tabled(ml1, "reach-v3, MAML-TRPO", "test"),
         (
             ("RL²:", (Tabled(ml1, "reach-v3, RL2", "test"),)),
-            ("with recall, one seed:", (Tabled(ml1, "reach-v3, RL2 recall", "test"),)),
+            ("with recall, two seeds:", (Tabled(ml1, "reach-v3, RL2 recall", "test"),)),
         ),
         unit=" %",
     )
