@@ -82,8 +82,7 @@ def test_a_models_settings_are_those_of_today(name: str) -> None:
 def few_tasks(this: Experiment, agent: Agent[Any], iteration: int) -> Interval:
     """The score on a few tasks of another seed; of Meta-World's on some goals, in all episodes of its protocol."""
     if isinstance(this.distribution, MetaWorldTasks):
-        # Four goals of the one task, or one of each of five.
-        return measure(this, agent, iteration, 0, goals=4 if this.task_name.startswith("ml1/") else 1).last
+        return measure(this, agent, iteration, 0, goals=4).last
     return evaluate(agent, this.distribution, num_tasks=20, seed=11).interval(-1)
 
 
@@ -93,7 +92,8 @@ def agree(one: Interval, other: Interval) -> bool:
     return upper[0] - lower[0] <= np.hypot(lower[2] - lower[0], upper[0] - upper[1])
 
 
-@pytest.mark.parametrize("name", published_names())
+# Meta-World takes half a minute for some goals. All models are scored on all of their tasks in `make slow`.
+@pytest.mark.parametrize("name", [name for name in published_names() if not name.endswith(("-ml1-push", "-ml10"))])
 def test_a_few_tasks_reproduce_the_score_of_a_model(name: str) -> None:
     model = PublishedModel.read(models_folder() / name)
     this = Experiment.open(f"model:{name}")
@@ -103,7 +103,7 @@ def test_a_few_tasks_reproduce_the_score_of_a_model(name: str) -> None:
     assert agree(few_tasks(this, agent, iteration), model.score.last)
 
 
-# Five goals of ML10, most of whose test tasks no agent solves, tell nothing apart.
+# Most of ML10's test tasks are not solved by the trained one either.
 @pytest.mark.parametrize(
     "name",
     [
