@@ -80,10 +80,10 @@ def test_a_models_settings_are_those_of_today(name: str) -> None:
         Experiment.open(f"model:{name}")
 
 
-def few_tasks(this: Experiment, agent: Agent[Any], iteration: int) -> Interval:
+def few_tasks(this: Experiment, agent: Agent[Any], iteration: int, goals: int = 4) -> Interval:
     """The score on a few tasks of another seed; of Meta-World's on some goals, in all episodes of its protocol."""
     if isinstance(this.distribution, MetaWorldTasks):
-        return measure(this, agent, iteration, 0, goals=4).last
+        return measure(this, agent, iteration, 0, goals=goals).last
     return evaluate(agent, this.distribution, num_tasks=20, seed=11).interval(-1)
 
 
@@ -104,19 +104,20 @@ def test_a_few_tasks_reproduce_the_score_of_a_model(name: str) -> None:
     assert agree(few_tasks(this, agent, iteration), model.score.last)
 
 
-# Most of ML10's test tasks are not solved by the trained one either.
+# An untrained network solves some goals of reach: after its gradient step 4 of the first 10, and all of the first 4. So
+# it is twenty goals, and models that solve most of them.
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if "-ml1-" in name else [])
-        for name in published_names()
-        if "-ml10" not in name
+        pytest.param(model.name, marks=[pytest.mark.slow] if model.score.official else [])
+        for model in published_models()
+        if not model.score.official or model.score.last[1] > 0.5
     ],
 )
 def test_an_untrained_agent_does_not_reproduce_the_score(name: str) -> None:
     model = PublishedModel.read(models_folder() / name)
     this = Experiment.open(f"model:{name}")
-    found = few_tasks(this, this.build(), model.iteration)
+    found = few_tasks(this, this.build(), model.iteration, goals=20)
     assert found[0] < model.score.last[0] and not agree(found, model.score.last)
 
 
