@@ -10,13 +10,17 @@ from metarl.fewshot.learners import LEARNERS
 
 _SIZES = ((5, 1), (5, 5), (20, 1))
 
+_FASTER_IN_BFLOAT16 = ("reptile", "protonet", "matching", "nearest-neighbour", "pretrained")
+"""Learners whose convolutions have the same weights for all tasks: .45 to .75 of the time on the processor of the
+results. Those with weights of each task's own, and SNAIL, gain nothing."""
+
 
 def _cells() -> Iterator[TableCell]:
     for learner in LEARNERS:
+        settings = {"precision": "bfloat16"} if learner in _FASTER_IN_BFLOAT16 else {}
         for ways, shots in _SIZES:
-            yield TableCell(
-                learner, f"{ways}-way {shots}-shot", FewShotSource(learner, "glyphs", (ways,), shots), (1, 2, 3)
-            )
+            source = FewShotSource(learner, "glyphs", (ways,), shots, settings=settings)
+            yield TableCell(learner, f"{ways}-way {shots}-shot", source, (1, 2, 3))
 
 
 TABLE = PaperTable(
@@ -29,7 +33,7 @@ TABLE = PaperTable(
     ),
     cells=tuple(_cells()),
     metric="accuracy in %",
-    version=1,
+    version=2,
     small=0.02,
     aggregate="percent",
 )
