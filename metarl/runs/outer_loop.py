@@ -21,6 +21,7 @@ from torch import Tensor
 from metarl.distributed import Group, current, require_same, require_same_state
 from metarl.errors import CheckpointError, NonFiniteError, WorkerError, raised
 from metarl.runs.components import Components
+from metarl.runs.crowding import warn_if_crowded
 from metarl.runs.encoding import decode, to_text
 from metarl.runs.files import typed
 from metarl.runs.folder import RunFolder, git_state
@@ -167,6 +168,7 @@ def run_loop(
     with contextlib.ExitStack() as stack:
         stack.enter_context(run.lock())
         _require_same_run(group, work, schedule)
+        warn_if_crowded()
         state = _load(work, run, checkpoint)
         logger: Logger | None = None
         scores = deque(state.scores, maxlen=work.score_window)
