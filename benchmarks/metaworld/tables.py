@@ -15,12 +15,13 @@ Beside = Mapping[tuple[str, str], tuple[Published, str]]
 
 AGENTS: Mapping[str, tuple[str, str]] = {
     "MAML-TRPO": ("maml-trpo", ""),
+    "MAML-TRPO narrow": ("maml-trpo", "narrow"),
     "RL2": ("rl2", ""),
     "RL2 recall": ("rl2", "recall"),
     "RL2 + HN": ("rl2", "hypernetwork"),
     "VariBAD + HN": ("varibad", "hypernetwork"),
 }
-"""Agent and variant of its preset by row; HN: a hypernetwork makes the head's weights."""
+"""Agent and variant of its preset by row; narrow: layers of 128; HN: a hypernetwork makes the head's weights."""
 
 MAXIMUM = "the mean of the maxima over training, of 10 seeds, by sampled actions"
 """What Meta-World's own paper reports."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from metarl.benchmarks.metaworld.references import REFERENCES
 from metarl.benchmarks.metaworld.source import BEST, OfficialSource, ReferenceSource
-from metarl.benchmarks.metaworld.tables import PROTOCOL
+from metarl.benchmarks.metaworld.tables import AGENTS, PROTOCOL
 from metarl.benchmarks.papers import Published, rows_of
 from metarl.benchmarks.reproduce.table import PaperTable, TableCell
 
@@ -14,15 +14,6 @@ _SEEDS = {"reach-v3": (1, 2, 3), "push-v3": (1, 2, 3), "pick-place-v3": (1,)}
 
 _LONGER = {"reach-v3": ("RL2", "RL2 recall"), "push-v3": ("RL2", "RL2 recall")}
 """Agents by task that are also trained for more steps than the official budget."""
-
-_AGENTS: Mapping[str, tuple[str, str]] = {
-    "MAML-TRPO": ("maml-trpo", ""),
-    "RL2": ("rl2", ""),
-    "RL2 recall": ("rl2", "recall"),
-    "RL2 + HN": ("rl2", "hypernetwork"),
-    "VariBAD + HN": ("varibad", "hypernetwork"),
-}
-"""Agent and variant of its preset by the end of the row's name."""
 
 
 def _beside() -> Mapping[tuple[str, str, str], tuple[Published, str]]:
@@ -44,7 +35,7 @@ def _cells() -> Iterator[TableCell]:
     beside = _beside()
     for name, seeds in _SEEDS.items():
         tasks = f"ml1/{name}"
-        for agent, (kind, variant) in _AGENTS.items():
+        for agent, (kind, variant) in AGENTS.items():
             preset = f"{kind}:{tasks}:{variant}" if variant else None
             source = OfficialSource(tasks, ("test",), kind, preset)
             for measure in ("test", "test sampled", BEST):
@@ -52,7 +43,7 @@ def _cells() -> Iterator[TableCell]:
                 on_request = agent == "VariBAD + HN" and name != "pick-place-v3"
                 yield TableCell(f"{name}, {agent}", measure, source, seeds, published, reason, on_request, measure)
         for agent in _LONGER.get(name, ()):
-            kind, variant = _AGENTS[agent]
+            kind, variant = AGENTS[agent]
             preset = f"{kind}:{tasks}:{variant}" if variant else None
             longer = OfficialSource(tasks, ("test",), kind, preset, train={"num_iterations": 100})
             for measure in ("test", "test sampled", BEST):
