@@ -194,9 +194,9 @@ def _lines() -> Iterator[Line]:
     yield Line(
         "ML10",
         ml10,
-        "RL²",
-        Tabled(ml10, "RL2", "test"),
-        (("random:", (Tabled(ml10, "random policy", "test"),)), ("closing every door:", (Reported(20),))),
+        "MAML-TRPO",
+        Tabled(ml10, "MAML-TRPO narrow", "test"),
+        (("RL²:", (Tabled(ml10, "RL2", "test"),)), ("closing every door:", (Reported(20),))),
         unit=" %",
         more=", new tasks",
     )
