@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 import warnings
@@ -10,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from metarl.experiments import Experiment, resolve
 from metarl.runs import crowding
-
-BEFORE = "cpu  1000 0 200 5000 50 0 0 0 0 0\ncpu0 ...\n"
+from metarl.runs.folder import RunFolder
 
 
 @pytest.fixture
@@ -26,11 +27,15 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPat
 
 
 def keep_busy(machine: pytest.MonkeyPatch, share: float) -> None:
-    """Let this share of all ticks be busy while the thread sleeps."""
-    busy = round(40 * share)
-    crowding._TIMES.write_text(BEFORE)
-    after = f"cpu  {1000 + busy} 0 200 {5000 + 40 - busy} 50 0 0 0 0 0\n"
-    machine.setattr(time, "sleep", lambda seconds: crowding._TIMES.write_text(after))
+    """Let this share of all ticks be busy in every sleep."""
+    busy, sleeps = round(40 * share), itertools.count()
+
+    def sleep(seconds: float) -> None:
+        number = next(sleeps)
+        crowding._TIMES.write_text(f"cpu  {1000 + number * busy} 0 200 {5000 + number * (40 - busy)} 50 0 0 0 0 0\n")
+
+    sleep(0.0)
+    machine.setattr(time, "sleep", sleep)
 
 
 def test_one_busy_core_of_two_is_told_with_its_remedy(machine: pytest.MonkeyPatch) -> None:
@@ -55,8 +60,14 @@ def test_nothing_is_said_without_need(machine: pytest.MonkeyPatch, why: str) -> 
         crowding.warn_if_crowded()
 
 
-def test_the_real_machine_tells_a_number_of_cores() -> None:
-    if not crowding._TIMES.exists():
-        pytest.skip("no /proc/stat")
+def test_training_tells_of_it_where_it_begins(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    keep_busy(machine, 0.5)
+    setup = resolve("pretrained", "bandit", train={"num_iterations": 1, "meta_batch_size": 2, "eval_tasks": 2})
+    with pytest.warns(RuntimeWarning, match="of 2 cores busy"):
+        Experiment.create(setup, RunFolder.create(tmp_path, "run")).train()
+
+
+def test_the_real_machine_tells_a_number_of_cores_if_any() -> None:
     busy = crowding._busy_cores(4)
-    assert busy is not None and 0.0 <= busy <= 4.0
+    assert (busy is None) == (not crowding._TIMES.exists())
+    assert busy is None or 0.0 <= busy <= 4.0

@@ -11,8 +11,7 @@ from metarl.fewshot.learners import LEARNERS
 _SIZES = ((5, 1), (5, 5), (20, 1))
 
 _FASTER_IN_BFLOAT16 = ("reptile", "protonet", "matching", "nearest-neighbour", "pretrained")
-"""Learners whose convolutions have the same weights for all tasks: .45 to .75 of the time on the processor of the
-results. Those with weights of each task's own, and SNAIL, gain nothing."""
+"""Learners that it serves: .45 to .75 of the time on the processor of the results. MAML and SNAIL gain nothing."""
 
 
 def _cells() -> Iterator[TableCell]:
