@@ -168,6 +168,10 @@ def test_miniimagenet_that_is_not_whole_says_what_to_put_where(tmp_path: Path) -
         ConfigError, match=r"train\.csv lists 1 images that .* lacks, the first of them n0200000001\.jpg"
     ):
         miniimagenet(tmp_path)
+    with (tmp_path / "train.csv").open("a") as file:
+        file.write("n0100000000.jpg,n01\n")
+    with pytest.raises(ConfigError, match=r"train\.csv lists 1 images more than once, the first .* n0100000000\.jpg"):
+        miniimagenet(tmp_path)
     (tmp_path / "val.csv").write_text("file,class\n")
     (tmp_path / "train.csv").write_text("filename,label\n")
     with pytest.raises(ConfigError, match=r"val\.csv has the columns \['file', 'class'\], expected filename and label"):

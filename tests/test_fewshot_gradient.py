@@ -324,6 +324,48 @@ def test_normalisation_keeps_the_statistics_that_its_name_says(norm: Any) -> Non
     assert torch.allclose(alone, together, atol=1e-5) == (norm != "transductive")
 
 
+def _with_batch_norm(norm: str) -> MAML:
+    spec = FewShotSpec((1, 16, 16), 3, "classification")
+    config = MAMLConfig(num_inner_steps=2, num_eval_steps=2, num_filters=4, inner_lr=0.1)
+    if norm == "torch":
+        layers = [nn.Flatten(), nn.Linear(256, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 3)]
+        return MAML(spec, CPU, config, nn.Sequential(*layers), 0.1)
+    return dataclasses.replace(config, norm=norm).build(spec, CPU, 0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("norm", ["running", "per-step", "torch"])
+def test_evaluation_adapts_by_the_statistics_that_training_adapts_by(norm: str) -> None:
+    learner = _with_batch_norm(norm)
+    x = torch.rand(2, 6, 1, 16, 16, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    support = Examples(x, torch.arange(3).repeat(2).expand(2, 6))
+    learner.seed(0)
+    learner.meta_update(TaskBatch(support, support))
+    buffers = {name: value.clone() for name, value in learner.module.named_buffers()}
+    learner.seed(0)
+    found = learner.adapt(learner.begin(2), support).model.params
+    for part in learner.module.modules():
+        part.training = not isinstance(part, nn.Dropout)
+    learner.seed(0)
+    with torch.no_grad():
+        expected = learner.step(learner.begin(2), support, second_order=False).model.params
+    learner.module.eval()
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name])
+    # By the averages over training, which are not those of this support set, it would be another step.
+    by_averages = learner.step(learner.begin(2), support, second_order=False).model.params
+    assert any(not torch.allclose(found[name], value, atol=1e-4) for name, value in by_averages.items())
+    assert all(torch.equal(value, buffers[name]) for name, value in learner.module.named_buffers())
+    assert not any(part.training for part in learner.module.modules())
+
+
+def test_a_single_value_of_each_channel_is_refused_as_by_torch() -> None:
+    learner = MAMLConfig(num_filters=4, downsample="stride").build(
+        FewShotSpec((1, 16, 16), 3, "classification"), CPU, 0
+    )
+    with pytest.raises(ValueError, match="one value of each channel has no statistics"):
+        learner.predict(learner.begin(2), torch.rand(2, 1, 1, 16, 16))
+
+
 class _Recurrent(nn.Module):
     """A network that vmap cannot run, with dropout."""
 

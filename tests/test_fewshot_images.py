@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from metarl.errors import ConfigError
 from metarl.fewshot.tasks import images as image_files
@@ -148,6 +148,31 @@ def test_files_are_decoded_once_and_again_when_they_change(tmp_path: Path, decod
     os.utime(files[0], ns=(1, 1))
     changed, _ = cached_images(files, folder, ImageFormat(), what="mine")
     assert decoded == [3, 3, 3] and np.array_equal(changed[0, 0], _noise(6, 6, seed=9))
+
+
+def test_files_of_one_size_and_time_that_changed_places_are_decoded_again(tmp_path: Path, decoded: list[int]) -> None:
+    folder = tmp_path / "data"
+    files = [_write(folder / name / "1.bmp", _noise(6, 6, seed=seed)) for seed, name in enumerate("ab")]
+    for file in files:
+        os.utime(file, ns=(1, 1))
+    cached_images(files, folder, ImageFormat(), what="mine")
+    for old, new in (("a", "c"), ("b", "a"), ("c", "b")):
+        (folder / old).rename(folder / new)
+    images, _ = cached_images(files, folder, ImageFormat(), what="mine")
+    assert decoded == [2, 2]
+    assert all(np.array_equal(images[seed, 0], _noise(6, 6, seed=1 - seed)) for seed in (0, 1))
+
+
+def test_photographs_stand_upright_however_the_camera_was_held(tmp_path: Path) -> None:
+    pixels = _noise(4, 6)
+    upright = _write(tmp_path / "upright.png", pixels)
+    turned = tmp_path / "turned.png"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # To be turned by 90 degrees clockwise when shown.
+    Image.fromarray(np.rot90(pixels).copy()).save(turned, exif=exif)
+    images, _ = read_images([upright, turned], ImageFormat())
+    assert images.shape == (2, 1, 4, 6)
+    assert np.array_equal(images[0], images[1])
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not quite", None])

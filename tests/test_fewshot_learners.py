@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,15 +16,20 @@ from helpers.fewshot_runs import CPU, adapted, built, train
 from torch import Tensor, nn
 
 from metarl.errors import ConfigError, NonFiniteError
+from metarl.fewshot.evaluation import evaluate
+from metarl.fewshot.experiment import Experiment
 from metarl.fewshot.learner import LearnerConfig
 from metarl.fewshot.learners import LEARNERS, learner_name, load_learner
 from metarl.fewshot.learners.embedding import FeatureNorm
+from metarl.fewshot.learners.maml import MAMLConfig
 from metarl.fewshot.learners.matching import MatchingConfig
 from metarl.fewshot.learners.nearest_neighbour import NearestNeighbourConfig
 from metarl.fewshot.learners.pretrained import PretrainedConfig
 from metarl.fewshot.learners.protonet import ProtoNetConfig
 from metarl.fewshot.learners.random import RandomConfig
 from metarl.fewshot.learners.snail import SNAILConfig
+from metarl.fewshot.objective import task_scores
+from metarl.fewshot.setup import Given, resolve
 from metarl.fewshot.tasks.sinusoid import Sinusoid
 from metarl.fewshot.types import EpisodeConfig, Examples, TaskBatch
 from metarl.networks.task_norm import TaskNorm
@@ -218,3 +225,35 @@ def test_a_learner_of_ones_own_is_found_by_module_and_attribute(own: types.Modul
     assert learner_name(Mine()) == "own_networks:Mine"
     with pytest.raises(ConfigError, match="expected a concrete subclass of LearnerConfig, found"):
         load_learner("own_networks:dropped")
+
+
+def test_predictions_that_are_no_numbers_count_as_wrong_and_are_told() -> None:
+    logits = torch.tensor([[[0.0, 1.0], [float("nan"), 0.0], [float("-inf"), 0.0]]])
+    assert task_scores(logits, torch.tensor([[1, 0, 1]]), "classification").tolist() == pytest.approx([2 / 3])
+    config = MAMLConfig(backbone="mlp", num_inner_steps=1, num_eval_steps=2, inner_lr=1e30)
+    tasks = Clusters()
+    learner = built(config, tasks, tasks.default_episode)
+    with pytest.warns(RuntimeWarning, match="their predictions are no numbers, and count as wrong"):
+        found = evaluate(learner, tasks, tasks.default_episode, num_tasks=4, seed=0)
+    assert (found.scores[:, -1] == 0.0).all()
+    sines = Sinusoid()
+    learner = built(config, sines, sines.default_episode)
+    with pytest.raises(NonFiniteError, match=r"diverged: after step [12] the errors of 4 of 4 tasks are not finite"):
+        evaluate(learner, sines, sines.default_episode, num_tasks=4, seed=0)
+
+
+def test_iterations_after_annealing_to_nothing_are_refused(tmp_path: Path) -> None:
+    settings = {"anneal_iterations": 2, "num_inner_steps": 1, "num_eval_steps": 1}
+    train = {"num_iterations": 2, "meta_batch_size": 2, "eval_every": 2, "eval_tasks": 2}
+    this = Experiment.start(resolve(Given("reptile", "sinusoid"), train=train, settings=settings), tmp_path)
+    assert this.train()
+    longer = dataclasses.replace(this.setup.train_config, num_iterations=3)
+    with pytest.raises(ConfigError, match=r"num_iterations = 3, but the step .* come down to nothing after 2"):
+        this.reconfigured(longer, this.setup.learner_config)
+    with pytest.raises(ConfigError, match="begin a new run with --anneal-iterations 3"):
+        dataclasses.replace(this.setup, train_config=longer).check()
+    dataclasses.replace(
+        this.setup,
+        train_config=longer,
+        learner_config=dataclasses.replace(this.setup.learner_config, final_meta_lr=0.1),
+    ).check()

@@ -88,6 +88,9 @@ def test_folders_that_cannot_be_are_refused(tmp_path: Path) -> None:
     (hollow / "c").mkdir()
     with pytest.raises(ConfigError, match=r"the class 'c' of the \w+ split has no images in .*hollow\. Add some, or"):
         image_folder(hollow)
+    deep = _folder(tmp_path / "deep" / "valid", {"a": 1, "b": 2}).parent
+    with pytest.raises(ConfigError, match=r"valid was taken for the folder of a class, but 6 images lie in folders in"):
+        image_folder(deep)
     mixed = _folder(_folder(tmp_path / "mixed", {"a": 1, "b": 2}), {"c": 3}, side=9)
     with pytest.raises(ConfigError, match=r"the images of mixed have 2 sizes: 6 are of 6 x 6, but .* is of 9 x 9"):
         image_folder(mixed)
@@ -99,6 +102,23 @@ def test_folders_that_cannot_be_are_refused(tmp_path: Path) -> None:
         ConfigError, match=r"the splits train and test share 1 of their classes: b. Expected test classes that"
     ):
         image_folder(shared)
+
+
+def test_images_that_are_in_two_splits_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    _folder(folder / "train", {"a": 1, "b": 2})
+    _folder(folder / "test", {"c": 3, "d": 2})
+    with pytest.warns(
+        UserWarning, match="3 examples of the test split are the same as some of the train .* 'd' and 'b'"
+    ):
+        image_folder(folder)
+    images, labels = _arrays()
+    with pytest.warns(UserWarning, match="examples of the test split are the same as some of the train split"):
+        labelled_arrays(
+            np.concatenate([images, images]),
+            np.concatenate([labels, labels + 100]),
+            {"train": np.unique(labels).tolist(), "test": np.unique(labels + 100).tolist()},
+        )
 
 
 def test_damaged_images_are_left_out_if_asked_and_a_class_of_them_is_told(tmp_path: Path) -> None:
@@ -219,6 +239,13 @@ def test_a_function_that_draws_a_task_makes_a_family() -> None:
     assert one.support.x.shape == (5, 6, 1) and one.support.y.tolist() == [[0, 0, 1, 1, 2, 2]] * 5
     assert (one.support.x[..., 0].round() == one.support.y).all() and (one.query.x[..., 0].round() == one.query.y).all()
     assert one.query.x.dtype == torch.float32 and one.query.y.dtype == torch.int64
+
+
+def test_bytes_that_a_function_draws_become_0_to_1_as_everywhere() -> None:
+    images = np.array([[0], [255]], np.uint8)
+    tasks = sampled_tasks(lambda rng, episode, split: (images, [0, 1], images.astype(float), [0, 1]), (1,))
+    batch = tasks.sample("train", 1, EpisodeConfig(2, 1, 1), np.random.default_rng(0))
+    assert batch.support.x.flatten().tolist() == [0.0, 1.0] and batch.query.x.flatten().tolist() == [0.0, 255.0]
 
 
 def test_a_function_that_draws_regression_makes_a_family() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,7 @@ def test_a_users_images_are_told_apart(drawings: Path, tmp_path: Path, capsys: p
     assert main(["fewshot", "predict", str(run), str(support), *images]) == 0
     printed = capsys.readouterr().out
     assert "8 labelled images of 3 classes" in " ".join(printed.split())
+    assert re.findall(r"\b(angle\d) +│ +[01]\.", printed) == ["angle4", "angle0", "angle7"]
     assert main(["fewshot", "evaluate", str(run), "--ways", "3", "--split", "train", "--num-tasks", "4"]) == 0
     for bad, message in (
         ([str(support)], "at least one image"),
@@ -302,6 +304,27 @@ def test_a_users_images_are_told_apart(drawings: Path, tmp_path: Path, capsys: p
     (support / "empty").mkdir()
     assert main(["fewshot", "predict", str(run), str(support), images[0]]) == 2
     assert "'empty' holds no image" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_network_that_normalises_by_the_batch_tells_single_images_apart(
+    drawings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = f"--data {drawings} --ways 2 --shots 2 --queries 2 --num-filters 8 --downsample stride --runs {tmp_path}"
+    steps = "--inner-lr 0.4 --num-inner-steps 1 --num-eval-steps 3 --meta-lr 0.003 --num-iterations 60"
+    assert main([*_train_words("fomaml", "folder"), *flags.split(), *steps.split(), "--meta-batch-size", "4"]) == 0
+    (run,) = (path for path in tmp_path.iterdir() if (path / "config.json").is_file())
+    support = tmp_path / "support"
+    asked = []
+    for name in ("angle0", "angle4"):
+        (support / name).mkdir(parents=True)
+        for number in range(2):
+            shutil.copy(drawings / name / f"{number:02}.png", support / name)
+        asked += [drawings / name / f"{number:02}.png" for number in range(4, 10)]
+    capsys.readouterr()
+    assert main(["fewshot", "predict", str(run), str(support), *map(str, asked)]) == 0
+    named = re.findall(r"\b(angle\d) +│ +[01]\.", capsys.readouterr().out)
+    assert len(named) == 12
+    assert sum(name == path.parent.name for name, path in zip(named, asked, strict=True)) >= 10
 
 
 def test_a_learner_with_an_output_for_each_class_says_so(

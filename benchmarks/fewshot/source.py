@@ -42,7 +42,7 @@ class FewShotSource(FolderSource):
         shots: labelled examples of each class in training.
         test_shots: the same in the test; default: as in training.
         test_queries: examples of each class to be predicted in a test task, which networks that normalise by them see
-            together; default: as everywhere, 15.
+            together; default: as the family's tasks have.
         train: fields of TrainConfig that differ from the preset's.
         settings: fields of the learner's config that do.
         num_tasks: test tasks to score on.
@@ -114,7 +114,7 @@ class FewShotSource(FolderSource):
             "kind": setup.kind,
             "sizes": sizes,
             "iterations": len(metrics),
-            "training_seconds": sum(line["seconds/sample"] + line["seconds/meta_update"] for line in metrics),
+            "training_seconds": this.training_seconds,
             "curve": _curve(metrics),
             "config": {name: value for name, value in this.run.read_config().items() if name != "data"},
             # Without the command line, which names folders of the machine.

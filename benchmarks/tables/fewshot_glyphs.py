@@ -34,5 +34,4 @@ TABLE = PaperTable(
     metric="accuracy in %",
     version=2,
     small=0.02,
-    aggregate="percent",
 )

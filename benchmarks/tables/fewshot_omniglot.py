@@ -94,15 +94,16 @@ TABLE = PaperTable(
     name="fewshot-omniglot",
     title="Omniglot",
     about=(
-        "1,200 characters to train on and the rest to test on, rotations by 90 degrees as new classes, the four-layer "
-        "convolutional network of the papers, 1,000 test tasks. The budget is what two cores can, where the papers "
-        "train for 60,000 meta-updates and more. Learners that normalise by the test examples have as many of them as "
-        "in their papers, one of each class to one for each shot, as their accuracy depends on it."
+        "1,028 characters to train on, 172 to look at meanwhile and 423 to test on (the papers' last training is on "
+        "the first two together), rotations by 90 degrees as new classes, the four-layer convolutional network of the "
+        "papers, 1,000 test tasks. The budget is what two cores can, where the papers train for 60,000 meta-updates "
+        "and more. Learners that normalise by the test examples have as many of them as in their papers, one of each "
+        "class to one for each shot, as their accuracy depends on it."
     ),
     cells=tuple(_cells()),
     metric="accuracy in %",
     version=2,
     small=0.02,
-    aggregate="percent",
+    published_tasks=1000,
     data=WHERE,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.distributed import current
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, NonFiniteError
 from metarl.fewshot.learner import Learner
 from metarl.fewshot.objective import task_scores
 from metarl.fewshot.tasks.base import FewShotTasks
@@ -64,6 +65,10 @@ def score_batch(learner: Learner[Any], batch: TaskBatch, num_adaptations: int) -
 
     Returns:
         ``[task, scored step]``, see :func:`scored_steps`.
+
+    Raises:
+        NonFiniteError: in regression, if adaptation has diverged. In classification it is warned of, and what is not a
+            number counts as wrong.
     """
     state = learner.begin(batch.num_tasks)
     wanted = scored_steps(num_adaptations)
@@ -72,9 +77,26 @@ def score_batch(learner: Learner[Any], batch: TaskBatch, num_adaptations: int) -
         if step in wanted:
             outputs = learner.predict(state, batch.query.x)
             scores.append(task_scores(outputs, batch.query.y, learner.spec.kind))
+            _require_numbers(outputs, scores[-1], step, learner.spec.kind)
         if step < num_adaptations:
             state = learner.adapt(state, batch.support)
     return torch.stack(scores, 1)
+
+
+def _require_numbers(outputs: Tensor, scores: Tensor, step: int, kind: Kind) -> None:
+    if kind == "regression":
+        if diverged := int((~scores.isfinite()).sum()):
+            raise NonFiniteError(
+                f"adaptation has diverged: after step {step} the errors of {diverged} of {len(scores)} tasks are not "
+                "finite. Take fewer steps, or a smaller inner step."
+            )
+    elif outputs.isnan().any():
+        warnings.warn(
+            "adaptation has diverged in some tasks: their predictions are no numbers, and count as wrong. Take fewer "
+            "steps, or a smaller inner step.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def evaluate(

@@ -12,10 +12,11 @@ from metarl.config import Device, TrainConfig, choose_device, fixed_settings, fr
 from metarl.errors import ConfigError
 from metarl.fewshot.learner import Learner, LearnerConfig
 from metarl.fewshot.learners import load_learner
-from metarl.fewshot.setup import Given, Setup, read_parts
+from metarl.fewshot.setup import Given, Setup, read_parts, require_learning
 from metarl.fewshot.trainer import require_eval_tasks, restore, train
 from metarl.fewshot.types import EpisodeConfig, FewShotSpec
 from metarl.runs.folder import RunFolder
+from metarl.runs.logger import read_metrics
 from metarl.runs.outer_loop import Progress
 
 
@@ -153,6 +154,7 @@ class Experiment:
         require_kept(before, after, self.run.path, "learner's")
         choose_device(train_config.device)
         require_eval_tasks(train_config, setup.tasks)
+        require_learning(train_config, setup.learner_config)
         store = self.run.checkpoints
         done = store.load(checkpoint)[0] if checkpoint is not None else max(store.iterations(), default=0)
         if done > train_config.num_iterations:
@@ -215,6 +217,11 @@ class Experiment:
                 "with other --ways and --shots, or take a learner that compares examples, such as protonet."
             ) from error
         return other, iteration
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds of all meta-updates so far and of drawing their tasks, over all starts of the run."""
+        return sum(line["seconds/sample"] + line["seconds/meta_update"] for line in read_metrics(self.run.metrics))
 
     def train(self, listener: Callable[[Progress], None] = lambda _: None, checkpoint: Path | None = None) -> bool:
         """Train, or go on training; returns whether all iterations were done."""

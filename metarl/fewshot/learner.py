@@ -117,6 +117,11 @@ class LearnerConfig(abc.ABC):
     meta_lr: Positive = 1e-3
     """Step size of Adam in the outer loop."""
 
+    @property
+    def last_iteration(self) -> int | None:
+        """Iterations after which the outer loop's step is zero, so that nothing is learned; None: it never is."""
+        return None
+
     def __post_init__(self) -> None:
         check_settings(self)
 

@@ -22,9 +22,12 @@ def task_losses(outputs: Tensor, y: Tensor, kind: Kind) -> Tensor:
 
 
 def task_scores(outputs: Tensor, y: Tensor, kind: Kind) -> Tensor:
-    """Accuracy of each task, or its mean squared error in regression, ``[task]``; arguments as :func:`task_losses`."""
+    """Accuracy of each task, or its mean squared error in regression, ``[task]``; arguments as :func:`task_losses`.
+
+    Logits that are not numbers name no class; torch's ``argmax`` would take them for the first.
+    """
     if kind == "classification":
-        return (outputs.argmax(-1) == y).float().mean(1)
+        return ((outputs.argmax(-1) == y) & ~outputs.isnan().any(-1)).float().mean(1)
     return task_losses(outputs, y, kind)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,11 +18,19 @@ class Preset:
         source: where the settings come from.
         train: fields of :class:`metarl.config.TrainConfig`.
         learner: fields of the learner's config.
+        queries_as_shots: training tasks have as many queries of each class as shots.
     """
 
     source: str
     train: Mapping[str, Any] = field(default_factory=dict)
     learner: Mapping[str, Any] = field(default_factory=dict)
+    queries_as_shots: bool = False
+
+    def of_size(self, episode: EpisodeConfig) -> Preset:
+        """The same for tasks of this size."""
+        if not self.queries_as_shots:
+            return self
+        return dataclasses.replace(self, learner={**self.learner, "train_queries": episode.shots})
 
 
 _SHORT = {"eval_every": 500, "eval_tasks": 100, "checkpoint_every": 100}
@@ -62,6 +71,7 @@ def _maml_omniglot(inner_lr: float, num_inner_steps: int, num_eval_steps: int, m
             "num_eval_steps": num_eval_steps,
             "train_queries": 1,
         },
+        queries_as_shots=True,
     )
 
 
@@ -206,5 +216,5 @@ def preset_of(learner: str, tasks: str, episode: EpisodeConfig) -> Preset:
     """The preset of a learner on tasks of this size: that of its number of ways, if there is one."""
     for name in (f"{learner}:{tasks}:{episode.ways}-way", f"{learner}:{tasks}"):
         if name in PRESETS:
-            return PRESETS[name]
+            return PRESETS[name].of_size(episode)
     return DEFAULT

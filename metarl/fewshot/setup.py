@@ -77,6 +77,7 @@ class Setup:
                 that do not fit the tasks or this machine's memory.
         """
         require_eval_tasks(self.train_config, self.tasks)
+        require_learning(self.train_config, self.learner_config)
         device, spec = choose_device(self.train_config.device), self.tasks.spec(self.episode)
         network = network_share(self.learner_config, spec)
         require_available([network], available_bytes(device), device)
@@ -110,6 +111,17 @@ class Setup:
     def on(self, device: Device) -> Setup:
         """The same with its networks on ``device``."""
         return dataclasses.replace(self, train_config=dataclasses.replace(self.train_config, device=device))
+
+
+def require_learning(train_config: TrainConfig, learner_config: LearnerConfig) -> None:
+    """Refuse iterations in which nothing would be learned, see :attr:`LearnerConfig.last_iteration`."""
+    last, asked = learner_config.last_iteration, train_config.num_iterations
+    if last is not None and asked > last:
+        raise ConfigError(
+            f"num_iterations = {asked}, but the step of the outer loop has come down to nothing after {last}, and "
+            f"further ones would change nothing. Train at most {last} iterations, or begin a new run with "
+            f"--anneal-iterations {asked}."
+        )
 
 
 _tasks = functools.lru_cache(maxsize=4)(load_tasks)
@@ -174,7 +186,7 @@ def resolve(
     episode = from_dict(EpisodeConfig, {**dataclasses.asdict(default), **parts.episode, **sizes})
     if given.preset is not None and given.preset not in PRESETS:
         raise unknown_name("preset", given.preset, PRESETS)
-    chosen = preset_of(name, task_name, episode) if given.preset is None else PRESETS[given.preset]
+    chosen = preset_of(name, task_name, episode) if given.preset is None else PRESETS[given.preset].of_size(episode)
     # A preset may be that of other tasks, whose inputs take another network.
     preset = without_idle(from_dict(kind, chosen.learner), _tasks(task_name, data).spec(episode))
     setup = Setup(name, task_name, data, episode, from_dict(TrainConfig, chosen.train), preset)

@@ -34,7 +34,8 @@ class TaskNorm(nn.Module):
             accuracies are higher than for queries that come one by one.
 
             ``running``: those of the batch in training, averages over training in evaluation. Nothing leaks, but one
-            average serves all inner steps and the parameters before and after adaptation alike.
+            average serves all tasks and inner steps, and the parameters before and after adaptation alike. (Gradient
+            steps go by the support set's own statistics in evaluation too: it is given as a whole.)
 
             ``per-step``: the same with averages, scales and shifts of its own for each inner step (MAML++: Antoniou et
             al., 2019, arXiv 1810.09502, section 4, BNRS and BNWB). Nothing leaks. (MAML++'s code normalises by the
@@ -84,6 +85,8 @@ class TaskNorm(nn.Module):
         weight, bias = (self._own(value.movedim(0, -1)).movedim(-1, 0)[:, None] for value in (weight, bias))
         values = x.flatten(1, -2).to(weight.dtype)
         if self.norm == "transductive" or self.training:
+            if values.shape[1] == 1:
+                raise ValueError("one value of each channel has no statistics to be normalised by; give more examples.")
             values = values - values.mean(1, keepdim=True)
             var = values.square().mean(1, keepdim=True)
         else:
@@ -93,6 +96,24 @@ class TaskNorm(nn.Module):
     def _own(self, values: Tensor) -> Tensor:
         """Those of the step."""
         return values[min(self.step, len(values) - 1)] if self.norm == "per-step" else values
+
+
+@contextlib.contextmanager
+def batch_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside the block batch normalisation goes by the batch at hand, as in training; nothing else is as in training.
+
+    Args:
+        module: any; what stands in it of torch's batch normalisation is meant as well.
+    """
+    kinds = (TaskNorm, nn.modules.batchnorm._BatchNorm)
+    parts = [part for part in module.modules() if isinstance(part, kinds) and not part.training]
+    for part in parts:
+        part.training = True
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.training = False
 
 
 _over_ranks: ContextVar[bool] = ContextVar("over_ranks", default=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,7 +127,6 @@ def _one(setup: Setup, seed: int, root: Path, test_tasks: int, console: Console)
         known = read_json(path)
         if known.get("iteration") == iterations:
             return known
-    started = time.perf_counter()
     if not with_progress(
         lambda listener: this.train(listener),
         setup.train_config.num_iterations,
@@ -137,12 +135,11 @@ def _one(setup: Setup, seed: int, root: Path, test_tasks: int, console: Console)
         console,
     ):
         return None
-    seconds = time.perf_counter() - started
     learner, iteration = this.load()
     found = evaluate_with_progress(setup, learner, num_tasks=test_tasks, seed=EVALUATION_SEED)
     scores = {
         "iteration": iteration,
-        "seconds": seconds,
+        "seconds": this.training_seconds,
         "seed": EVALUATION_SEED,
         "before": found.scores[:, 0].tolist(),
         "after": found.scores[:, -1].tolist(),

@@ -74,6 +74,8 @@ def evaluate(words: list[str], console: Console) -> int:
     if options.device is not None:
         this = this.on(options.device)
     setup = this.setup
+    if options.seed == setup.train_config.seed:
+        raise ConfigError(f"--seed {options.seed} is that of training, whose tasks it would draw again; give another.")
     sizes = {
         name: getattr(options, name) for name in ("ways", "shots", "queries") if getattr(options, name) is not None
     }

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
@@ -84,12 +85,20 @@ def show_scores(
         title=f"{name} on {num_tasks} {details.get('split', 'test')} tasks of {escape(setup.task_name)}, {setup.size}",
         caption="mean and 95 % interval over tasks, by steps of adaptation",
     )
-    table.add_column("steps:")
-    for step in columns:
-        table.add_column(str(step), justify="right", no_wrap=True)
-    for label, row in rows.items():
-        cells = dict(zip(row.steps, (interval_cell(interval, kind) for interval in row.intervals), strict=True))
-        table.add_row(escape(label), *(cells.get(step, "") for step in columns))
+    cells = {
+        label: dict(zip(row.steps, (interval_cell(interval, kind) for interval in row.intervals), strict=True))
+        for label, row in rows.items()
+    }
+    label_width = min(max(map(len, rows)), 24)
+    cell_width = max(len(cell) for own in cells.values() for cell in own.values())
+    # Of many steps some are left out where they do not fit; the figure and the file have all.
+    room = max(2, (console.width - label_width - 4) // (cell_width + 3))
+    chosen = sorted({round(place) for place in np.linspace(0, len(columns) - 1, min(room, len(columns)))})
+    table.add_column("steps:", min_width=label_width, overflow="fold")
+    for place in chosen:
+        table.add_column(str(columns[place]), justify="right", no_wrap=True)
+    for label, own in cells.items():
+        table.add_row(escape(label), *(own.get(columns[place], "") for place in chosen))
     console.print(table)
     content = {
         "tasks": setup.task_name,

@@ -178,11 +178,14 @@ def _train_and_report(this: Experiment, checkpoint: Path | None, test_tasks: int
     monitored = "validation" if "validation" in setup.tasks.splits else "train"
     details = {"seed": EVALUATION_SEED, "iteration": iteration, "training_seconds": seconds}
     show_scores(setup, rows, this.run.path / "adaptation", details, console)
+    more = 2 * setup.train_config.num_iterations
+    last = setup.learner_config.last_iteration
+    go_on = f"  metarl fewshot train --resume {run}{trust} --num-iterations {more}\n"
     console.print(
         f"Trained in {seconds:.0f} s. What to try next:\n"
         f"  metarl plot {run}                              learning curves\n"
         f"  metarl fewshot evaluate {run}{trust} --split {monitored}\n"
-        f"  metarl fewshot train --resume {run}{trust} --num-iterations {2 * setup.train_config.num_iterations}\n"
+        f"{go_on if last is None or more <= last else ''}"
         "  metarl fewshot list                            other learners and tasks",
         soft_wrap=True,
     )

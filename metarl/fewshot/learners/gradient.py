@@ -22,7 +22,7 @@ from metarl.fewshot.objective import task_losses
 from metarl.fewshot.types import EpisodeConfig, Examples, FewShotSpec, TaskBatch
 from metarl.networks.module_call import expect_buffers, mean_buffers
 from metarl.networks.params import Params, trainable
-from metarl.networks.task_norm import set_step
+from metarl.networks.task_norm import batch_statistics, set_step
 from metarl.seeding import GAMMA, UInt64, hashed, row_keys
 
 _LARGE_INPUT = 400
@@ -144,8 +144,8 @@ class GradientLearner(Learner[FastWeights]):
         return dataclasses.replace(episode, queries=self.config.train_queries or episode.queries)
 
     def adapt(self, state: FastWeights, support: Examples) -> FastWeights:
-        """One step of the rule."""
-        with torch.no_grad():
+        """One step of the rule, normalised by the support set itself as in training: it is given as a whole."""
+        with torch.no_grad(), batch_statistics(self.module):
             parts = [self.step(state[tasks], support[tasks], second_order=False) for tasks in self._slices(state)]
         return FastWeights.join(parts)
 

@@ -52,6 +52,11 @@ class ReptileConfig(GradientLearnerConfig):
     anneal_iterations: Natural = 0
     """Iterations over which the share goes from meta_lr to final_meta_lr, in a line; 0 keeps it."""
 
+    @property
+    def last_iteration(self) -> int | None:
+        """The end of annealing to zero."""
+        return self.anneal_iterations if self.anneal_iterations and self.final_meta_lr == 0.0 else None
+
     def build(self, spec: FewShotSpec, device: torch.device, seed: int) -> Reptile:
         """See :meth:`LearnerConfig.build`."""
         return Reptile(spec, device, self, build_backbone(self, spec, device, seed, num_steps=self.num_inner_steps))

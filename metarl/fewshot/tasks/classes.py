@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import warnings
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +34,10 @@ class Classes:
     examples: NDArray[Any]
     counts: NDArray[np.int64]
     names: tuple[str, ...]
+
+    def name_of(self, row: int) -> str:
+        """The class of an example."""
+        return self.names[np.searchsorted(np.cumsum(self.counts), row, side="right")]
 
     def __post_init__(self) -> None:
         if self.examples.dtype != np.uint8 and self.examples.dtype.kind != "f":
@@ -124,6 +130,25 @@ class ClassTasks(FewShotTasks):
         """
         return self._held(split).names
 
+    def warn_of_copies(self) -> None:
+        """Tell of examples of one split that another one holds as well: training would see what is tested."""
+        for (one, first), (other, second) in itertools.combinations(self._splits.items(), 2):
+            rows = {zlib.crc32(np.ascontiguousarray(example)): row for row, example in enumerate(first.examples)}
+            found = [rows.get(zlib.crc32(np.ascontiguousarray(example)), -1) for example in second.examples]
+            copies = [
+                (like, row)
+                for row, like in enumerate(found)
+                if like >= 0 and np.array_equal(first.examples[like], second.examples[row])
+            ]
+            if copies:
+                like, row = copies[0]
+                warnings.warn(
+                    f"{self.id}: {len(copies)} examples of the {other} split are the same as some of the {one} split, "
+                    f"the first of them in the classes {second.name_of(row)!r} and {first.name_of(like)!r}. Remove "
+                    "them: scores on what was seen before are too high.",
+                    stacklevel=3,
+                )
+
     def spec(self, episode: EpisodeConfig) -> FewShotSpec:
         """Inputs of one shape, an output for each class of a task."""
         return FewShotSpec(
@@ -141,8 +166,12 @@ class ClassTasks(FewShotTasks):
             raise ConfigError(f"a task of {self.id} needs ways of 2 or more to tell apart, got {episode.ways}.")
         if episode.ways > num_classes:
             raise ConfigError(
-                f"{episode.ways} ways are more than the {num_classes} classes in the {split} split of {self.id}. Take "
-                f"{num_classes} ways or fewer, or more classes."
+                f"{episode.ways} ways are more than the {num_classes} classes in the {split} split of {self.id}. "
+                + (
+                    f"Take {num_classes} ways or fewer, or more classes."
+                    if num_classes > 1
+                    else "Give it more classes."
+                )
             )
         smallest = int(held.counts.argmin())
         if episode.shots + episode.queries > held.counts[smallest]:
@@ -236,7 +265,7 @@ def _check_splits(id: str, splits: Mapping[Split, Classes], same_classes: bool) 
             continue
         (bad,) = np.nonzero(~np.isfinite(held.examples).reshape(len(held.examples), -1).all(1))
         if len(bad):
-            named = held.names[np.searchsorted(np.cumsum(held.counts), bad[0], side="right")]
+            named = held.name_of(bad[0])
             raise ConfigError(
                 f"{id}: {len(bad)} examples of the {split} split hold NaN or an infinity, the first in the class "
                 f"{named!r}; expected finite numbers. Remove or repair them."

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import track
 
@@ -27,7 +27,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", 
 Damaged = Literal["refuse", "skip"]
 """What happens to files that cannot be read."""
 
-_VERSION = 1
+_VERSION = 2
 """Rises when the same files are decoded to other arrays."""
 
 _FOLDER = ".metarl"
@@ -59,7 +59,7 @@ def read_images(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Decode image files.
 
-    Transparent parts become white.
+    Transparent parts become white, and what a camera says of how it was held is heeded.
 
     Args:
         files: at least one.
@@ -80,7 +80,8 @@ def read_images(
     def look(position: int, image: Image.Image) -> None:
         if image.mode.startswith(("I", "F")):
             raise _DamagedError(f"its pixels have the mode {image.mode}, expected 8 bits for each channel")
-        sizes[files[position]] = (image.height, image.width)
+        lies = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        sizes[files[position]] = (image.width, image.height) if lies else (image.height, image.width)
         if image.mode in ("1", "L", "LA"):
             grey.add(files[position])
 
@@ -104,8 +105,8 @@ def cached_images(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """As :func:`read_images`, from a cache file if the same files have been decoded before.
 
-    The cache is found by a digest of names, sizes and times of change. It lies beside the data, or in the user's
-    folder for caches where the data's folder cannot be written to.
+    The cache is found by a digest of names, sizes, times of change and inodes. It lies beside the data, or in the
+    user's folder for caches where the data's folder cannot be written to.
 
     Args:
         files: inside ``folder``.
@@ -117,7 +118,9 @@ def cached_images(
     digest = hashlib.sha256(f"{_VERSION} {asdict(image_format)} {damaged}".encode())
     for file in files:
         state = file.stat() if file.exists() else file.lstat()  # A link to nothing is told with the damaged files.
-        digest.update(f"\0{file.relative_to(folder)}\0{state.st_size}\0{state.st_mtime_ns}".encode("utf-8", "replace"))
+        # The inode tells files of one size and time apart that have changed places, as those out of an archive may.
+        told = (file.relative_to(folder), state.st_size, state.st_mtime_ns, state.st_ino)
+        digest.update("".join(f"\0{part}" for part in told).encode("utf-8", "replace"))
     name = f"{digest.hexdigest()[:20]}.npz"
     places = [folder / _FOLDER / name, _user_caches() / name]
     for place in places:
@@ -205,6 +208,7 @@ def _only_size(sizes: dict[Path, tuple[int, int]], what: str) -> tuple[int, int]
 def _pixels(image: Image.Image, size: tuple[int, int], channels: int, ink: bool) -> NDArray[np.uint8]:
     """``[channel, height, width]``."""
     mode = "L" if channels == 1 else "RGB"
+    image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         shown = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", shown.size, "white"), shown)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from pathlib import Path
 
 from metarl.errors import ConfigError
@@ -55,6 +56,11 @@ def _listed(folder: Path, path: Path) -> dict[str, list[Path]]:
         if not {"filename", "label"} <= set(reader.fieldnames or ()):
             raise ConfigError(f"{path} has the columns {reader.fieldnames}, expected filename and label. {WHERE}")
         rows = [(row["filename"], row["label"]) for row in reader]
+    if repeated := [name for name, times in Counter(name for name, _ in rows).items() if times > 1]:
+        raise ConfigError(
+            f"{path} lists {len(repeated)} images more than once, the first of them {repeated[0]}; expected each once, "
+            "as an image would be a labelled example of a task and asked for in it as well."
+        )
     there = {image.name for image in list_images(folder / "images")}
     missing = [name for name, _ in rows if name not in there]
     if missing:

@@ -76,14 +76,27 @@ def image_folder(
             )
         for name, split in parts.items():
             if name in found:
-                splits[split] = {path.name: list_images(path) for path in list_folders(found[name])}
+                splits[split] = {path.name: _images_of(path) for path in list_folders(found[name])}
     else:
         divided = divide(list(found), fractions or _THIRDS, seed)
-        splits = {split: {name: list_images(found[name]) for name in names} for split, names in divided.items()}
+        splits = {split: {name: _images_of(found[name]) for name in names} for split, names in divided.items()}
     if not any(splits.values()):
         raise ConfigError(f"{folder} holds no folders of images. {WHERE}")
     image_format = ImageFormat(size, channels, ink)
-    return class_tasks(id, folder, splits, image_format, rotations=rotations, damaged=damaged)
+    tasks = class_tasks(id, folder, splits, image_format, rotations=rotations, damaged=damaged)
+    tasks.warn_of_copies()
+    return tasks
+
+
+def _images_of(path: Path) -> list[Path]:
+    """Those of a class, which lie in its folder itself: what is in folders inside it would be left out unseen."""
+    deeper = [image for inside in list_folders(path) for image in list_images(inside)]
+    if deeper:
+        raise ConfigError(
+            f"{path} was taken for the folder of a class, but {len(deeper)} images lie in folders inside it, the first "
+            f"of them {deeper[0]}. {WHERE}"
+        )
+    return list_images(path)
 
 
 def labelled_arrays(
@@ -141,7 +154,9 @@ def labelled_arrays(
         of_example = new[positions]
         is_in = of_example >= 0
         held[split] = Classes.group(images[is_in], of_example[is_in], tuple(map(str, names)))
-    return ClassTasks(id, held, rotations=rotations)
+    tasks = ClassTasks(id, held, rotations=rotations)
+    tasks.warn_of_copies()
+    return tasks
 
 
 def divide(names: list[Any], fractions: Fractions, seed: int) -> dict[Split, list[Any]]:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from metarl.errors import ConfigError, unknown_name
 from metarl.fewshot.tasks.base import FewShotTasks
@@ -35,7 +35,8 @@ def sampled_tasks(
 
     Args:
         sample: of ``(rng, episode, split)``; gives support inputs, support targets, query inputs, query targets.
-            Classification: targets are class indices from 0 to ``ways - 1``. Regression: ``[example, output]``.
+            Inputs of uint8 become 0 to 1. Classification: targets are class indices from 0 to ``ways - 1``.
+            Regression: ``[example, output]``.
         input_shape: shape of one input.
         kind: classification or regression.
         num_outputs: numbers in a target of regression, 1 unless given.
@@ -125,7 +126,7 @@ class SampledTasks(FewShotTasks):
         inputs, targets = [], []
         for drawn in tasks:
             try:
-                x, y = np.asarray(drawn[0], np.float32), np.asarray(drawn[1])
+                x, y = _inputs(drawn[0]), np.asarray(drawn[1])
             except (ValueError, TypeError) as error:
                 raise ConfigError(
                     f"{self.id}: inputs and targets of the {name} set must be arrays of numbers, all examples of one "
@@ -154,3 +155,9 @@ class SampledTasks(FewShotTasks):
             targets.append(y[order])
         y_type = np.int64 if is_classes else np.float32
         return Examples(torch.from_numpy(np.stack(inputs)), torch.from_numpy(np.stack(targets).astype(y_type)))
+
+
+def _inputs(values: ArrayLike) -> NDArray[np.float32]:
+    """As float32; bytes become 0 to 1, as in every other family."""
+    array = np.asarray(values)
+    return array.astype(np.float32) / np.float32(255 if array.dtype == np.uint8 else 1)
