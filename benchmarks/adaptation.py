@@ -62,13 +62,16 @@ class Options:
 def main() -> None:
     """Run the benchmark."""
     options = tyro.cli(Options)
-    asked = [labelled_cell(agent, options.tasks, seed) for agent in options.agents for seed in options.seeds]
-    cells = [dataclasses.replace(cell, train=_train(options, cell)) for cell in asked]
     if options.num_tasks < 1 or (options.rollouts_per_task is not None and options.rollouts_per_task < 1):
         raise ConfigError(
             f"--num-tasks and --rollouts-per-task must be above 0, got {options.num_tasks} and "
             f"{options.rollouts_per_task}."
         )
+    for name in ("num_iterations", "steps", "meta_batch_size"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            raise ConfigError(f"--{name.replace('_', '-')} must be above 0, got {value}.")
+    asked = [labelled_cell(agent, options.tasks, seed) for agent in options.agents for seed in options.seeds]
+    cells = [dataclasses.replace(cell, train=_train(options, cell)) for cell in asked]
     folder = options.results / safe_name(options.tasks)
     scores = run_cells(cells, folder, options.runs, options.num_tasks, options.rollouts_per_task, options.engine)
     if len(scores) == len(cells):
@@ -123,7 +126,7 @@ def _train(options: Options, cell: Cell) -> dict[str, Any]:
     batch = {"meta_batch_size": options.meta_batch_size} if by_gradient and options.meta_batch_size is not None else {}
     setup = dataclasses.replace(cell, train=batch).setup()
     if options.steps is None:
-        iterations = options.num_iterations or setup.train_config.num_iterations
+        iterations = setup.train_config.num_iterations if options.num_iterations is None else options.num_iterations
         return {**batch, "num_iterations": 2 * iterations if cell.agent == "pretrained" else iterations}
     if options.num_iterations is not None:
         raise ConfigError(f"--steps {options.steps} and --num-iterations {options.num_iterations}: give one of them.")

@@ -17,11 +17,12 @@ from rich.console import Console
 
 from metarl.agents import AGENTS
 from metarl.benchmarks.engines import LOCAL, Engine, Job, Report, run_jobs
+from metarl.config import fixed_settings
 from metarl.errors import ConfigError
 from metarl.evaluation.evaluator import evaluate
 from metarl.experiments import Experiment, Setup, resolve
 from metarl.runs.files import read_json, safe_name, write_atomically
-from metarl.runs.folder import RunFolder
+from metarl.runs.folder import RunFolder, git_state
 from metarl.runs.logger import read_metrics
 
 BENCHMARK_SEED = 3_000_017
@@ -116,9 +117,10 @@ def run_cells(
     results.mkdir(parents=True, exist_ok=True)
     paths = {cell: results / f"{cell.name}.json" for cell in cells}
     # Before anything is trained, which may take hours.
-    for path in paths.values():
+    for cell, path in paths.items():
         if path.exists():
             _require_same_scoring(path, num_tasks, rollouts_per_task)
+            _require_same_length(cell, path)
     jobs = [
         Job(cell.name, _run_cell, (cell, path, runs, num_tasks, rollouts_per_task))
         for cell, path in paths.items()
@@ -142,12 +144,22 @@ def _require_same_scoring(path: Path, num_tasks: int, rollouts_per_task: int | N
             )
 
 
+def _require_same_length(cell: Cell, path: Path) -> None:
+    trained = read_json(path)["config"]["train"]
+    for name in ("num_iterations", "meta_batch_size"):
+        if name in cell.train and trained[name] != cell.train[name]:
+            raise ConfigError(
+                f"{path} is the score of a run with {name} = {trained[name]}, and now {cell.train[name]} is asked for. "
+                "Ask for the same, name another folder with --results, or remove the file to train anew."
+            )
+
+
 def _run_cell(
     cell: Cell, path: Path, runs: Path, num_tasks: int, rollouts_per_task: int | None, report: Report
 ) -> bool:
     content = train_and_score(cell, runs, num_tasks, rollouts_per_task, report)
     if content is not None:
-        write_atomically(path, (json.dumps(content) + "\n").encode())
+        write_atomically(path, (json.dumps({**content, "scored": git_state()}) + "\n").encode())
     return content is not None
 
 
@@ -213,12 +225,16 @@ def describe(cell: Cell, experiment: Experiment) -> dict[str, Any]:
     """What a score's file says of its cell: what was trained, for how long, and on what."""
     # Without the command line: it names folders of the machine, and the page names the benchmark's own command.
     manifest = {name: value for name, value in experiment.run.read_manifest().items() if name != "command"}
+    metrics = read_metrics(experiment.run.metrics)
     return {
         "agent": cell.agent,
         **({"variant": cell.variant} if cell.variant else {}),
         "tasks": cell.tasks,
         "seed": cell.seed,
-        "env_steps": read_metrics(experiment.run.metrics)[-1]["env_steps"],
+        "env_steps": metrics[-1]["env_steps"],
+        "training_seconds": sum(
+            value for line in metrics for name, value in line.items() if name.startswith("seconds/")
+        ),
         "curve": _curve(experiment),
         "config": experiment.run.read_config(),
         "manifest": manifest,
@@ -234,7 +250,7 @@ def open_experiment(cell: Cell, runs: Path) -> Experiment:
     folder = runs / cell.name
     if (folder / "config.json").is_file():
         experiment = Experiment.open(folder, agent=cell.agent, tasks=cell.tasks)
-        _require_same_settings(cell, experiment)
+        _require_same_settings(cell.setup(), experiment)
         return experiment
     setup = cell.setup()
     setup.check()
@@ -242,15 +258,20 @@ def open_experiment(cell: Cell, runs: Path) -> Experiment:
     return Experiment.create(setup, RunFolder(folder))
 
 
-def _require_same_settings(cell: Cell, experiment: Experiment) -> None:
-    """Only what the cell names is compared: a preset may have gained a field since the run began."""
-    for config, wanted in ((experiment.train_config, cell.train), (experiment.agent_config, cell.settings)):
-        for name, value in wanted.items():
-            if getattr(config, name) != value:
-                raise ConfigError(
-                    f"{experiment.run.path} was begun with {name} = {getattr(config, name)!r}, and now {value!r} is "
-                    "asked for. Ask for the same, or give the new settings a variant's name of their own."
-                )
+def _require_same_settings(wanted: Setup, experiment: Experiment) -> None:
+    """All that decides about the result is compared, also what comes from a preset, which may have changed."""
+    before, now = (
+        dataclasses.asdict(setup.agent_config)
+        | fixed_settings(setup.train_config)
+        | {"num_iterations": setup.train_config.num_iterations}
+        for setup in (experiment, wanted)
+    )
+    for name, value in now.items():
+        if before[name] != value:
+            raise ConfigError(
+                f"{experiment.run.path} was begun with {name} = {before[name]!r}, and now {value!r} is asked for. Ask "
+                "for the same, give the new settings a variant's name of their own, or remove that folder."
+            )
 
 
 def _curve(experiment: Experiment) -> dict[str, list[float]]:

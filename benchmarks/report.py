@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,7 @@ def notes(folder: Path) -> list[str]:
 def provenance(scores: Iterable[Mapping[str, Any]]) -> str:
     """One paragraph of Markdown: commits, versions and machines behind the scores."""
     known = list(scores)
-    commits = {str((s["manifest"]["git"] or {}).get("commit", "installed"))[:10] for s in known}
+    commits = {commit for score in known for commit in _commits(score)}
     machines = {
         f"{s['manifest']['machine']['cpu']}, {s['manifest']['machine']['cores']} cores, "
         f"{s['manifest']['machine']['torch_threads']} torch thread(s), {s['manifest']['machine']['device']}"
@@ -160,3 +160,17 @@ def provenance(scores: Iterable[Mapping[str, Any]]) -> str:
         f"Commit {', '.join(sorted(commits))}; machine: {'; '.join(sorted(machines))}; "
         f"versions: {'; '.join(sorted(versions))}."
     )
+
+
+def _commits(score: Mapping[str, Any]) -> Iterator[str]:
+    """What a score was trained and scored with."""
+    manifest = score["manifest"]
+    for state in (manifest["git"], *({"commit": commit} for commit in manifest.get("resumed_at", []))):
+        yield _commit(state)
+    if "scored" in score:
+        yield _commit(score["scored"])
+
+
+def _commit(state: Mapping[str, Any] | None) -> str:
+    commit = str((state or {}).get("commit") or "installed")[:10]
+    return f"{commit} (with files that were changed or new)" if (state or {}).get("dirty") else commit

@@ -187,18 +187,22 @@ def _lines() -> Iterator[Line]:
         ml1,
         "RL²",
         Tabled(ml1, "push-v3, RL2, 5 M steps", "test"),
-        (("random:", (Tabled(ml1, "push-v3, random policy", "test"),)),),
+        (
+            ("with recall, 2 M steps, two seeds:", (Tabled(ml1, "push-v3, RL2 recall", "test"),)),
+            ("random:", (Tabled(ml1, "push-v3, random policy", "test"),)),
+        ),
         unit=" %",
+        more="; 5 M steps, one seed",
     )
     ml10 = "metaworld-ml10"
     yield Line(
         "ML10",
         ml10,
-        "MAML-TRPO",
+        "MAML-TRPO, layers of 128",
         Tabled(ml10, "MAML-TRPO narrow", "test"),
         (("RL²:", (Tabled(ml10, "RL2", "test"),)), ("closing every door:", (Reported(20),))),
         unit=" %",
-        more=", new tasks",
+        more=", new tasks; one seed",
     )
     sinusoid = rows_of("MAML", "Table 2")
     yield Line(

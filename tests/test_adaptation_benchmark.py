@@ -71,6 +71,19 @@ def test_two_budgets_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         run(tmp_path, monkeypatch, OPTIONS + " --num-iterations 3")
 
 
+def test_budgets_that_are_none_or_another_one_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = "--tasks bandit --agents reptile --seeds 1 --meta-batch-size 2 --num-tasks 3"
+    for words, message in (
+        ("--num-iterations 0", "--num-iterations must be above 0"),
+        ("--steps -5", "--steps must be"),
+    ):
+        with pytest.raises(SystemExit, match=f"{message}.*got"):
+            run(tmp_path, monkeypatch, f"{one} {words}")
+    run(tmp_path, monkeypatch, one + " --num-iterations 1")
+    with pytest.raises(SystemExit, match=r"is the score of a run with num_iterations = 1, and now 2 is asked for"):
+        run(tmp_path, monkeypatch, one + " --num-iterations 2")
+
+
 def test_a_score_says_how_many_episodes_it_adapted_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = "--tasks bandit --agents reptile --seeds 1 --num-iterations 1 --meta-batch-size 2 --num-tasks 3"
     results = run(tmp_path, monkeypatch, one + " --rollouts-per-task 5")

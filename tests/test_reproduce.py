@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from rich.console import Console
 
 from metarl.benchmarks import tables
 from metarl.benchmarks.bandits.source import StrategySource
+from metarl.benchmarks.cells import Cell, open_experiment
 from metarl.benchmarks.engines import LOCAL, Engine
+from metarl.benchmarks.report import provenance
 from metarl.benchmarks.reproduce import costs
 from metarl.benchmarks.reproduce.agents import AgentSource
 from metarl.benchmarks.reproduce.costs import Cost, cost_of, duration, extrapolated, measured
@@ -154,6 +157,18 @@ def test_scores_of_another_version_table_or_cell_are_refused(tmp_path: Path) -> 
         _run(tmp_path, other)
 
 
+def test_the_score_of_another_cell_or_seed_is_refused(tmp_path: Path) -> None:
+    _run(tmp_path, small_table())
+    own = _score(tmp_path)
+    for name, other in (("easy-two-seed1.json", "easy-one-seed1.json"), ("easy-one-seed2.json", "easy-one-seed1.json")):
+        kept = (own.parent / name).read_bytes()
+        shutil.copy(own.parent / other, own.parent / name)
+        with pytest.raises(ConfigError, match=rf"{name} holds the score of easy/one with seed 1, and its name is that"):
+            _run(tmp_path, small_table())
+        (own.parent / name).write_bytes(kept)
+    _run(tmp_path, small_table())
+
+
 def test_edited_and_truncated_scores_are_refused(tmp_path: Path) -> None:
     _run(tmp_path, small_table())
     whole = _score(tmp_path).read_text()
@@ -192,6 +207,19 @@ def test_a_missing_extra_and_a_folder_that_cannot_be_written_are_told(tmp_path: 
     (tmp_path / "results").write_text("")
     with pytest.raises(ConfigError, match=r"cannot write into .*small: .*\. Name another folder with --results"):
         _run(tmp_path, small_table())
+    (tmp_path / "results").unlink()
+    (tmp_path / "runs").rmdir()
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot write into .*runs: .*\. Name another folder with --runs"):
+        reproduce(
+            small_table(),
+            Console(quiet=True),
+            budget="full",
+            cells=(),
+            results=tmp_path / "results",
+            runs=tmp_path / "runs",
+            engine=LOCAL,
+        )
 
 
 @pytest.mark.parametrize("table", ["maml-locomotion", "metaworld-ml10"])
@@ -254,6 +282,38 @@ def test_a_percentage_is_never_sure() -> None:
     mean, low, high = aggregated(np.full((5, 1000), 100.0), "percent")
     assert (mean, high) == (100.0, 100.0) and low == pytest.approx(100 / (1 + 1.959964**2 / 1000), abs=1e-4)
     assert aggregated(np.full((5, 1000), 100.0), "mean") == (100.0, 100.0, 100.0)
+
+
+def test_one_number_of_each_seed_has_no_interval_and_groups_are_no_sample() -> None:
+    assert aggregated(np.array([[40.0], [50.0]]), "percent") == (45.0, 45.0, 45.0)
+    # One of two tasks is done, whatever the goal: which tasks there are is no chance.
+    values = np.repeat([[0.0, 100.0]], 50, axis=1)
+    mean, low, high = aggregated(values, "percent", num_groups=2)
+    apart = aggregated(values, "percent")
+    assert mean == apart[0] == 50.0
+    assert high - low < 0.5 * (apart[2] - apart[1])
+
+
+def test_a_page_names_what_trained_and_what_scored(tmp_path: Path) -> None:
+    machine = {"cpu": "one", "cores": 2, "torch_threads": 1, "device": "cpu"}
+    manifest = {"git": {"commit": "a" * 40, "dirty": True}, "machine": machine, "versions": {}}
+    later = {"resumed_at": ["b" * 40], "git": {"commit": "a" * 40, "dirty": False}}
+    scores = [{"manifest": manifest}, {"manifest": manifest | later, "scored": {"commit": "c" * 40, "dirty": False}}]
+    text = provenance(scores)
+    assert text.startswith(
+        "Commit aaaaaaaaaa, aaaaaaaaaa (with files that were changed or new), bbbbbbbbbb, cccccccccc; "
+    )
+
+
+def test_a_run_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
+    cell = Cell("reptile", "bandit", 1, train={"num_iterations": 1})
+    this = open_experiment(cell, tmp_path)
+    assert open_experiment(cell, tmp_path).run.path == this.run.path
+    config = json.loads((this.run.path / "config.json").read_text())
+    config["reptile"]["rollouts_per_task"] = 7  # As a preset of an earlier version may have had.
+    (this.run.path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"was begun with rollouts_per_task = 7, and now 20 is asked for"):
+        open_experiment(cell, tmp_path)
 
 
 def test_cells_with_a_measure_share_the_run_of_their_row(tmp_path: Path) -> None:

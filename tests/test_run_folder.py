@@ -161,6 +161,18 @@ def test_the_manifest_says_what_it_ran_on(tmp_path: Path, monkeypatch: pytest.Mo
     assert manifest["machine"]["cpu"]
 
 
+def test_the_manifest_names_the_commits_that_went_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = _run(tmp_path)
+    run.note_resume()  # Without a manifest there is nothing to note it in.
+    for commit in ("a", "a", "b", "b", "c"):
+        monkeypatch.setattr(run_folder, "git_state", lambda commit=commit: {"commit": commit, "dirty": False})
+        if commit == "a":
+            run.write_manifest(seed=7, device=torch.device("cpu"))
+        run.note_resume()
+    manifest = run.read_manifest()
+    assert manifest["git"]["commit"] == "a" and manifest["resumed_at"] == ["b", "c"]
+
+
 def test_a_run_of_this_checkout_names_its_commit() -> None:
     """Written with the place of this very file: moved, it would name none."""
     checkout = Path(__file__).parents[1]
@@ -190,6 +202,8 @@ def test_the_commit_is_that_of_a_checkout_of_metarl_only(tmp_path: Path, monkeyp
     git("commit", "--quiet", "--allow-empty", "--message", "first")
     commit = git("rev-parse", "HEAD")
     assert state_of(tmp_path / "metarl" / "runs" / "folder.py") == {"commit": commit, "dirty": False}
-    (tmp_path / "new.py").write_text("x = 1\n")
+    (tmp_path / "new.json").write_text("{}\n")  # A new score makes no other code.
+    assert state_of(tmp_path / "metarl" / "runs" / "folder.py") == {"commit": commit, "dirty": False}
+    git("add", "new.json")
     assert state_of(tmp_path / "metarl" / "runs" / "folder.py") == {"commit": commit, "dirty": True}
     assert state_of(tmp_path / "site-packages" / "metarl" / "runs" / "folder.py") is None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from metarl.benchmarks.reproduce.scores import Scores
+from metarl.benchmarks.reproduce.scores import Scores, seconds_of
 from metarl.benchmarks.reproduce.table import Budget, PaperTable, Source, TableCell
 from metarl.experiments import Setup
 from metarl.rollouts.collector import Collector
@@ -60,7 +60,7 @@ def cost_of(
         num_done=len(done),
         steps=sum(steps[cell] for cell, _ in runs),
         steps_left=sum(steps[cell] for cell, _ in left),
-        seconds_done=sum(scores[place]["seconds"] or 0.0 for place in done),
+        seconds_done=sum(seconds_of(scores[place]) for place in done),
         seconds_left=sum(steps[cell] / speeds[cell.source] for cell, _ in left)
         if all(cell.source in speeds for cell, _ in left)
         else None,

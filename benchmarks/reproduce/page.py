@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from metarl.benchmarks.report import notes, provenance, smooth
-from metarl.benchmarks.reproduce.scores import Scores, values_by_seed
+from metarl.benchmarks.reproduce.scores import Scores, seconds_of, values_by_seed
 from metarl.benchmarks.reproduce.table import Budget, PaperTable
 from metarl.benchmarks.reproduce.verdicts import Kind, Result, results_of
 from metarl.plotting import save_figure
@@ -36,8 +36,9 @@ _MOST_COLUMNS = 9
 """Tables with more are printed with rows for columns."""
 
 _LEGEND = (
-    " Published numbers stand in brackets. ▲ above, ▼ below: by more than three standard errors of the difference and "
-    "what the published number is rounded by; ~ not comparable, see below; no mark: within."
+    " Published numbers stand in brackets. ▲ above, ▼ below: by more than three standard errors of the difference, where "
+    "ours is half of the interval by 1.96, and what the published number is rounded by; ~ not comparable, see below; no "
+    "mark: within."
 )
 
 
@@ -126,6 +127,8 @@ def _short(result: Result) -> str:
         return f"–{theirs}"
     _, low, high = result.interval
     mark = _MARKS[result.kind] if theirs else ""
+    if result.num_tasks == 1:
+        return f"{number_text(low)}{theirs}{mark}"
     return f"{interval_texts(result.interval)[0]} ± {number_text((high - low) / 2)}{theirs}{mark}"
 
 
@@ -153,6 +156,8 @@ def _listing(results: Iterable[Result]) -> list[str]:
         if result.interval is not None:
             mean, low, high = interval_texts(result.interval)
             ours = mean, f"{low} to {high}", str(len(result.seeds)), f"{result.num_tasks:,}"
+            if result.num_tasks == 1:
+                ours = number_text(result.interval[0]), "", ours[2], ""
         theirs = ("", "") if published is None else (published.text, published.reference)
         lines.append(f"| {' | '.join([result.cell.key, *ours, *theirs, result.verdict, result.remark])} |")
     return lines
@@ -191,7 +196,7 @@ def _score_rows(table: PaperTable, scores: Scores) -> Iterable[dict[str, Any]]:
                 "mean": values.mean(),
                 "standard_deviation": values.std(ddof=1) if len(values) > 1 else None,
                 "tasks": len(values),
-                "seconds": scores[cell, seed]["seconds"],
+                "seconds": round(seconds_of(scores[cell, seed]), 1),
             }
 
 

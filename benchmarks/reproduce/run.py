@@ -14,6 +14,7 @@ from metarl.benchmarks.reproduce.scores import read_scores, write_score
 from metarl.benchmarks.reproduce.table import Budget, PaperTable, TableCell
 from metarl.benchmarks.reproduce.verdicts import results_of
 from metarl.runs.files import require_writable, shown
+from metarl.runs.folder import git_state
 
 
 def reproduce(
@@ -53,6 +54,7 @@ def reproduce(
     wanted = table.runs(table.select(cells), budget)
     folder, runs = (results / table.folder(budget)).absolute(), runs.absolute()
     require_writable(folder, "Name another folder with --results.")
+    require_writable(runs, "Name another folder with --runs.")
     known = read_scores(folder, table, budget)
     missing = [place for place in wanted if place not in known]
     if len(missing) < len(wanted):
@@ -78,5 +80,6 @@ def _run(
     content = cell.source.run(seed, table.fraction(budget), runs, report)
     if content is None:
         return False
-    write_score(folder, table, budget, cell, seed, {**content, "seconds": round(time.perf_counter() - begin, 1)})
+    seconds = round(time.perf_counter() - begin, 1)
+    write_score(folder, table, budget, cell, seed, {**content, "seconds": seconds, "scored": git_state()})
     return True

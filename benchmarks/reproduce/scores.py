@@ -46,7 +46,7 @@ def read_scores(folder: Path, table: PaperTable, budget: Budget) -> dict[tuple[T
         ConfigError: for a score of another table, version or budget, or of no cell of this table.
     """
     names = {(cell, seed): cell.score_name(seed) for cell in table.cells for seed in cell.seeds}
-    known = set(names.values())
+    known = {name: (cell.run_key, seed) for (cell, seed), name in names.items()}
     found = {}
     for path in sorted(folder.glob("*.json")):
         content = _read(path)
@@ -55,6 +55,12 @@ def read_scores(folder: Path, table: PaperTable, budget: Budget) -> dict[tuple[T
             raise ConfigError(
                 f"{shown(path)} is the score of no cell of {table.name}, whose rows are {', '.join(table.rows)} and "
                 f"whose columns are {', '.join(folded(table.columns))}: move it elsewhere."
+            )
+        key, seed = typed(content, "cell", str, path), typed(content, "seed", int, path)
+        if (key, seed) != known[path.name]:
+            raise ConfigError(
+                f"{shown(path)} holds the score of {key} with seed {seed}, and its name is that of "
+                f"{known[path.name][0]} with seed {known[path.name][1]}: name it as it was, or remove it."
             )
         found[path.name] = content
     return {place: found[name] for place, name in names.items() if name in found}
@@ -97,3 +103,8 @@ def values_by_seed(scores: Scores, cell: TableCell) -> tuple[tuple[int, ...], Fl
     if len(set(lengths)) > 1:
         raise ConfigError(f"seeds of {cell.key} were scored on {', '.join(lengths)} tasks.")
     return tuple(by_seed), np.array(list(by_seed.values()))
+
+
+def seconds_of(score: Mapping[str, Any]) -> float:
+    """What a score took: its last call, or all of its training where that went on over several."""
+    return max(score["seconds"] or 0.0, score.get("training_seconds") or 0.0)

@@ -68,6 +68,13 @@ class Source(ABC):
             measure: of the cell, see :class:`TableCell`; empty for a source of one measure.
         """
 
+    def num_groups(self, content: Mapping[str, Any], measure: str) -> int:
+        """In how many groups of one size, one behind the other, the tasks of :meth:`values` are a sample.
+
+        The groups themselves are all that there are, such as the tasks of Meta-World, of whose goals some are played.
+        """
+        return 1
+
     @abstractmethod
     def remark(self, content: Mapping[str, Any], measure: str) -> str:
         """What the page says of how it was done, e.g. the settings that were chosen; may be empty."""
@@ -127,6 +134,10 @@ class TableCell:
     def values(self, content: Mapping[str, Any]) -> Float:
         """Scores of single tasks, ``[task]``, in the content of a score."""
         return self.source.values(content, self.measure)
+
+    def num_groups(self, content: Mapping[str, Any]) -> int:
+        """In how many groups of one size they come."""
+        return self.source.num_groups(content, self.measure)
 
     def remark(self, content: Mapping[str, Any]) -> str:
         """What the page says of how it was done."""

@@ -21,7 +21,7 @@ def _beside() -> Mapping[tuple[str, str, str], tuple[Published, str]]:
     garage, reason = rows_of("garage interim", "csv", "ML1 push-v2"), "version 2 of the task, many more steps"
     picked = rows_of("garage interim", "csv", "ML1 pick-place-v2")
     beck = rows_of("Beck 2022", "Table 2", "ML1 pick-place")
-    authors = "5 seeds by the authors' own evaluation, through a reading note"
+    authors = "10 seeds by the authors' own evaluation, through a reading note"
     return {
         ("push-v3", "MAML-TRPO", "test sampled"): (garage["test @200M", "MAML-TRPO"], reason),
         ("push-v3", "RL2", "test sampled"): (garage["test @~55M", "RL2-PPO"], reason),

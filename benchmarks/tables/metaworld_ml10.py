@@ -8,7 +8,7 @@ from metarl.benchmarks.papers import rows_of
 
 _META_WORLD = rows_of("Meta-World v2", "Table 1", "ML10")
 _BECK = rows_of("Beck 2022", "Table 2", "ML10")
-_AUTHORS = "5 seeds by the authors' own evaluation, through a reading note"
+_AUTHORS = "3 seeds by the authors' own evaluation, through a reading note"
 
 _TRAIN_TASKS = (
     *("reach-v3", "push-v3", "pick-place-v3", "door-open-v3", "drawer-close-v3"),

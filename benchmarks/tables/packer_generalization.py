@@ -14,7 +14,7 @@ _SETTINGS = dict(
     zip(MEASURES, ("Default (DD)", "Interpolation (RR)", "Extrapolation (geo-mean of DR DE RE)"), strict=True)
 )
 _BESIDE = {
-    "pretrained": ("PPO FF", ""),
+    "pretrained": ("PPO FF", "trained by TRPO, where the paper has PPO"),
     "maml-trpo": ("PPO FF", "the paper has no MAML: its PPO without a memory stands beside"),
     "rl2": ("RL2-PPO RC (N=2)", ""),
     "varibad": ("RL2-PPO RC (N=2)", "the paper has no VariBAD: its RL² with PPO stands beside"),

@@ -52,6 +52,10 @@ class ReproduceOptions:
 def reproduce(words: Sequence[str], console: Console) -> int:
     """Run the command with these words after its name; returns the exit status."""
     options = tyro.cli(ReproduceOptions, args=list(words), prog="metarl reproduce")
+    if "--cells" in words and not options.cells:
+        raise ConfigError(
+            "--cells names no cell; leave it out to run the whole table, see metarl reproduce TABLE --list."
+        )
     if options.list:
         names = table_names() if options.table is None else [options.table]
         _list([load_table(name) for name in names], options, console)

@@ -221,7 +221,8 @@ class Experiment:
     @property
     def training_seconds(self) -> float:
         """Seconds of all meta-updates so far and of drawing their tasks, over all starts of the run."""
-        return sum(line["seconds/sample"] + line["seconds/meta_update"] for line in read_metrics(self.run.metrics))
+        lines = read_metrics(self.run.metrics)
+        return float(sum(line["seconds/sample"] + line["seconds/meta_update"] for line in lines))
 
     def train(self, listener: Callable[[Progress], None] = lambda _: None, checkpoint: Path | None = None) -> bool:
         """Train, or go on training; returns whether all iterations were done."""

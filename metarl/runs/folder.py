@@ -253,6 +253,19 @@ class RunFolder:
         launch = {} if launcher() is None else {"launcher": launcher(), "ranks": current().world_size}
         write_json(self.path / "manifest.json", {**surroundings(device), "seed": seed, "command": command, **launch})
 
+    def note_resume(self) -> None:
+        """Note in the manifest, under ``resumed_at``, which commit goes on with the run, if it is another one.
+
+        Raises:
+            CheckpointError: if the manifest cannot be read or written.
+        """
+        if not (self.path / "manifest.json").is_file():
+            return
+        manifest = self.read_manifest()
+        commits = [(manifest.get("git") or {}).get("commit"), *manifest.get("resumed_at", [])]
+        if (commit := (git_state() or {}).get("commit")) != commits[-1]:
+            write_json(self.path / "manifest.json", {**manifest, "resumed_at": [*commits[1:], commit]})
+
     def read_manifest(self) -> dict[str, Any]:
         """What :meth:`write_manifest` wrote.
 
@@ -313,7 +326,7 @@ def surroundings(device: torch.device) -> dict[str, Any]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of metarl's own checkout and whether files differ from it; None for an installed metarl."""
+    """Commit of metarl's own checkout and whether its files differ from it; None for an installed metarl."""
     checkout = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
@@ -324,7 +337,7 @@ def git_state() -> dict[str, Any] | None:
         # Inside site-packages git would find whatever repository the virtual environment lies in.
         if Path(git("rev-parse", "--show-toplevel")).resolve() != checkout:
             return None
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):
         return None
 

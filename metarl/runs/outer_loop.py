@@ -192,6 +192,8 @@ def run_loop(
                 save(work.components.state_dict())
             elif state.resumed:
                 run.checkpoints.settle()
+            if state.resumed:
+                run.note_resume()
             logger = stack.enter_context(Logger(run, resume_from=state.iteration if state.resumed else None))
         stop = stack.enter_context(graceful_stop())
 

@@ -79,7 +79,7 @@ def predict(words: list[str], console: Console) -> int:
         state = learner.adapt(state, Examples(support, torch.tensor([labels], device=learner.device)))
     # One by one: images that are asked for together need not come from as many classes in equal parts. Each among the
     # labelled ones, as a network that normalises by the batch at hand has nothing to compare a single image with.
-    batches = [torch.cat([support, image], dim=1) for image in query.split(1, dim=1)]
+    batches = [torch.cat([support, query[:, [index]]], dim=1) for index in range(query.shape[1])]
     logits = torch.stack([learner.predict(state, batch)[0, -1] for batch in batches])
     shares = logits.softmax(-1).cpu()
     table = Table(caption=f"from {len(files)} labelled images of {len(classes)} classes")

@@ -133,8 +133,8 @@ class ClassTasks(FewShotTasks):
     def warn_of_copies(self) -> None:
         """Tell of examples of one split that another one holds as well: training would see what is tested."""
         for (one, first), (other, second) in itertools.combinations(self._splits.items(), 2):
-            rows = {zlib.crc32(np.ascontiguousarray(example)): row for row, example in enumerate(first.examples)}
-            found = [rows.get(zlib.crc32(np.ascontiguousarray(example)), -1) for example in second.examples]
+            rows = {zlib.crc32(example.tobytes()): row for row, example in enumerate(first.examples)}
+            found = [rows.get(zlib.crc32(example.tobytes()), -1) for example in second.examples]
             copies = [
                 (like, row)
                 for row, like in enumerate(found)
