@@ -104,6 +104,9 @@ class _Digest:
 
     def _mapping(self, value: Mapping[Any, Any]) -> None:
         if all(isinstance(key, str) for key in value):
+            if len(self._inside) > 1:
+                # Where a mapping inside another value ends; the outermost has nothing behind it.
+                self._text(f"mapping:{len(value)};")
             for key in sorted(value):
                 self._text(f"key:{key};")
                 self.feed(value[key])

@@ -31,6 +31,8 @@ class Spec:
         horizon: the largest number of steps in an episode.
         choices: for actions of several parts, how many there are to choose from in each of its discrete parts; the rest
             of ``action_dim`` are coordinates, which come last. Empty for other actions.
+        unbounded: by coordinate, whether it lacks a bound, so that actions are passed on as they are; empty if none
+            does; no part of what two specs are compared by.
         measured: whether observations hold measured numbers, not codes (one-hot, bits) or pixels alone; no part of what
             two specs are compared by.
     """
@@ -41,6 +43,7 @@ class Spec:
     horizon: int
     choices: tuple[int, ...] = ()
     measured: bool = field(default=True, compare=False)
+    unbounded: tuple[bool, ...] = field(default=(), compare=False)
 
     @property
     def num_coordinates(self) -> int:

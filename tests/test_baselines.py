@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from metarl.functional.baselines import fit_linear, linear_baseline_advantages, predict_linear, time_features
+from metarl.functional.returns import discounted_sums
 from metarl.types import Rollout, Timestep
 
 
@@ -114,7 +115,9 @@ def test_advantages_equal_a_loop_over_tasks_episodes_and_time(bootstrap: bool) -
                 backwards.append(tail)
             returns += backwards[::-1]
             rows += [time_features(data.obs[task, episode, t], torch.tensor(t)) for t in range(length)]
-        weights = least_squares(torch.stack(rows), torch.tensor(returns, dtype=torch.float64), 1e-5)
+        # Of a task with fewer than three steps for each of 8 features time alone is seen.
+        seen = torch.stack(rows) if len(rows) >= 24 else torch.stack(rows) * torch.tensor([0.0] * 4 + [1.0] * 4)
+        weights = least_squares(seen, torch.tensor(returns, dtype=torch.float64), 1e-5)
         found = []
         for episode in range(4):
             length = int(data.lengths[task, episode])
@@ -157,3 +160,32 @@ def test_what_stands_on_padding_is_not_fitted(padding: float) -> None:
     valid = torch.arange(30) < torch.tensor([[20], [25]])
     filled = fit_linear(torch.where(valid[..., None], features, padding), torch.where(valid, targets, padding), valid)
     assert torch.equal(filled, fit_linear(features, targets, valid))
+
+
+def _played(obs: Tensor, rewards: Tensor) -> Rollout:
+    """Whole episodes ``[task, episode, time]`` of these observations and rewards."""
+    nothing, ends = torch.zeros_like(rewards), torch.zeros(rewards.shape, dtype=torch.bool)
+    ends[..., -1] = True
+    timesteps = Timestep(obs, nothing[..., None], nothing, nothing, torch.ones_like(ends))
+    episodes = ends.any(-1)
+    return Rollout(timesteps, nothing, nothing, rewards, ends, ~ends & ends, obs[:, :, -1], episodes, ~episodes)
+
+
+@pytest.mark.parametrize(("steps", "knows"), [(7, False), (13, False), (14, True), (40, True)])
+def test_a_task_of_few_steps_is_fitted_by_time_alone(steps: int, knows: bool) -> None:
+    """44 features of 70 steps would explain most of any return, and of 44 all: what is left is rounding."""
+    obs, rewards = randn(1, 10, steps, 20), randn(1, 10, steps, seed=1)
+    found, alone = (
+        linear_baseline_advantages(_played(seen, rewards), 0.9, 1.0, bootstrap_at_horizon=False)
+        for seen in (obs, torch.zeros_like(obs))
+    )
+    assert torch.allclose(found, alone, rtol=1e-4, atol=1e-4) == (not knows)
+
+
+def test_advantages_of_wide_observations_follow_the_returns() -> None:
+    """The first rewards of an episode are worth their discounted sum, whatever a hundred numbers of noise say."""
+    obs, rewards = randn(3, 5, 20, 100), randn(3, 5, 20, seed=1)
+    found = linear_baseline_advantages(_played(obs, rewards), 0.9, 1.0, bootstrap_at_horizon=False)
+    for task in range(3):
+        both = torch.stack([found[task].flatten(), discounted_sums(rewards, 0.9)[task].flatten()])
+        assert torch.corrcoef(both)[0, 1] > 0.9

@@ -12,12 +12,13 @@ import torch
 from helpers.countdown import HORIZON, CountdownDynamics, Counter, countdown
 
 from metarl.agents import RandomConfig
-from metarl.errors import NonFiniteError
+from metarl.errors import ConfigError, NonFiniteError
 from metarl.rollouts.actions import env_actions
 from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
 from metarl.tasks import TaskDistribution, make
 from metarl.types import Rollout
+from metarl.vector.array_env import ArrayVectorEnv
 
 CPU = torch.device("cpu")
 TASKS = [{"name": 10.0 * i, "length": length} for i, length in enumerate([1.0, 3.0, 5.0, 8.0], 1)]
@@ -78,6 +79,20 @@ def test_environment_that_truncates_before_the_horizon_ends_the_episode_there() 
     assert rollout.last_obs[3, :, 1].tolist() == [5.0, 5.0]
 
 
+def test_end_flags_that_are_no_flags_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As indices they would end the episodes 0 and 1."""
+    plain = ArrayVectorEnv.step
+
+    def step(self: ArrayVectorEnv, actions: Any) -> Any:
+        obs, rewards, terminated, truncated, info = plain(self, actions)
+        return obs, rewards, terminated.astype(int), truncated, info
+
+    monkeypatch.setattr(ArrayVectorEnv, "step", step)
+    distribution = countdown()
+    with pytest.raises(ConfigError, match=r"terminated have dtype int64, expected bool: array\.astype\(bool\)"):
+        Collector(distribution, 2, CPU).collect(Counter(distribution.spec), 0, TASKS)
+
+
 def test_last_obs_is_the_observation_after_the_last_step() -> None:
     rollout, _, _ = collect()
     assert torch.equal(rollout.last_obs[..., 1], rollout.lengths.float())
@@ -88,6 +103,11 @@ def test_episodes_of_one_task_differ_and_success_at_any_step_counts() -> None:
     rollout, _, _ = collect()
     assert rollout.obs[:, :, 0, 0].unique().numel() == 12
     assert rollout.success.tolist() == [[False] * 3] + [[True] * 3] * 3
+
+
+def _shown(actions: torch.Tensor) -> torch.Tensor:
+    """The first coordinate has bounds, the second has none."""
+    return torch.stack([actions[..., 0].clamp(-1, 1), actions[..., 1]], -1)
 
 
 @pytest.mark.parametrize("discrete", [True, False])
@@ -101,7 +121,7 @@ def test_rollout_keeps_what_the_agent_saw_and_shows_it_the_step_before(discrete:
     valid = rollout.valid[:, :, 1:]
     assert torch.equal(rollout.timesteps.prev_reward[:, :, 1:][valid], rollout.rewards[:, :, :-1][valid])
     actions = rollout.actions
-    encoded = torch.eye(3)[actions] if discrete else actions.clamp(-1, 1)
+    encoded = torch.eye(3)[actions] if discrete else _shown(actions)
     assert torch.equal(rollout.timesteps.prev_action[:, :, 1:][valid], encoded[:, :, :-1][valid])
 
 
@@ -114,7 +134,7 @@ def test_next_episode_begins_with_the_last_step_of_the_one_before(discrete: bool
         for slot in range(3):
             last = int(first.lengths[task, slot]) - 1
             action = first.actions[task, slot, last]
-            encoded = torch.eye(3)[action] if discrete else action.clamp(-1, 1)
+            encoded = torch.eye(3)[action] if discrete else _shown(action)
             assert second.timesteps.prev_reward[task, slot, 0] == first.rewards[task, slot, last] != 0
             assert torch.equal(second.timesteps.prev_action[task, slot, 0], encoded)
     assert not torch.equal(first.obs[:, :, 0], second.obs[:, :, 0])

@@ -98,6 +98,8 @@ DIFFERENT: list[tuple[Any, Any]] = [
     (np.random.default_rng(1), np.random.default_rng(2)),
     (torch.zeros(3000), torch.zeros(3000).index_fill(0, torch.tensor(1500), 1.0)),
     ([[]], []),
+    ([{}, {"wall": 1}], [{"wall": 1}, {}]),
+    ({"obj": {"x": 1}, "y": 2}, {"obj": {"x": 1, "y": 2}}),
     ({"a": None}, {"a": "None!"}),
 ]
 

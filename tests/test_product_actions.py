@@ -36,7 +36,7 @@ from metarl.types import Spec
 from metarl.vector.array_env import ArrayVectorEnv
 from metarl.vector.contract import as_actions
 from metarl.vector.products import FlatProduct, flat_actions, starts
-from metarl.vector.spaces import own_action, spec_of
+from metarl.vector.spaces import flat_observation, own_action, spec_of
 
 CPU = torch.device("cpu")
 SMALL = {"hidden_sizes": (8,), "hidden_size": 8, "rollouts_per_task": 3, "num_epochs": 2}
@@ -478,3 +478,33 @@ def test_the_right_position_of_every_part_is_learned_from_rewards(name: str) -> 
     after = evaluate(agent, distribution, num_tasks=20, num_adaptations=1, seed=1).returns.mean(0) / HORIZON
     assert before[1] < 1.5, before
     assert after[1] > 2.4, (before, after)
+
+
+@pytest.mark.parametrize(
+    ("space", "expected"),
+    [
+        (gym.spaces.Box(-1, 1, (2,)), [-1.0, 1.0]),
+        (gym.spaces.Box(-np.inf, np.inf, (2,)), [-3.0, 3.0]),
+        (gym.spaces.Box(np.array([-2.0, -np.inf], np.float32), np.array([2.0, 0.0], np.float32)), [-1.0, 3.0]),
+    ],
+)
+def test_what_is_sent_as_it_is_is_shown_as_it_is(space: gym.spaces.Box, expected: list[float]) -> None:
+    spec = spec_of(gym.spaces.Box(-1, 1, (1,)), space, 5)
+    assert encoded_actions(spec, torch.tensor([-3.0, 3.0])).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("space", "bad"),
+    [
+        (gym.spaces.Discrete(5), -1),
+        (gym.spaces.Discrete(5, start=2), 1),
+        (gym.spaces.MultiDiscrete([3, 4]), np.array([3, 1])),
+        (gym.spaces.MultiBinary(2), np.array([0, 2])),
+        (gym.spaces.Dict(a=gym.spaces.Tuple([gym.spaces.Discrete(2)])), {"a": (2,)}),
+    ],
+)
+def test_choices_that_an_observation_cannot_have_are_refused(space: gym.Space[Any], bad: Any) -> None:
+    size = gym.spaces.flatdim(space)
+    assert flat_observation(space, space.sample(), size).shape == (size,)
+    with pytest.raises(ConfigError, match="is not in observation_space, whose part is"):
+        flat_observation(space, bad, size)

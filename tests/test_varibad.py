@@ -82,7 +82,10 @@ class Reference(TrialReference):
         self.decoders = {name: copies(decoder) for name, decoder in agent.decoders.items()}
 
     def vector(self, action: Tensor) -> Tensor:
-        return torch.eye(self.action_dim)[action] if self.discrete else action.clamp(-1, 1)
+        """The first coordinate has bounds, the second has none."""
+        if self.discrete:
+            return torch.eye(self.action_dim)[action]
+        return torch.stack([action[..., 0].clamp(-1, 1), action[..., 1]], -1)
 
     def seen(self, trial: Trial, row: tuple[int, int]) -> list[Tensor]:
         """The encoder's inputs: all steps of all episodes, and what came after the last one."""

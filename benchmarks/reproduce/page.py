@@ -36,9 +36,9 @@ _MOST_COLUMNS = 9
 """Tables with more are printed with rows for columns."""
 
 _LEGEND = (
-    " Published numbers stand in brackets. ▲ above, ▼ below: by more than three standard errors of the difference, where "
-    "ours is half of the interval by 1.96, and what the published number is rounded by; ~ not comparable, see below; no "
-    "mark: within."
+    " Published numbers stand in brackets. ▲ above, ▼ below: by more than three standard errors of the difference, of "
+    "which ours is that half of the interval which faces the published number, by 1.96, and what that is rounded by; ~ "
+    "not comparable, see below; no mark: within."
 )
 
 
@@ -125,11 +125,14 @@ def _short(result: Result) -> str:
     theirs = "" if result.cell.published is None else f" ({result.cell.published.text})"
     if result.interval is None:
         return f"–{theirs}"
-    _, low, high = result.interval
+    mean, low, high = result.interval
     mark = _MARKS[result.kind] if theirs else ""
     if result.num_tasks == 1:
         return f"{number_text(low)}{theirs}{mark}"
-    return f"{interval_texts(result.interval)[0]} ± {number_text((high - low) / 2)}{theirs}{mark}"
+    texts = interval_texts(result.interval)
+    if abs((high - mean) - (mean - low)) > 0.2 * (high - low):
+        return f"{texts[0]} ({texts[1]} .. {texts[2]}){theirs}{mark}"
+    return f"{texts[0]} ± {number_text((high - low) / 2)}{theirs}{mark}"
 
 
 def _explained(table: PaperTable, results: Sequence[Result]) -> list[str]:

@@ -131,7 +131,8 @@ def compare(table: PaperTable, cell: TableCell, values: Float, interval: Interva
         theirs = published.half_interval / (_NORMAL if runs is None else math.sqrt(runs))
     elif table.published_tasks is not None and values.shape[1] > 1:
         theirs = float(np.std(values, axis=1, ddof=1).mean()) / math.sqrt(table.published_tasks)
-    allowed = _ERRORS * math.hypot((high - low) / 2 / _NORMAL, theirs) + published.rounding
+    ours = (high - mean if mean < published.value else mean - low) / _NORMAL
+    allowed = _ERRORS * math.hypot(ours, theirs) + published.rounding
     if mean < published.value - allowed:
         return "below"
     return "above" if mean > published.value + allowed and not published.at_least else "within"

@@ -102,4 +102,6 @@ def plain_rollout(
 def _encoded(action: Tensor, distribution: TaskDistribution) -> Tensor:
     if distribution.spec.discrete:
         return torch.eye(distribution.spec.action_dim)[action]
-    return action.clamp(-1.0, 1.0)
+    clipped = action.clamp(-1.0, 1.0)
+    free = distribution.spec.unbounded
+    return torch.where(torch.tensor(free), action, clipped) if free else clipped

@@ -117,6 +117,10 @@ def evaluate(words: list[str], console: Console) -> int:
     which = "held-out"
     details: dict[str, Any] = {"seed": options.seed, "iteration": iteration}
     name = f"evaluation-{safe_name(distribution.id)}-iteration{iteration}-seed{options.seed}"
+    # All that scores depend on, so that no evaluation takes the place of another one.
+    for what, default in (("num_tasks", 40), ("num_adaptations", None), ("rollouts_per_task", None)):
+        if (value := getattr(options, what)) != default:
+            name += f"-{value}{what.removeprefix('num_').replace('_', '-')}"
     if options.task:
         which, details["chosen"] = "chosen", options.task
         name += f"-chosen-{hashlib.sha256(repr(options.task).encode()).hexdigest()[:8]}"

@@ -9,6 +9,13 @@ from metarl.functional.returns import discounted_sums, gae, normalise
 from metarl.functional.shapes import require_rank, require_shape
 from metarl.types import Rollout
 
+_SAMPLES_PER_FEATURE = 3
+"""Valid steps that a task must have for each feature. With fewer, the fit takes the noise of returns for knowledge of
+states: of n steps and p features it leaves 1 - p / n of the noise in the residuals, and of p steps but rounding."""
+
+_OF_TIME = 4
+"""The last features, which depend on time alone."""
+
 
 def time_features(obs: Tensor, step: Tensor) -> Tensor:
     """Features of a state: observation, its square, three powers of time, and one.
@@ -89,7 +96,8 @@ def linear_baseline_advantages(
 ) -> Tensor:
     """Normalised advantages of a rollout under a linear feature baseline fitted to that same rollout, per task.
 
-    The baseline is fitted to the rewards that were seen, none of which lies behind the end of an episode.
+    The baseline is fitted to the rewards that were seen, none of which lies behind the end of an episode. Of a task
+    with fewer than three valid steps for each feature, such as images in a few short episodes, it sees time alone.
 
     Args:
         rollout: axes ``[task, episode, time]``.
@@ -105,10 +113,17 @@ def linear_baseline_advantages(
     steps = torch.arange(valid.shape[-1], device=valid.device).expand(valid.shape)
     features = time_features(rollout.obs, steps)
     targets = discounted_sums(rollout.rewards, discount)
-    weights = fit_linear(features.flatten(1, 2), targets.flatten(1), valid.flatten(1))
+    enough = valid.sum((1, 2)) >= _SAMPLES_PER_FEATURE * features.shape[-1]
+    weights = fit_linear(_known(features, enough).flatten(1, 2), targets.flatten(1), valid.flatten(1))
     values = predict_linear(weights, features)
     last_value = torch.zeros_like(values[..., 0])
     if bootstrap_at_horizon:
         last_value = predict_linear(weights, time_features(rollout.last_obs, rollout.lengths))
     advantages = gae(rollout.rewards, values, last_value, rollout.terminated, valid, discount, gae_lambda)
     return normalise(advantages, valid, (1, 2)).to(rollout.rewards.dtype)
+
+
+def _known(features: Tensor, enough: Tensor) -> Tensor:
+    """The features, those of observations zero in tasks without ``enough`` steps, so that their weights are too."""
+    of_time = torch.arange(features.shape[-1], device=features.device) >= features.shape[-1] - _OF_TIME
+    return features.where(enough[:, None, None, None] | of_time, 0.0)

@@ -36,12 +36,20 @@ def split_outputs(spec: Spec, out: Tensor) -> tuple[Tensor | None, Tensor]:
 def encoded_actions(spec: Spec, actions: Tensor) -> Tensor:
     """Actions as an agent sees them at the next step, ``[..., action_dim]``: one-hot, or clipped to [-1, 1].
 
-    Those of several parts are the one-hot vectors of all choices and then the clipped coordinates.
+    Those of several parts are the one-hot vectors of all choices and then the clipped coordinates. Coordinates without
+    a bound, which the environment gets as they are, are not clipped.
     """
     if spec.discrete:
         return one_hot(actions, spec.action_dim).float()
     if not spec.choices:
-        return actions.clamp(-1.0, 1.0)
+        return _as_sent(spec, actions)
     each = [one_hot(actions[..., part].long(), number) for part, number in enumerate(spec.choices)]
-    coordinates = actions[..., len(each) :].clamp(-1.0, 1.0)
+    coordinates = _as_sent(spec, actions[..., len(each) :])
     return torch.cat([*(part.to(actions.dtype) for part in each), coordinates], dim=-1)
+
+
+def _as_sent(spec: Spec, coordinates: Tensor) -> Tensor:
+    clipped = coordinates.clamp(-1.0, 1.0)
+    if not spec.unbounded:
+        return clipped
+    return coordinates.where(torch.tensor(spec.unbounded, device=coordinates.device), clipped)

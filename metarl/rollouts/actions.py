@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metarl.vector.products import FlatProduct
-
-_UNBOUNDED = float(np.finfo(np.float32).max)
-"""What environments write for a bound that they do not have, where it is not infinite."""
+from metarl.vector.spaces import bounded
 
 
 class ActionMap:
@@ -31,12 +29,12 @@ class ActionMap:
         if self._discrete:
             return
         assert isinstance(space, gym.spaces.Box)
-        bounded = (np.abs(space.low) < _UNBOUNDED) & (np.abs(space.high) < _UNBOUNDED)
+        mapped = bounded(space)
         if isinstance(space, FlatProduct):
-            bounded[: len(space.choices)] = False  # Whole numbers inside their bounds, not shares of them.
-        start = np.where(bounded, space.low, -1.0)
-        width = np.where(bounded, space.high, 1.0) - start
-        self._box: tuple[NDArray[Any], ...] = (bounded, start, width, space.low, space.high)
+            mapped[: len(space.choices)] = False  # Whole numbers inside their bounds, not shares of them.
+        start = np.where(mapped, space.low, -1.0)
+        width = np.where(mapped, space.high, 1.0) - start
+        self._box: tuple[NDArray[Any], ...] = (mapped, start, width, space.low, space.high)
         self._one = np.ones(space.shape, np.float32)
 
     def __call__(self, actions: Tensor) -> NDArray[Any]:

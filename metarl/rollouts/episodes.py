@@ -83,6 +83,10 @@ class Episodes:
         for name, array in (("rewards", rewards), ("terminated", terminated), ("truncated", truncated)):
             if np.shape(array) != active.shape:
                 raise ConfigError(f"{self._name}: {name} have shape {np.shape(array)}, expected {active.shape}.")
+            if name != "rewards" and np.asarray(array).dtype != bool:
+                raise ConfigError(
+                    f"{self._name}: {name} have dtype {np.asarray(array).dtype}, expected bool: array.astype(bool)."
+                )
         if "invalid" in info and (diverged := active & np.asarray(info["invalid"], bool)).any():
             self.invalid |= diverged
             obs, rewards = np.where(diverged[:, None], seen, obs), np.where(diverged, 0.0, rewards)

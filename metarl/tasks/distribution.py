@@ -110,6 +110,8 @@ class TaskDistribution:
         if self.meta_batch is None:
             return self.train.sample(num_tasks, rng)
         drawn: list[Task] = self.call("meta_batch", num_tasks, rng)
+        if len(drawn) != num_tasks:
+            raise ConfigError(f"{self.id}: meta_batch drew {len(drawn)} tasks, expected {num_tasks}.")
         return drawn
 
     @property

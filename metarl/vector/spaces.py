@@ -16,6 +16,9 @@ Array = NDArray[Any]
 
 ActionSpace = gym.spaces.Discrete | gym.spaces.Box
 
+_UNBOUNDED = float(np.finfo(np.float32).max)
+"""What environments write for a bound that they do not have, where it is not infinite."""
+
 
 def require_env(built: object) -> None:
     """Refuse what ``make_env`` returned if it is no environment.
@@ -79,8 +82,18 @@ def spec_of(observation_space: gym.spaces.Box, action_space: ActionSpace, horizo
         return Spec(obs_dim, int(action_space.n), True, horizon)
     if isinstance(action_space, FlatProduct):
         choices = action_space.choices
-        return Spec(obs_dim, sum(choices) + action_space.shape[0] - len(choices), False, horizon, choices)
-    return Spec(obs_dim, action_space.shape[0], False, horizon)
+        size, free = sum(choices) + action_space.shape[0] - len(choices), ~bounded(action_space)[len(choices) :]
+        return Spec(obs_dim, size, False, horizon, choices, unbounded=_if_any(free))
+    return Spec(obs_dim, action_space.shape[0], False, horizon, unbounded=_if_any(~bounded(action_space)))
+
+
+def bounded(space: gym.spaces.Box) -> NDArray[np.bool_]:
+    """By coordinate, whether a flat box of actions has both bounds; one without has no box to be mapped onto."""
+    return np.asarray((np.abs(space.low) < _UNBOUNDED) & (np.abs(space.high) < _UNBOUNDED))
+
+
+def _if_any(flags: NDArray[np.bool_]) -> tuple[bool, ...]:
+    return tuple(flags.tolist()) if flags.any() else ()
 
 
 def is_measured(space: gym.Space[Any]) -> bool:
@@ -99,15 +112,32 @@ def flat_observation(space: gym.Space[Any], observation: Any, obs_dim: int) -> N
         obs_dim: size of the flat observation.
 
     Raises:
-        ConfigError: for another number of numbers. What is no observation of ``space`` at all may raise anything.
+        ConfigError: for another number of numbers, or a choice that ``space`` does not have, which would be encoded as
+            another one. What is no observation of ``space`` at all may raise anything.
     """
     if not isinstance(space, gym.spaces.Box):
+        _require_choices(space, observation)
         observation = gym.spaces.flatten(space, observation)
     flat = np.asarray(observation, np.float32).reshape(-1)
     # Without this a single number would be broadcast over a whole row.
     if len(flat) != obs_dim:
         raise ConfigError(f"observation of {len(flat)} numbers, expected {obs_dim} by observation_space.")
     return flat
+
+
+def _require_choices(space: gym.Space[Any], observation: Any) -> None:
+    if isinstance(space, gym.spaces.Dict):
+        for key, part in space.items():
+            _require_choices(part, observation[key])
+    elif isinstance(space, gym.spaces.Tuple):
+        for part, inside in zip(space, observation, strict=True):
+            _require_choices(part, inside)
+    elif isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary):
+        low: Any = 0 if isinstance(space, gym.spaces.MultiBinary) else space.start
+        count: Any = 2 if isinstance(space, gym.spaces.MultiBinary) else getattr(space, "nvec", getattr(space, "n", 0))
+        numbers, high = np.asarray(observation), low + count - 1
+        if ((numbers < low) | (numbers > high)).any():
+            raise ConfigError(f"observation {observation!r} is not in observation_space, whose part is {space}.")
 
 
 def own_action(space: gym.Space[Any], flat: Any) -> Any:
