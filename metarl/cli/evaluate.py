@@ -118,8 +118,9 @@ def evaluate(words: list[str], console: Console) -> int:
     details: dict[str, Any] = {"seed": options.seed, "iteration": iteration}
     name = f"evaluation-{safe_name(distribution.id)}-iteration{iteration}-seed{options.seed}"
     # All that scores depend on, so that no evaluation takes the place of another one.
-    for what, default in (("num_tasks", 40), ("num_adaptations", None), ("rollouts_per_task", None)):
-        if (value := getattr(options, what)) != default:
+    usual = EvaluateOptions(options.run)
+    for what in ("num_tasks", "num_adaptations", "rollouts_per_task"):
+        if (value := getattr(options, what)) != getattr(usual, what):
             name += f"-{value}{what.removeprefix('num_').replace('_', '-')}"
     if options.task:
         which, details["chosen"] = "chosen", options.task
