@@ -511,13 +511,24 @@ def test_metrics_of_something_else_are_not_plotted(run: Path, capsys: pytest.Cap
 
 
 @pytest.mark.parametrize(
-    "blocked", ["evaluation-bandit-iteration2-seed5.json", "evaluation-bandit-iteration2-seed5.png"]
+    "blocked", ["evaluation-bandit-2tasks-iteration2-seed5.json", "evaluation-bandit-2tasks-iteration2-seed5.png"]
 )
 def test_a_report_that_cannot_be_written_is_named(run: Path, blocked: str, capsys: pytest.CaptureFixture[str]) -> None:
     (run / blocked).mkdir()
     assert f"cannot write the {'scores' if blocked.endswith('json') else 'figure'}" in _refused(
         f"evaluate {run} --num-tasks 2 --seed 5", capsys
     )
+
+
+def test_evaluations_of_other_sizes_stand_beside_each_other(run: Path) -> None:
+    for words in (
+        "--num-tasks 2",
+        "--num-tasks 3",
+        "--num-tasks 2 --rollouts-per-task 2",
+        "--num-tasks 2 --num-adaptations 0",
+    ):
+        assert _metarl(f"evaluate {run} --seed 7 {words}") == 0
+    assert len(list(run.glob("evaluation-*-seed7.json"))) == 4
 
 
 def test_runs_where_a_file_is_in_the_way_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -169,7 +169,7 @@ def test_commands_take_a_model_and_leave_it_as_it_is(models: Path, capsys: pytes
     assert library.load("model:rl2-small").iteration == 2
     assert files(models) == before and not list(models.rglob(".*"))
     here = {str(path) for path in Path().rglob("*") if path.is_file()}
-    name = "model-rl2-small/evaluation-cartpole-goal-iteration2-seed2000003"
+    name = "model-rl2-small/evaluation-cartpole-goal-2tasks-iteration2-seed2000003"
     assert here == {f"{name}.json", f"{name}.png", "policy.pt2"}
 
 

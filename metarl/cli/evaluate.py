@@ -116,12 +116,12 @@ def evaluate(words: list[str], console: Console) -> int:
     )
     which = "held-out"
     details: dict[str, Any] = {"seed": options.seed, "iteration": iteration}
-    name = f"evaluation-{safe_name(distribution.id)}-iteration{iteration}-seed{options.seed}"
-    # All that scores depend on, so that no evaluation takes the place of another one.
-    usual = EvaluateOptions(options.run)
+    # All that scores depend on and that is not the default, so that no evaluation takes the place of another one.
+    usual, sizes = EvaluateOptions(options.run), ""
     for what in ("num_tasks", "num_adaptations", "rollouts_per_task"):
         if (value := getattr(options, what)) != getattr(usual, what):
-            name += f"-{value}{what.removeprefix('num_').replace('_', '-')}"
+            sizes += f"-{value}{what.removeprefix('num_').replace('_', '-')}"
+    name = f"evaluation-{safe_name(distribution.id)}{sizes}-iteration{iteration}-seed{options.seed}"
     if options.task:
         which, details["chosen"] = "chosen", options.task
         name += f"-chosen-{hashlib.sha256(repr(options.task).encode()).hexdigest()[:8]}"
