@@ -81,7 +81,7 @@ def test_a_score_of_the_protocol_has_splits_samples_and_tasks(tmp_path: Path) ->
     np.testing.assert_allclose(source.values(content, "test"), 100 * np.array(scores["success"]))
     np.testing.assert_allclose(source.values(content, "test reach-v3"), 100 * np.array(scores["success"]))
     np.testing.assert_allclose(source.values(content, "test sampled"), 100 * np.array(scores["sampled"]["success"]))
-    np.testing.assert_allclose(source.values(content, BEST), [100 * max(content["curve"]["success"])] * 2)
+    np.testing.assert_allclose(source.values(content, BEST), [100 * max(content["curve"]["success"])])
     assert [run.path.name.count("of1") for run in RunFolder.find(tmp_path)] == [1]
     reference = ReferenceSource("ml1/reach-v3", ("test",), "random policy")
     assert reference.steps(0.04) == 2 * 3 * 500

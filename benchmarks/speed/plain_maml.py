@@ -98,6 +98,8 @@ class PlainMAML:
         features = _features(rollout.obs, torch.arange(rewards.shape[1], device=rewards.device))
         last = _features(rollout.last_obs, torch.tensor(rewards.shape[1], device=rewards.device))
         targets = _sums(rewards, config.discount)
+        if targets.numel() < 3 * features.shape[-1]:  # Too few steps to know states by: time alone.
+            features[..., :-4] = 0.0
         x, y = features.flatten(0, 1), targets.flatten()
         weights = torch.linalg.solve(x.mT @ x + 1e-5 * torch.eye(x.shape[1], dtype=x.dtype, device=x.device), x.mT @ y)
         values = torch.cat([features @ weights, (last @ weights)[:, None]], dim=1)
