@@ -23,7 +23,7 @@ from metarl.evaluation.evaluator import evaluate
 from metarl.experiments import Experiment, Setup, resolve
 from metarl.runs.files import read_json, safe_name, write_atomically
 from metarl.runs.folder import RunFolder, git_state
-from metarl.runs.logger import read_metrics
+from metarl.runs.logger import iteration_seconds, read_metrics
 
 BENCHMARK_SEED = 3_000_017
 """Draws the held-out tasks of all benchmarks; no training and no choice of settings has used it, and neither has
@@ -232,9 +232,7 @@ def describe(cell: Cell, experiment: Experiment) -> dict[str, Any]:
         "tasks": cell.tasks,
         "seed": cell.seed,
         "env_steps": metrics[-1]["env_steps"],
-        "training_seconds": sum(
-            value for line in metrics for name, value in line.items() if name.startswith("seconds/")
-        ),
+        "training_seconds": sum(map(iteration_seconds, metrics)),
         "curve": _curve(experiment),
         "config": experiment.run.read_config(),
         "manifest": manifest,

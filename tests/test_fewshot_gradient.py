@@ -324,13 +324,13 @@ def test_normalisation_keeps_the_statistics_that_its_name_says(norm: Any) -> Non
     assert torch.allclose(alone, together, atol=1e-5) == (norm != "transductive")
 
 
-def _with_batch_norm(norm: str) -> MAML:
+def _with_batch_norm(norm: Any) -> MAML:
     spec = FewShotSpec((1, 16, 16), 3, "classification")
     config = MAMLConfig(num_inner_steps=2, num_eval_steps=2, num_filters=4, inner_lr=0.1)
     if norm == "torch":
         layers = [nn.Flatten(), nn.Linear(256, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 3)]
         return MAML(spec, CPU, config, nn.Sequential(*layers), 0.1)
-    return dataclasses.replace(config, norm=norm).build(spec, CPU, 0)  # type: ignore[arg-type]
+    return dataclasses.replace(config, norm=norm).build(spec, CPU, 0)
 
 
 @pytest.mark.parametrize("norm", ["running", "per-step", "torch"])

@@ -22,7 +22,7 @@ from metarl.fewshot.learners.maml import MAML, MAMLConfig
 from metarl.fewshot.learners.protonet import ProtoNetConfig
 from metarl.fewshot.tasks import image_folder, load_tasks
 from metarl.fewshot.tasks.classes import ClassTasks
-from metarl.fewshot.types import EpisodeConfig, Examples, TaskBatch
+from metarl.fewshot.types import EpisodeConfig, Examples, Split, TaskBatch
 
 TOLERANCE = 1e-9
 """Largest difference of the gradients, relative to their norm, in float64; in float32 the two ways may fall on
@@ -154,18 +154,14 @@ def _print_loading(console: Console, device: torch.device, quick: bool) -> None:
 def _written_glyphs(folder: Path, num_classes: int) -> ClassTasks:
     """Glyphs as a folder of PNGs, read again."""
     glyphs = load_tasks("glyphs")
-    for first in range(0, num_classes, 20):
-        batch = glyphs.sample("train", 1, EpisodeConfig(20, 10, 10), np.random.default_rng(first))
-        images = torch.cat([batch.support.x, batch.query.x], 1)[0, :, 0].mul(255).byte().numpy()
-        labels = torch.cat([batch.support.y, batch.query.y], 1)[0].numpy()
-        for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-            own = folder / "train" / f"{first + label:04}"
-            own.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image).save(own / f"{number:03}.png")
-    for split in ("validation", "test"):
-        for label in range(5):
-            own = folder / split / f"{split}{label}"
-            own.mkdir(parents=True)
-            for number in range(6):
-                Image.fromarray(images[number]).save(own / f"{number}.png")
+    sizes: dict[Split, int] = {"train": num_classes, "validation": 20, "test": 20}
+    for split, size in sizes.items():
+        for first in range(0, size, 20):
+            batch = glyphs.sample(split, 1, EpisodeConfig(20, 10, 10), np.random.default_rng(first))
+            images = torch.cat([batch.support.x, batch.query.x], 1)[0, :, 0].mul(255).byte().numpy()
+            labels = torch.cat([batch.support.y, batch.query.y], 1)[0].numpy()
+            for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+                own = folder / split / f"{split}{first + label:04}"
+                own.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image).save(own / f"{number:03}.png")
     return image_folder(folder)

@@ -16,7 +16,7 @@ from metarl.fewshot.setup import Given, Setup, read_parts, require_learning
 from metarl.fewshot.trainer import require_eval_tasks, restore, train
 from metarl.fewshot.types import EpisodeConfig, FewShotSpec
 from metarl.runs.folder import RunFolder
-from metarl.runs.logger import read_metrics
+from metarl.runs.logger import iteration_seconds, read_metrics
 from metarl.runs.outer_loop import Progress
 
 
@@ -221,8 +221,7 @@ class Experiment:
     @property
     def training_seconds(self) -> float:
         """Seconds of all meta-updates so far and of drawing their tasks, over all starts of the run."""
-        lines = read_metrics(self.run.metrics)
-        return float(sum(line["seconds/sample"] + line["seconds/meta_update"] for line in lines))
+        return sum(map(iteration_seconds, read_metrics(self.run.metrics)))
 
     def train(self, listener: Callable[[Progress], None] = lambda _: None, checkpoint: Path | None = None) -> bool:
         """Train, or go on training; returns whether all iterations were done."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from metarl.errors import ConfigError, unknown_name
 from metarl.runs.files import typed, write_atomically
-from metarl.runs.logger import read_metrics
+from metarl.runs.logger import iteration_seconds, read_metrics
 from metarl.statistics import FEWEST_FOR_IQM, Float, seed_intervals
 
 Axis = Literal["iterations", "steps", "hours"]
@@ -101,7 +101,7 @@ class Log:
         if axis == "steps":
             return [typed(row, self.kind.counter, float, f"{where} {row['iteration']},") for row in self.rows]
         # Not the clock's: a run may have been stopped for a night.
-        seconds = [sum(value for name, value in row.items() if name.startswith("seconds/")) for row in self.rows]
+        seconds = [iteration_seconds(row) for row in self.rows]
         if not all(seconds):
             raise ConfigError(f"{self.path} has no seconds/...: its iterations do not say how long they took.")
         return list(itertools.accumulate(value / 3600 for value in seconds))

@@ -131,6 +131,11 @@ class Logger:
         self.close()
 
 
+def iteration_seconds(entry: Mapping[str, Any]) -> float:
+    """What one iteration took, of the metrics that it logged; 0 if they do not say."""
+    return float(sum(value for name, value in entry.items() if name.startswith("seconds/")))
+
+
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a ``metrics.jsonl``, oldest first; a last line torn by a kill is left out.
 
