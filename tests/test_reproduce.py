@@ -38,7 +38,14 @@ from metarl.statistics import crossed_interval
 RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 
 
-def _run(folder: Path, table: PaperTable, *cells: str, budget: Budget = "full", engine: Engine = LOCAL) -> str:
+def _run(
+    folder: Path,
+    table: PaperTable,
+    *cells: str,
+    seeds: tuple[int, ...] = (),
+    budget: Budget = "full",
+    engine: Engine = LOCAL,
+) -> str:
     """Run a table in ``folder`` to its end; returns what is printed."""
     (folder / "runs").mkdir(exist_ok=True)
     console = Console(record=True, width=200, quiet=False)
@@ -47,6 +54,7 @@ def _run(folder: Path, table: PaperTable, *cells: str, budget: Budget = "full", 
         console,
         budget=budget,
         cells=cells,
+        seeds=seeds,
         results=folder / "results",
         runs=folder / "runs",
         engine=engine,
@@ -343,6 +351,14 @@ def test_a_small_budget_may_have_fewer_seeds(tmp_path: Path) -> None:
     assert sorted(_ran(tmp_path)) == ["3 seed 1", "5 seed 1", "7 seed 1", "9 seed 1"]
 
 
+def test_some_seeds_are_run_before_the_others(tmp_path: Path) -> None:
+    _run(tmp_path, small_table(), "easy", seeds=(2,))
+    first = _ran(tmp_path)
+    _run(tmp_path, small_table(), "easy")
+    assert {line.split(" ", 1)[1] for line in first} == {"seed 2"}
+    assert {line.split(" ", 1)[1] for line in _ran(tmp_path)[len(first) :]} == {"seed 1"}
+
+
 def test_costs_are_of_runs_that_are_left(tmp_path: Path) -> None:
     """Ten steps a second; cells that share a run cost it once."""
     table = small_table()
@@ -492,6 +508,8 @@ def test_the_command_lists_and_runs_tables(
         ("reproduce rl2-bandits --cells Gitins", "unknown cell of rl2-bandits 'Gitins'. Did you mean 'Gittins'?"),
         ("reproduce rl2-bandits --cells n=10,k=7/TS", "Valid choices: Gittins, Greedy, OTS, RL2, ROW/COLUMN, "),
         ("reproduce rl2-bandits --budget tiny", "tiny"),
+        ("reproduce rl2-bandits --seeds 4", "unknown seed of rl2-bandits '4'. Valid choices: 1."),
+        ("reproduce rl2-bandits --seeds", "--seeds names no seed; leave it out to run all of them."),
         ("reproduce rl2-bandits --jobs 0", "--jobs must be 1 or more, got 0"),
     ],
 )

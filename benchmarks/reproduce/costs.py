@@ -40,7 +40,12 @@ class Cost:
 
 
 def cost_of(
-    table: PaperTable, cells: Sequence[TableCell], budget: Budget, scores: Scores, speeds: Mapping[Source, float]
+    table: PaperTable,
+    cells: Sequence[TableCell],
+    budget: Budget,
+    scores: Scores,
+    speeds: Mapping[Source, float],
+    seeds: Sequence[int] = (),
 ) -> Cost:
     """What some cells cost, given speeds that were :func:`measured`.
 
@@ -50,8 +55,9 @@ def cost_of(
         budget: that they are run with.
         scores: what is done.
         speeds: environment steps in a second by source.
+        seeds: those of the cells' seeds that count; empty for all.
     """
-    runs = table.runs(cells, budget)
+    runs = table.runs(cells, budget, seeds)
     done = [place for place in runs if place in scores]
     left = [place for place in runs if place not in scores]
     steps = {cell: cell.source.steps(table.fraction(budget)) for cell, _ in runs}

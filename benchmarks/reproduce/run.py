@@ -23,6 +23,7 @@ def reproduce(
     *,
     budget: Budget,
     cells: Sequence[str],
+    seeds: Sequence[int] = (),
     results: Path,
     runs: Path,
     engine: Engine,
@@ -36,6 +37,7 @@ def reproduce(
         console: where progress is shown.
         budget: all of it, or the table's small fraction.
         cells: patterns, see :meth:`PaperTable.select`.
+        seeds: those of the cells' seeds that are run; empty for all.
         results: the table's folder is made in here.
         runs: folder of the run folders.
         engine: where cells run.
@@ -44,14 +46,14 @@ def reproduce(
         Whether all that was asked for is done.
 
     Raises:
-        ConfigError: for unknown cells, a package that is missing, a folder that cannot be written or that holds scores
+        ConfigError: for unknown cells or seeds, a package that is missing, a folder that cannot be written or that holds scores
             of another table, version or budget.
         CheckpointError: for damaged or edited scores.
         WorkerError: at the end, if cells failed.
     """
     table.check()
     table.require()
-    wanted = table.runs(table.select(cells), budget)
+    wanted = table.runs(table.select(cells), budget, seeds)
     folder, runs = (results / table.folder(budget)).absolute(), runs.absolute()
     require_writable(folder, "Name another folder with --results.")
     require_writable(runs, "Name another folder with --runs.")

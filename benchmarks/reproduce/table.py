@@ -243,12 +243,28 @@ class PaperTable:
         )
         return dataclasses.replace(self, cells=tuple(cells), folder_of_data=folder)
 
-    def runs(self, cells: Sequence[TableCell], budget: Budget) -> list[tuple[TableCell, int]]:
-        """What is run for some cells, once each: the seed, and the first cell that it scores."""
+    def runs(
+        self, cells: Sequence[TableCell], budget: Budget, seeds: Sequence[int] = ()
+    ) -> list[tuple[TableCell, int]]:
+        """What is run for some cells, once each: the seed, and the first cell that it scores.
+
+        Args:
+            cells: cells of the table.
+            budget: whose seeds.
+            seeds: those of them that are wanted; empty for all.
+
+        Raises:
+            ConfigError: for a seed that none of the cells has.
+        """
         num_seeds = self.small_seeds if budget == "small" else None
+        chosen = [(cell, seed) for cell in cells for seed in cell.seeds[:num_seeds]]
+        known = sorted({seed for _, seed in chosen})
+        for seed in seeds:
+            if seed not in known:
+                raise unknown_name(f"seed of {self.name}", str(seed), [str(seed) for seed in known])
         found: dict[str, tuple[TableCell, int]] = {}
-        for cell in cells:
-            for seed in cell.seeds[:num_seeds]:
+        for cell, seed in chosen:
+            if not seeds or seed in seeds:
                 found.setdefault(cell.score_name(seed), (cell, seed))
         return list(found.values())
 

@@ -38,6 +38,8 @@ class ReproduceOptions:
     """Show all tables, or the cells of one: what is done, and what the rest costs on this machine."""
     cells: tuple[str, ...] = ()
     """Rows, columns or ROW/COLUMN, * for anything; default: all but those that are trained on request alone."""
+    seeds: tuple[int, ...] = ()
+    """Those of the table's seeds that are run, e.g. 1 for one of each cell first; default: all."""
     budget: Budget = "full"
     """All of it, or a fraction of it that takes minutes, with a page of its own."""
     data: str | None = None
@@ -56,6 +58,8 @@ def reproduce(words: Sequence[str], console: Console) -> int:
         raise ConfigError(
             "--cells names no cell; leave it out to run the whole table, see metarl reproduce TABLE --list."
         )
+    if "--seeds" in words and not options.seeds:
+        raise ConfigError("--seeds names no seed; leave it out to run all of them.")
     if options.list:
         names = table_names() if options.table is None else [options.table]
         _list([load_table(name) for name in names], options, console)
@@ -70,6 +74,7 @@ def reproduce(words: Sequence[str], console: Console) -> int:
         console,
         budget=options.budget,
         cells=options.cells,
+        seeds=options.seeds,
         results=options.results,
         runs=options.runs,
         engine=options.engine,
@@ -112,7 +117,7 @@ def _list(tables: Sequence[PaperTable], options: ReproduceOptions, console: Cons
             scores[table.name] = read_scores((options.results / table.folder(budget)).absolute(), table, budget)
         except MetarlError as error:  # The other tables are to be seen all the same.
             scores[table.name], notes[table.name] = {}, f"\n[red]{escape(str(error))}[/]"
-        runs = table.runs(chosen[table.name], budget)
+        runs = table.runs(chosen[table.name], budget, options.seeds)
         left[table.name] = [cell for cell, seed in runs if (cell, seed) not in scores[table.name]]
     seconds = MEASURING_ONE if one else MEASURING
     if left:
@@ -138,7 +143,7 @@ def _list(tables: Sequence[PaperTable], options: ReproduceOptions, console: Cons
             lines["all but those on request"] = [cell for cell in cells if not cell.on_request], False
         shown = Table("", "runs", "done", "steps", "took", "left", "", box=None, pad_edge=False)
         for name, (group, on_request) in lines.items():
-            cost = cost_of(table, group, budget, scores[table.name], speeds)
+            cost = cost_of(table, group, budget, scores[table.name], speeds, options.seeds)
             shown.add_row(escape(name), *_texts(cost), "on request" if on_request else "")
         console.print(shown)
     if left:
