@@ -46,8 +46,8 @@ def reproduce(
         Whether all that was asked for is done.
 
     Raises:
-        ConfigError: for unknown cells or seeds, a package that is missing, a folder that cannot be written or that holds scores
-            of another table, version or budget.
+        ConfigError: for unknown cells or seeds, a package that is missing, a folder that cannot be written or that
+            holds scores of another table, version or budget.
         CheckpointError: for damaged or edited scores.
         WorkerError: at the end, if cells failed.
     """
