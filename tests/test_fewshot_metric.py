@@ -123,6 +123,14 @@ def test_attention_over_labels_by_hand() -> None:
     assert match(query, support, torch.tensor([[0, 1, 0]]), 2).flatten().tolist() == pytest.approx(expected)
 
 
+def test_scaled_attention_is_finite_where_float32_has_no_number_for_the_probability() -> None:
+    query = torch.tensor([[[1.0, 0.0]]], requires_grad=True)
+    outputs = match(query, torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]]), torch.tensor([[0, 1]]), 2, 100.0)
+    assert outputs.flatten().tolist() == pytest.approx([0.0, -200.0], abs=1e-4)
+    outputs[0, 0, 1].backward()
+    assert query.grad is not None and bool(query.grad.isfinite().all())
+
+
 def _plain_lstm(cell: list[Tensor], x: Tensor, hidden: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
     of_input, of_hidden, bias, other_bias = cell
     i, f, g, o = (of_input @ x + of_hidden @ hidden + bias + other_bias).chunk(4)
@@ -130,7 +138,9 @@ def _plain_lstm(cell: list[Tensor], x: Tensor, hidden: Tensor, memory: Tensor) -
     return o.sigmoid() * memory.tanh(), memory
 
 
-def _matching_loss(network: nn.Module, batch: TaskBatch, num_reads: int, order: list[int]) -> Tensor:
+def _matching_loss(
+    network: nn.Module, batch: TaskBatch, num_reads: int, order: list[int], scale: float = 1.0
+) -> Tensor:
     """Mean loss, with full context if ``num_reads`` is not 0 and the support sets in ``order``."""
     body = network.get_submodule("body")
     losses = []
@@ -159,15 +169,16 @@ def _matching_loss(network: nn.Module, batch: TaskBatch, num_reads: int, order: 
             final = hidden if num_reads else f
             cosines = torch.stack([final @ one / final.norm() / one.norm() for one in g])
             right = torch.tensor([label == int(y) for label in labels])
-            losses.append(-(cosines.softmax(0) * right).sum().log())
+            losses.append(-((scale * cosines).softmax(0) * right).sum().log())
     return torch.stack(losses).mean()
 
 
-def test_an_update_of_matching_networks_is_that_of_a_loop_over_tasks(float64: None) -> None:
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_an_update_of_matching_networks_is_that_of_a_loop_over_tasks(float64: None, scale: float) -> None:
     batch = _batch()
-    learner = built(MatchingConfig(hidden_sizes=SMALL), Clusters(), EPISODE)
+    learner = built(MatchingConfig(hidden_sizes=SMALL, cosine_scale=scale), Clusters(), EPISODE)
     network = _network(learner)
-    loss = _matching_loss(network, batch, 0, list(range(6)))
+    loss = _matching_loss(network, batch, 0, list(range(6)), scale)
     assert learner.meta_update(batch)["loss"] == pytest.approx(float(loss.detach()), rel=1e-10)
     _require_equal(_network(learner, copied=False), _stepped(network, loss, 1e-3))
 
@@ -223,10 +234,11 @@ def test_nearest_neighbour_takes_the_label_of_the_most_similar_example() -> None
         (ProtoNetConfig(hidden_sizes=(64, 32)), 200, 0.95),
         (ProtoNetConfig(hidden_sizes=(64, 32), train_ways=20, train_queries=2), 200, 0.95),
         (MatchingConfig(hidden_sizes=(64, 32)), 200, 0.93),
+        (MatchingConfig(hidden_sizes=(64, 32), cosine_scale=10.0), 200, 0.95),
         (MatchingConfig(hidden_sizes=(64, 32), full_context=True, num_reads=2), 200, 0.9),
         (NearestNeighbourConfig(hidden_sizes=(64, 32)), 300, 0.95),
     ],
-    ids=["protonet", "protonet-20-ways", "matching", "matching-full-context", "nearest-neighbour"],
+    ids=["protonet", "protonet-20-ways", "matching", "matching-scaled", "matching-full-context", "nearest-neighbour"],
 )
 def test_learning_finds_the_dimensions_that_tell_new_classes_apart(
     config: LearnerConfig, num_iterations: int, least: float
