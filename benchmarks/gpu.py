@@ -1,7 +1,8 @@
 """Everything that wants a GPU, in some minutes: ``make gpu``, or ``python -m metarl.benchmarks.gpu``.
 
 Runs the tests that need one, the speed tables whose arithmetic runs on it, and three iterations each of maml-trpo and
-rl2 on ML10, whose simulations stay on the processor; writes ``benchmarks/results/gpu/README.md``.
+rl2 on ML10, whose simulations stay on the processor, acting on the GPU and beside them; writes
+``benchmarks/results/gpu/README.md``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import tyro
@@ -26,6 +27,7 @@ from metarl.benchmarks.speed.meta_update import UpdateSpeed
 from metarl.config import choose_device
 from metarl.errors import WorkerError, told_errors
 from metarl.experiments import resolve
+from metarl.rollouts.host_actor import ActOn
 from metarl.runs.files import write_atomically
 from metarl.runs.folder import RunFolder, git_state, machine
 from metarl.runs.logger import read_metrics
@@ -61,7 +63,7 @@ def main() -> None:
     sections = {
         "Tests": _test(device),
         "Speed": _measure(options),
-        "Training": "\n".join(_train(agent, options) for agent in _TRAINED),
+        "Training": "\n".join(_train(agent, options, place) for agent in _TRAINED for place in get_args(ActOn)),
     }
     here, commit = machine(device), str((git_state() or {}).get("commit"))[:10]
     text = [
@@ -102,17 +104,17 @@ def _measure(options: Options) -> str:
     return out.getvalue()
 
 
-def _train(agent: str, options: Options) -> str:
-    """Seconds of the parts of each iteration."""
+def _train(agent: str, options: Options, place: ActOn) -> str:
+    """Seconds of the parts of each iteration, acting on the GPU or beside the simulations."""
     schedule = {"num_iterations": options.iterations, "eval_every": 10**6, "checkpoint_every": 10**6, "eval_tasks": 2}
     small = {"meta_batch_size": 2} if options.quick else {}
     setup = resolve(agent, options.tasks, train={**schedule, **small, "device": options.device})
-    console.print(f"training: {agent} on {options.tasks}")
+    console.print(f"training: {agent} on {options.tasks}, acting on: {place}")
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(folder)
-        train(setup.build(), setup.distribution, setup.train_config, run)
+        train(setup.build(), setup.distribution, setup.train_config, run, act_on=place)
         rows = read_metrics(run.metrics)
-    lines = [f"{agent} on {options.tasks}, {setup.train_config.meta_batch_size} tasks"]
+    lines = [f"{agent} on {options.tasks}, {setup.train_config.meta_batch_size} tasks, acting on: {place}"]
     for row in rows:
         parts = ", ".join(f"{name} {row[f'seconds/{name}']:.2f} s" for name in ("collect", "adapt", "meta_update"))
         lines.append(f"  iteration {int(row['iteration'])}: {parts}; {int(row['env_steps']):,} steps so far")

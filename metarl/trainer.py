@@ -17,6 +17,7 @@ from metarl.evaluation.evaluator import evaluate, require_same_spaces
 from metarl.origin import describe_origin, find_names, require_same_origin
 from metarl.plugins import refuse_while_importing
 from metarl.rollouts.collector import Collector
+from metarl.rollouts.host_actor import ActOn, acting_on
 from metarl.rollouts.trial import run_trial
 from metarl.runs.files import typed
 from metarl.runs.folder import RunFolder
@@ -47,6 +48,7 @@ def train(
     checkpoint: Path | None = None,
     listener: Callable[[Progress], None] = lambda _: None,
     callbacks: Sequence[Callback] = (),
+    act_on: ActOn = "device",
 ) -> bool:
     """Meta-train ``agent``, from the newest checkpoint of ``run`` if it has one.
 
@@ -63,6 +65,8 @@ def train(
         checkpoint: resume from this file instead of the newest; see :func:`metarl.runs.outer_loop.run_loop`.
         listener: called after every iteration; see there.
         callbacks: called in every iteration, and may end training, e.g. those of :mod:`metarl.callbacks`.
+        act_on: where the agent acts: on its device, or on the ``"cpu"`` while it learns there, see
+            :class:`metarl.rollouts.host_actor.HostActor`. What is learned is the same but for rounding.
 
     Returns:
         Whether training ended by itself; see there.
@@ -70,13 +74,14 @@ def train(
     Raises:
         NonFiniteError: if a reward, an observation, a metric or a parameter is NaN or infinite; see there.
         ConfigError: if the agent was built for other spaces; if the command line is importing the script that trains;
-            for ranks that the agent cannot learn on, or that differ in settings or code.
+            for ranks that the agent cannot learn on, or that differ in settings or code; for an agent without a config
+            that is to act elsewhere than it learns.
         CheckpointError: if the run is in use, a checkpoint is damaged or of another agent, or the disk is full.
     """
     refuse_while_importing("trains")
     require_same_spaces(agent, distribution)
     require_ready(f"the agent {type(agent).__name__}", agent.data_parallel, config.meta_batch_size)
-    work = _Work(agent, distribution, config)
+    work = _Work(agent, distribution, config, acting_on(agent, act_on))
     with contextlib.closing(work.collector):
         return run_loop(work, config, run, checkpoint=checkpoint, listener=listener, callbacks=callbacks)
 
@@ -137,10 +142,12 @@ class _Work:
     counter = "env_steps"
     score_window = SCORE_WINDOW
 
-    def __init__(self, agent: Agent[Any], distribution: TaskDistribution, config: TrainConfig) -> None:
-        self.components = agent
+    def __init__(
+        self, agent: Agent[Any], distribution: TaskDistribution, config: TrainConfig, player: Agent[Any]
+    ) -> None:
+        self.components, self.player = agent, player
         self.distribution, self.config = distribution, config
-        self.collector = Collector(distribution, agent.rollouts_per_task, agent.device)
+        self.collector = Collector(distribution, player.rollouts_per_task, player.device)
 
     def start(self, run: RunFolder) -> None:
         """A script's run gets a config; that of an experiment has its from the start."""
@@ -150,11 +157,11 @@ class _Work:
 
     def iterate(self, iteration: int) -> tuple[dict[str, float], int]:
         """One meta-update."""
-        return _iterate(self.components, self.distribution, self.collector, self.config, iteration)
+        return _iterate(self.player, self.distribution, self.collector, self.config, iteration)
 
     def monitor(self) -> dict[str, float]:
         """Returns, and success where it is reported, on held-out tasks."""
-        return _monitor(self.components, self.distribution, self.config)
+        return _monitor(self.player, self.distribution, self.config)
 
     def score(self, metrics: Mapping[str, float]) -> float:
         """The return after adaptation."""

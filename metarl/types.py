@@ -7,7 +7,7 @@ is one environment instance; a rollout holds exactly one episode per slot.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -184,6 +184,12 @@ class Trial:
     collect_seconds: float = 0.0
     adapt_seconds: float = 0.0
     sampled: Rollout | None = None
+
+    def to(self, device: torch.device) -> Trial:
+        """The same trial on ``device``; tasks stay what they are."""
+        sampled = None if self.sampled is None else self.sampled.to(device)
+        rollouts = tuple(rollout.to(device) for rollout in self.rollouts)
+        return replace(self, rollouts=rollouts, sampled=sampled)
 
     @property
     def num_env_steps(self) -> int:

@@ -19,7 +19,6 @@ from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
 from metarl.seeding import numpy_stream
 from metarl.tasks import make
-from metarl.types import Trial
 
 CPU = torch.device("cpu")
 SMALL: dict[str, Any] = {
@@ -47,8 +46,7 @@ def update_of(name: str, device: torch.device) -> tuple[dict[str, float], dict[s
     trial = run_trial(player, Collector(distribution, player.rollouts_per_task, CPU), tasks, player.num_adaptations, 0)
     agent = config.build(distribution.spec, device, 0)
     agent.seed(0)
-    moved = Trial(trial.tasks, tuple(rollout.to(device) for rollout in trial.rollouts))
-    metrics = agent.meta_update(moved)
+    metrics = agent.meta_update(trial.to(device))
     return metrics, {key: value.cpu() for key, value in agent.named_tensors().items()}
 
 
@@ -86,7 +84,8 @@ def test_the_command_measures_trains_and_writes_its_page(tmp_path: Path, monkeyp
         "Fisher products",
         "GRU of 256",
         "Omniglot's net",
-        "maml-trpo on navigation-2d, 2 tasks",
+        "maml-trpo on navigation-2d, 2 tasks, acting on: device",
+        "rl2 on navigation-2d, 2 tasks, acting on: cpu",
         "iteration 1: ",
     ):
         assert words in page

@@ -26,6 +26,7 @@ from metarl.distributed import current
 from metarl.errors import ConfigError
 from metarl.experiments import Experiment, Setup, resolve
 from metarl.experiments.experiment import pretrained_reference, reference_config
+from metarl.rollouts.host_actor import ActOn
 from metarl.runs.files import shown
 from metarl.runs.outer_loop import Progress
 from metarl.statistics import number_text
@@ -69,6 +70,8 @@ class TrainOptions:
     """End training, saved, after so many hours, e.g. before a job's time is up; --resume goes on."""
     patience: int | None = None
     """End training after so many iterations without a better training return, averaged over the last ten."""
+    act_on: ActOn = "device"
+    """cpu: act on the processor, beside the simulations, while updates run on the GPU; results differ by rounding."""
     wandb: str | None = None
     """Send the metrics to this project of Weights & Biases as well (pip install 'metarl-torch[wandb]')."""
     print_config: bool = False
@@ -118,7 +121,7 @@ def train(words: list[str], console: Console) -> int:
             return 0
         this = Experiment.start(setup, here / options.runs, reference=options.reference)
     wants_reference = options.reference or (this.pretrained_path / "config.json").is_file()
-    return _train_and_report(this, checkpoint, wants_reference, callbacks, console)
+    return _train_and_report(this, checkpoint, wants_reference, callbacks, options.act_on, console)
 
 
 def _base(names: list[str], source: Source) -> tuple[Setup, bool]:
@@ -188,7 +191,12 @@ def _callbacks(options: TrainOptions) -> list[Callback]:
 
 
 def _train_and_report(
-    this: Experiment, checkpoint: Path | None, wants_reference: bool, callbacks: Sequence[Callback], console: Console
+    this: Experiment,
+    checkpoint: Path | None,
+    wants_reference: bool,
+    callbacks: Sequence[Callback],
+    act_on: ActOn,
+    console: Console,
 ) -> int:
     console.print(
         f"[bold]{this.name}[/] on [bold]{this.task_name}[/], run folder {escape(shown(this.run.path))}", soft_wrap=True
@@ -202,10 +210,11 @@ def _train_and_report(
             if experiment is this
             else (None, [c for c in callbacks if isinstance(c, TimeLimit)])
         )
-        if not _with_progress(experiment, label, *own, console):
+        if not _with_progress(experiment, label, *own, act_on, console):
+            beside = " --act-on cpu" if act_on == "cpu" else ""
             console.print(
                 f"Stopped after the iteration in hand; everything is saved. Go on with:\n"
-                f"  metarl train --resume {_quoted(this.run.path)}{_trust(this)}",
+                f"  metarl train --resume {_quoted(this.run.path)}{_trust(this)}{beside}",
                 soft_wrap=True,
             )
             return 130
@@ -249,7 +258,12 @@ def _train_and_report(
 
 
 def _with_progress(
-    experiment: Experiment, label: str, checkpoint: Path | None, callbacks: Sequence[Callback], console: Console
+    experiment: Experiment,
+    label: str,
+    checkpoint: Path | None,
+    callbacks: Sequence[Callback],
+    act_on: ActOn,
+    console: Console,
 ) -> bool:
     invalid = 0
 
@@ -262,7 +276,7 @@ def _with_progress(
 
     num_iterations = experiment.train_config.num_iterations
     done = with_progress(
-        lambda listener: experiment.train(listener, checkpoint, callbacks=callbacks),
+        lambda listener: experiment.train(listener, checkpoint, callbacks=callbacks, act_on=act_on),
         num_iterations,
         label,
         describe,

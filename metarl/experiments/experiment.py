@@ -14,6 +14,7 @@ from metarl.config import Device, TrainConfig, choose_device, fixed_settings, fr
 from metarl.errors import ConfigError
 from metarl.experiments.setup import Setup
 from metarl.plugins import require_trust
+from metarl.rollouts.host_actor import ActOn
 from metarl.runs.folder import REFERENCE, RunFolder
 from metarl.runs.outer_loop import Callback, Progress
 from metarl.trainer import restore, train
@@ -158,6 +159,7 @@ class Experiment(Setup):
         checkpoint: Path | None = None,
         *,
         callbacks: Sequence[Callback] = (),
+        act_on: ActOn = "device",
     ) -> bool:
         """Train, or go on training; returns whether it ended by itself.
 
@@ -165,6 +167,7 @@ class Experiment(Setup):
             listener: called after every iteration.
             checkpoint: resume from this file instead of the newest.
             callbacks: called in every iteration, and may end training, e.g. those of :mod:`metarl.callbacks`.
+            act_on: where the agent acts, see :func:`metarl.trainer.train`.
         """
         return train(
             self.build(),
@@ -174,6 +177,7 @@ class Experiment(Setup):
             checkpoint=checkpoint,
             listener=listener,
             callbacks=callbacks,
+            act_on=act_on,
         )
 
 
