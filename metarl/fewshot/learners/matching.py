@@ -120,6 +120,7 @@ class MatchingNet(Learner[Matched]):
         require_classification("matching", spec)
         super().__init__(spec, device, num_adaptations=1)
         self.config = config
+        self._scale = config.cosine_scale
         self.body, self._num_features = build_features(config, spec, device, seed, signed=True)
         self.context: ContextEmbedding | None = None
         parts = nn.ModuleDict({"body": self.body})
@@ -168,7 +169,7 @@ class MatchingNet(Learner[Matched]):
     def _logits(self, query: Tensor, support: Tensor, y: Tensor, num_ways: int) -> Tensor:
         if self.context is not None:
             query = self.context.of_query(query, support)
-        return match(query, support, y, num_ways, self.config.cosine_scale)
+        return match(query, support, y, num_ways, self._scale)
 
 
 def match(query: Tensor, support: Tensor, y: Tensor, num_ways: int, scale: float = 1.0) -> Tensor:
