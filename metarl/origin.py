@@ -37,6 +37,7 @@ def describe_origin(agent: Agent[Any], distribution: TaskDistribution, config: T
         "agent": None if settings is None else _kind(settings),
         "settings": None if settings is None else dataclasses.asdict(settings),
         "tasks": distribution.id,
+        "draws": distribution.draws,
         "train": fixed_settings(config),
     }
 
@@ -44,7 +45,7 @@ def describe_origin(agent: Agent[Any], distribution: TaskDistribution, config: T
 def require_same_origin(
     saved: Mapping[str, Any] | None, agent: Agent[Any], distribution: TaskDistribution, config: TrainConfig
 ) -> None:
-    """Refuse the checkpoint of another run.
+    """Refuse the checkpoint of another run; warn if tasks of the same name are drawn otherwise than they were.
 
     Args:
         saved: what :func:`describe_origin` said when the checkpoint was saved; None for one of an older metarl, which
@@ -78,6 +79,15 @@ def require_same_origin(
         if then != now and not (name == "agent" and None in (then, now))
     ]
     require_same_run(different)
+    draws = saved.get("draws")  # An older metarl did not record it.
+    if draws is not None and here["draws"] not in (None, draws):
+        warnings.warn(
+            f"{distribution.id} draws other tasks than those that the run was trained on: its definition was changed, "
+            "or it draws from something else than its rng, or another version of a library draws otherwise. What is "
+            "learned or measured from here on is on the tasks of today.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def _kind(config: AgentConfig) -> str:

@@ -12,6 +12,7 @@ import resource
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -491,6 +492,31 @@ def test_tasks_that_changed_since_the_checkpoint_are_refused(run: RunFolder, ban
     ):
         train(_agent(shorter), shorter, dataclasses.replace(_CONFIG, num_iterations=6), run)
     assert run.checkpoints.iterations()[-1] == 4
+
+
+def test_tasks_that_are_drawn_otherwise_than_before_are_told(run: RunFolder, bandit: TaskDistribution) -> None:
+    """Of another range, with the same spaces: nobody would notice."""
+    train(_agent(bandit), bandit, _CONFIG, run)
+    _, content = run.checkpoints.load_latest()
+
+    def sample(rng: np.random.Generator) -> dict[str, Any]:
+        return {"probabilities": rng.uniform(0.9, 1.0, bandit.spec.action_dim)}
+
+    narrow = dataclasses.replace(bandit, sample=sample)
+    for resume in (True, False):
+        with pytest.warns(RuntimeWarning, match="bandit.* draws other tasks than those that the run was trained on"):
+            restore(_agent(narrow), content, narrow, _CONFIG, resume=resume)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        restore(_agent(bandit), content, bandit, _CONFIG, resume=True)
+        del content["origin"]["draws"]  # An older metarl did not record it.
+        restore(_agent(narrow), content, narrow, _CONFIG, resume=True)
+
+
+def test_tasks_that_no_digest_can_be_made_of_are_not_told_apart(bandit: TaskDistribution, tmp_path: Path) -> None:
+    with (tmp_path / "open").open("w") as file:
+        odd = dataclasses.replace(bandit, sample=lambda rng: file, sample_test=lambda rng: file)
+        assert odd.draws is None and isinstance(bandit.draws, str)
 
 
 def test_a_checkpoint_that_says_less_of_its_tasks_is_taken(run: RunFolder, bandit: TaskDistribution) -> None:

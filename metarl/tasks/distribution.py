@@ -15,6 +15,7 @@ from gymnasium.vector import VectorEnv
 
 from metarl.digest import task_digest
 from metarl.errors import ConfigError, MetarlError, raised
+from metarl.seeding import numpy_stream
 from metarl.types import Spec, Task
 from metarl.vector.contract import contract_problems
 from metarl.vector.gym_env import GymVectorEnv, build_env
@@ -31,6 +32,9 @@ _TEST_SHARE = 5
 """One task in five belongs to the test split of a distribution with a single sampler."""
 
 _MAX_REJECTIONS = 2000
+
+_TOLD_BY = 4
+"""Tasks of each split by which a distribution is told from another of its name."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,18 @@ class TaskDistribution:
     def test(self) -> Split:
         """The held-out tasks."""
         return Split(self, "test")
+
+    @cached_property
+    def draws(self) -> str | None:
+        """A digest of the first tasks that each split draws from streams that never change.
+
+        Two distributions that differ in it draw other tasks; None if no digest can be made of them.
+        """
+        try:
+            drawn = [split.sample(_TOLD_BY, numpy_stream(0, "draws", split.name)) for split in (self.train, self.test)]
+            return task_digest(drawn).hex()[:16]
+        except ConfigError:  # Whoever needs such tasks is told.
+            return None
 
     def sample_meta_batch(self, num_tasks: int, rng: np.random.Generator) -> list[Task]:
         """Draw the training tasks of one meta-update; a function of ``rng``'s state alone.
