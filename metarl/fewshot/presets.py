@@ -157,9 +157,9 @@ PRESETS: dict[str, Preset] = {
     },
     **{
         f"anil:glyphs{ways}": Preset(
-            "MAML's for Omniglot with half the filters, but five steps of 0.4 whatever the ways, since a head alone moves "
-            "less: on validation characters 97 % (5-way 5-shot) and 82 % (20-way), where one step of 0.4 and five of 0.1 "
-            "had 90 and 58 % of test characters; for CPU minutes",
+            "MAML's for Omniglot with half the filters, but five steps of 0.4, since a head alone moves less: 97 % on "
+            "validation characters (5-way 5-shot), 82 % (20-way), where one of 0.4 and five of 0.1 had 90 and 58 % "
+            "of test characters; for CPU minutes",
             {"num_iterations": iterations, "meta_batch_size": tasks, **_SHORT},
             {**_maml_omniglot(0.4, 5, 5, 16).learner, "train_queries": queries, "num_filters": 32, "meta_lr": 0.003},
         )
