@@ -38,6 +38,7 @@ def describe_origin(agent: Agent[Any], distribution: TaskDistribution, config: T
         "settings": None if settings is None else dataclasses.asdict(settings),
         "tasks": distribution.id,
         "draws": distribution.draws,
+        "action_bounds": distribution.action_bounds,
         "train": fixed_settings(config),
     }
 

@@ -123,6 +123,13 @@ def restore(
             f"the checkpoint was trained on tasks with {dataclasses.asdict(spec)}, but they have "
             f"{dataclasses.asdict(agent.spec)} now: did their definition change? Put it back, or start a new run."
         )
+    bounds = (origin or {}).get("action_bounds")  # An older metarl did not record them.
+    if bounds is not None and bounds != distribution.action_bounds:
+        raise CheckpointError(
+            f"the checkpoint was trained on actions in {bounds}, but those of {distribution.id} lie in "
+            f"{distribution.action_bounds} now, so that the same action does something else: did their definition "
+            "change? Put it back, or start a new run."
+        )
     load_state(agent, content["agent"], "agent", modules_only=published)
 
 

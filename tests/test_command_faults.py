@@ -190,6 +190,29 @@ def test_evaluate_names_a_vector_environment_of_one_s_own_that_raises(capsys: py
     )
 
 
+_LEVERS = """
+import gymnasium as gym, numpy as np, metarl
+class Lever(gym.Env):
+    observation_space = gym.spaces.Box(0.0, 1.0, (1,))
+    def __init__(self, high): self.action_space = gym.spaces.Box(-1.0, high, (1,))
+    def reset(self, seed=None, options=None): return np.zeros(1, np.float32), {}
+    def step(self, action): return np.zeros(1, np.float32), float(action[0]), False, False, {}
+weak = metarl.TaskDistribution("weak", lambda rng: float(rng.uniform()), lambda task: Lever(1.0), horizon=3)
+strong = metarl.TaskDistribution("strong", weak.sample, lambda task: Lever(2.0), horizon=3)
+"""
+
+
+def test_evaluate_tells_of_actions_with_other_bounds_than_in_training() -> None:
+    Path("levers.py").write_text(_LEVERS)
+    assert in_a_process(_SHORT.replace("rl2 bandit", "rl2 levers:weak")).returncode == 0
+    (run,) = Path("runs").iterdir()
+    told = "The actions of strong lie in [[-1.0], [2.0]], those that the agent was trained on in [[-1.0], [1.0]]"
+    for name in ("strong", "weak"):
+        result = in_a_process(f"evaluate {run} --tasks levers:{name} --num-tasks 2 --trust-tasks")
+        assert result.returncode == 0, result.stderr
+        assert (told in result.stdout) == (name == "strong")
+
+
 def test_a_vector_environment_that_cannot_be_closed_is_warned_of() -> None:
     Path("faulty.py").write_text(_TASKS)
     result = in_a_process(_SHORT.replace("rl2 bandit", "rl2 faulty:bad_close"))

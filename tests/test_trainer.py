@@ -513,6 +513,48 @@ def test_tasks_that_are_drawn_otherwise_than_before_are_told(run: RunFolder, ban
         restore(_agent(narrow), content, narrow, _CONFIG, resume=True)
 
 
+class _Lever(gym.Env[Any, Any]):
+    """Rewards its action."""
+
+    observation_space = gym.spaces.Box(0.0, 1.0, (1,))
+
+    def __init__(self, high: float) -> None:
+        self.action_space = gym.spaces.Box(-1.0, high, (2,))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return np.zeros(1, np.float32), float(action.sum()), False, False, {}
+
+
+def _levers(high: float) -> TaskDistribution:
+    return TaskDistribution("levers", lambda rng: float(rng.uniform()), lambda task: _Lever(high), horizon=3)
+
+
+def test_other_bounds_of_actions_than_before_are_refused(run: RunFolder) -> None:
+    """The spaces have the same sizes, and the same choice of the agent would be another action."""
+    train(_agent(_levers(1.0)), _levers(1.0), _CONFIG, run)
+    _, content = run.checkpoints.load_latest()
+    with pytest.raises(
+        CheckpointError,
+        match=r"actions in \[\[-1.0, -1.0\], \[1.0, 1.0\]\], but those of levers lie in .* \[2.0, 2.0\]\] now",
+    ):
+        restore(_agent(_levers(2.0)), content, _levers(2.0), _CONFIG)
+    restore(_agent(_levers(1.0)), content, _levers(1.0), _CONFIG)
+    del content["origin"]["action_bounds"]  # An older metarl did not record them.
+    restore(_agent(_levers(2.0)), content, _levers(2.0), _CONFIG)
+
+
+def test_actions_without_bounds_are_saved(tmp_path: Path) -> None:
+    free = _levers(math.inf)
+    run = RunFolder.create(tmp_path, "free")
+    train(_agent(free), free, _CONFIG, run)
+    _, content = run.checkpoints.load_latest()
+    assert content["origin"]["action_bounds"] == free.action_bounds == [[-1.0, -1.0], [None, None]]
+    restore(_agent(free), content, free, _CONFIG)
+
+
 def test_tasks_that_no_digest_can_be_made_of_are_not_told_apart(bandit: TaskDistribution, tmp_path: Path) -> None:
     with (tmp_path / "open").open("w") as file:
         odd = dataclasses.replace(bandit, sample=lambda rng: file, sample_test=lambda rng: file)

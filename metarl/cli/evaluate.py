@@ -93,6 +93,12 @@ def evaluate(words: list[str], console: Console) -> int:
     if options.official:
         return _evaluate_official(options, this, agent, iteration, output, console)
     distribution = this.seen(load_distribution(options.tasks)) if options.tasks else this.distribution
+    if distribution.action_bounds != (trained := this.distribution.action_bounds):
+        console.print(
+            f"[yellow]The actions of {escape(distribution.id)} lie in {distribution.action_bounds}, those that the "
+            f"agent was trained on in {trained}: the same choice of the agent is another action.[/]",
+            soft_wrap=True,
+        )
     tasks = chosen_tasks(distribution, options.task, options.num_tasks) if options.task else None
     require_memory(
         this.agent_config,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -166,6 +167,19 @@ class TaskDistribution:
                 "gymnasium.wrappers.TimeLimit through gymnasium.make(..., max_episode_steps=N)."
             )
         return dataclasses.replace(spec_of(*flat, horizon), measured=is_measured(spaces[0]))
+
+    @property
+    def action_bounds(self) -> list[list[float | None]] | None:
+        """Lower and upper bounds of flat actions, onto which an agent's [-1, 1] is mapped, None where there is none.
+
+        Of a choice alone there are no bounds: None.
+        """
+        space = flattened(*self.spaces)[1]
+        if isinstance(space, gym.spaces.Discrete):
+            return None
+        return [
+            [bound if math.isfinite(bound) else None for bound in side.tolist()] for side in (space.low, space.high)
+        ]
 
     def make_vector_env(self, num_envs: int) -> VectorEnv[Any, Any, Any]:
         """``num_envs`` instances with flat spaces that take ``reset(options={"tasks": [...], "reset_mask": ...})``.
