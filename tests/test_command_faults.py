@@ -190,6 +190,17 @@ def test_evaluate_names_a_vector_environment_of_one_s_own_that_raises(capsys: py
     )
 
 
+@pytest.mark.parametrize("words", ["train rl2 bandit --help", "--help", "list", "list presets"])
+def test_a_pipe_that_nobody_reads_ends_a_command_without_a_word(words: str) -> None:
+    """As ``metarl ... | head`` does."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "metarl", *words.split()]
+    result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (1, "")
+
+
 _LEVERS = """
 import gymnasium as gym, numpy as np, metarl
 class Lever(gym.Env):

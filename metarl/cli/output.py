@@ -16,11 +16,12 @@ class OutputError(MetarlError, OSError):
     """Standard output cannot be written."""
 
 
-class _Output:
-    """A text stream whose failures are told apart from those of other files.
+class _NobodyReads(BrokenPipeError):
+    """Standard output is a pipe whose reader has gone, such as ``head``; rich ends the program by it, quietly."""
 
-    A pipe that nobody reads any more stays a ``BrokenPipeError``, which rich ends the program by, quietly.
-    """
+
+class _Output:
+    """A text stream whose failures are told apart from those of other files and pipes."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -41,8 +42,8 @@ class _Output:
 def _told() -> Iterator[None]:
     try:
         yield
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError as error:
+        raise _NobodyReads(*error.args) from error
     except OSError as error:
         raise OutputError(
             f"cannot write to standard output: {error.strerror or error}. What is saved in run folders is safe."
@@ -55,6 +56,7 @@ def standard_output() -> Iterator[None]:
 
     Raises:
         OutputError: at the latest when the block ends.
+        SystemExit: with status 1 and without a word, as rich does it, where nobody reads any more.
     """
     real = sys.stdout
     for stream in (real, sys.stderr):
@@ -64,10 +66,12 @@ def standard_output() -> Iterator[None]:
         with contextlib.redirect_stdout(_Output(real)):
             yield
             sys.stdout.flush()
-    except OutputError:
+    except (OutputError, _NobodyReads) as error:
         # What is left in the buffer would fail once more when Python ends.
         with contextlib.suppress(OSError, io.UnsupportedOperation):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, real.fileno())
             os.close(nowhere)
+        if isinstance(error, _NobodyReads):
+            raise SystemExit(1) from None
         raise
