@@ -150,12 +150,12 @@ def provenance(scores: Iterable[Mapping[str, Any]]) -> str:
     """One paragraph of Markdown: commits, versions and machines behind the scores."""
     known = list(scores)
     commits = {commit for score in known for commit in _commits(score)}
+    places = [place for s in known for place in (s["manifest"], *s["manifest"].get("resumed_on", []))]
     machines = {
-        f"{s['manifest']['machine']['cpu']}, {s['manifest']['machine']['cores']} cores, "
-        f"{s['manifest']['machine']['torch_threads']} torch thread(s), {s['manifest']['machine']['device']}"
-        for s in known
+        f"{m['cpu']}, {m['cores']} cores, {m['torch_threads']} torch thread(s), {m['device']}"
+        for m in (place["machine"] for place in places)
     }
-    versions = {json.dumps(s["manifest"]["versions"]) for s in known}
+    versions = {json.dumps(place["versions"]) for place in places}
     return (
         f"Commit {', '.join(sorted(commits))}; machine: {'; '.join(sorted(machines))}; "
         f"versions: {'; '.join(sorted(versions))}."

@@ -311,6 +311,9 @@ def test_a_page_names_what_trained_and_what_scored(tmp_path: Path) -> None:
     assert text.startswith(
         "Commit aaaaaaaaaa, aaaaaaaaaa (with files that were changed or new), bbbbbbbbbb, cccccccccc; "
     )
+    other = {"machine": machine | {"cpu": "another"}, "versions": {"torch": "3"}}
+    text = provenance([{"manifest": manifest | {"resumed_on": [other]}}])
+    assert "machine: another, 2 cores, 1 torch thread(s), cpu; one, 2 cores" in text and '{"torch": "3"}' in text
 
 
 def test_a_run_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:

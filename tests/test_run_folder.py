@@ -163,14 +163,29 @@ def test_the_manifest_says_what_it_ran_on(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_the_manifest_names_the_commits_that_went_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = _run(tmp_path)
-    run.note_resume()  # Without a manifest there is nothing to note it in.
+    cpu = torch.device("cpu")
+    run.note_resume(cpu)  # Without a manifest there is nothing to note it in.
     for commit in ("a", "a", "b", "b", "c"):
         monkeypatch.setattr(run_folder, "git_state", lambda commit=commit: {"commit": commit, "dirty": False})
         if commit == "a":
-            run.write_manifest(seed=7, device=torch.device("cpu"))
-        run.note_resume()
+            run.write_manifest(seed=7, device=cpu)
+        run.note_resume(cpu)
     manifest = run.read_manifest()
     assert manifest["git"]["commit"] == "a" and manifest["resumed_at"] == ["b", "c"]
+    assert "resumed_on" not in manifest
+
+
+def test_the_manifest_names_the_machines_that_went_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, cpu = _run(tmp_path), torch.device("cpu")
+    run.write_manifest(seed=7, device=cpu)
+    first = run.read_manifest()
+    for cores in (3, 3, 5):
+        monkeypatch.setattr(os, "cpu_count", lambda cores=cores: cores)
+        run.note_resume(cpu)
+    manifest = run.read_manifest()
+    assert [place["machine"]["cores"] for place in manifest["resumed_on"]] == [3, 5]
+    assert manifest["resumed_on"][0]["versions"] == manifest["versions"] == first["versions"]
+    assert manifest["machine"] == first["machine"]
 
 
 def test_a_run_of_this_checkout_names_its_commit() -> None:

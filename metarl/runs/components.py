@@ -6,12 +6,19 @@ import abc
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
 class Components(abc.ABC):
-    """Whatever is trained: a subclass names its parts, and has their state, to save and to load, for it."""
+    """Whatever is trained: a subclass names its parts, and has their state, to save and to load, for it.
+
+    Attributes:
+        device: where parameters live.
+    """
+
+    device: torch.device
 
     @abc.abstractmethod
     def components(self) -> Mapping[str, nn.Module | Optimizer]:

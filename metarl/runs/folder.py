@@ -36,6 +36,9 @@ REFERENCE = "pretrained"
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metaworld", "metarl")
 
+_PLACE = ("versions", "machine")
+"""What of a manifest may differ when a run goes on elsewhere, or later."""
+
 
 class RunFolder:
     """One run on disk; make it with :meth:`create` or :meth:`open`.
@@ -253,18 +256,26 @@ class RunFolder:
         launch = {} if launcher() is None else {"launcher": launcher(), "ranks": current().world_size}
         write_json(self.path / "manifest.json", {**surroundings(device), "seed": seed, "command": command, **launch})
 
-    def note_resume(self) -> None:
-        """Note in the manifest, under ``resumed_at``, which commit goes on with the run, if it is another one.
+    def note_resume(self, device: torch.device) -> None:
+        """Note in the manifest what goes on with the run, where that is new.
+
+        A commit stands under ``resumed_at``, versions and machine under ``resumed_on``.
 
         Raises:
             CheckpointError: if the manifest cannot be read or written.
         """
         if not (self.path / "manifest.json").is_file():
             return
-        manifest = self.read_manifest()
+        manifest, here = self.read_manifest(), surroundings(device)
         commits = [(manifest.get("git") or {}).get("commit"), *manifest.get("resumed_at", [])]
-        if (commit := (git_state() or {}).get("commit")) != commits[-1]:
-            write_json(self.path / "manifest.json", {**manifest, "resumed_at": [*commits[1:], commit]})
+        places = [{name: manifest.get(name) for name in _PLACE}, *manifest.get("resumed_on", [])]
+        new = {}
+        if (commit := (here["git"] or {}).get("commit")) != commits[-1]:
+            new["resumed_at"] = [*commits[1:], commit]
+        if (place := {name: here[name] for name in _PLACE}) != places[-1]:
+            new["resumed_on"] = [*places[1:], place]
+        if new:
+            write_json(self.path / "manifest.json", {**manifest, **new})
 
     def read_manifest(self) -> dict[str, Any]:
         """What :meth:`write_manifest` wrote.

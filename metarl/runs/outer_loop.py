@@ -193,7 +193,7 @@ def run_loop(
             elif state.resumed:
                 run.checkpoints.settle()
             if state.resumed:
-                run.note_resume()
+                run.note_resume(work.components.device)
             logger = stack.enter_context(Logger(run, resume_from=state.iteration if state.resumed else None))
         stop = stack.enter_context(graceful_stop())
 
