@@ -48,8 +48,9 @@ _CARTPOLE_MAML = Preset(
     {"hidden_sizes": (32, 32), "inner_lr": 0.5, "extra_step_factor": 0.25},
 )
 _CARTPOLE_RL2 = Preset(
-    "chosen on training tasks for 2 CPU cores",
-    {"num_iterations": 50, "meta_batch_size": 100, "eval_every": 10},
+    "chosen on training tasks for 2 CPU cores; on cartpole-goal the second episode rises from the 42nd to the 64th "
+    "iteration and stays (seed 101)",
+    {"num_iterations": 100, "meta_batch_size": 100, "eval_every": 10},
     {"hidden_size": 64, "meta_lr": 2e-3},
 )
 _NAVIGATION_RL2 = Preset(
