@@ -50,7 +50,7 @@ _CARTPOLE_MAML = Preset(
 _CARTPOLE_RL2 = Preset(
     "chosen on training tasks for 2 CPU cores; on cartpole-goal the second episode rises from the 42nd to the 64th "
     "iteration and stays (seed 101)",
-    {"num_iterations": 100, "meta_batch_size": 100, "eval_every": 10},
+    {"meta_batch_size": 100, "eval_every": 10},
     {"hidden_size": 64, "meta_lr": 2e-3},
 )
 _NAVIGATION_RL2 = Preset(
