@@ -35,7 +35,7 @@ _TEST_SHARE = 5
 _MAX_REJECTIONS = 2000
 
 _TOLD_BY = 4
-"""Tasks of each split by which a distribution is told from another of its name."""
+"""Draws of each sampler by which a distribution is told from another of its name."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +108,14 @@ class TaskDistribution:
 
     @cached_property
     def draws(self) -> str | None:
-        """A digest of the first tasks that each split draws from streams that never change.
+        """A digest of the first tasks that each sampler draws from a stream that never changes.
 
         Two distributions that differ in it draw other tasks; None if no digest can be made of them.
         """
+        samplers = ("sample",) if self.sample_test is None else ("sample", "sample_test")
         try:
-            drawn = [split.sample(_TOLD_BY, numpy_stream(0, "draws", split.name)) for split in (self.train, self.test)]
-            return task_digest(drawn).hex()[:16]
+            rng = numpy_stream(0, "draws")
+            return task_digest([self.call(name, rng) for name in samplers for _ in range(_TOLD_BY)]).hex()[:16]
         except ConfigError:  # Whoever needs such tasks is told.
             return None
 
