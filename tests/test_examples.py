@@ -14,7 +14,12 @@ import pytest
 from helpers.pages import ROOT
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-NEEDS = {"minigrid_tasks": "minigrid", "highway_tasks": "highway_env", "robotics_tasks": "gymnasium_robotics"}
+NEEDS = {
+    "minigrid_tasks": "minigrid",
+    "minigrid_hidden_goal": "minigrid",
+    "highway_tasks": "highway_env",
+    "robotics_tasks": "gymnasium_robotics",
+}
 SLOW = {*NEEDS, "sweep"}
 PRINTS = {
     "deploy": r"return before adaptation \d+\.\d, after it \d+\.\d\naction: [01]\n",
