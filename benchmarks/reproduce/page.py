@@ -240,12 +240,16 @@ def _draw(table: PaperTable, results: Sequence[Result], path: Path) -> None:
 
 
 def _draw_curves(table: PaperTable, scores: Scores, path: Path) -> bool:
-    """A panel for each row, in it a line for each run, the mean over its seeds; False if no score has a curve."""
+    """A panel for each row, in it a line for each run, the mean over its seeds; False if no score has a curve.
+
+    What is not trained has one of a single point, which is none to look at.
+    """
     runs: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for cell, seed in table.runs(table.cells, "full"):
-        if "curve" in scores.get((cell, seed), {}):
+        curve = scores.get((cell, seed), {}).get("curve", {})
+        if curve and min(map(len, curve.values())) > 1:
             label = cell.column if cell.run_key == cell.key else cell.row
-            runs.setdefault(cell.row, {}).setdefault(label, []).append(scores[cell, seed]["curve"])
+            runs.setdefault(cell.row, {}).setdefault(label, []).append(curve)
     if not runs:
         return False
     across = min(4, len(runs))
