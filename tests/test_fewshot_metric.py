@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from metarl.errors import ConfigError
 from metarl.fewshot.learner import Learner, LearnerConfig
+from metarl.fewshot.learners.embedding import mixed
 from metarl.fewshot.learners.matching import MatchingConfig, MatchingNet, match
 from metarl.fewshot.learners.nearest_neighbour import NearestNeighbourConfig
 from metarl.fewshot.learners.protonet import ProtoNet, ProtoNetConfig, distance_logits, prototypes
@@ -212,7 +213,7 @@ def test_with_full_context_predictions_are_those_of_the_plain_loop(float64: None
     assert isinstance(learner, MatchingNet)
     outputs = learner.predict(adapted(learner, batch.support), batch.query.x)
     loss = nn.functional.cross_entropy(outputs.flatten(0, 1), batch.query.y.flatten())
-    expected = _matching_loss(_network(learner), batch, 2, list(range(6))).detach()
+    expected = _matching_loss(_network(learner), batch, 2, mixed(6)).detach()
     assert float(loss) == pytest.approx(float(expected), rel=1e-10)
 
 

@@ -13,6 +13,7 @@ from helpers.fewshot_runs import CPU, adapted, built, double, scores, train
 from torch import Tensor, nn
 
 from metarl.errors import ConfigError
+from metarl.fewshot.learners.embedding import mixed
 from metarl.fewshot.learners.snail import SNAIL, SNAILConfig
 from metarl.fewshot.tasks.sinusoid import Sinusoid
 from metarl.fewshot.types import EpisodeConfig, Examples, FewShotSpec, TaskBatch
@@ -72,11 +73,20 @@ def _task_outputs(learner: SNAIL, support: Examples, queries: Tensor, task: int,
     return torch.stack(rows)
 
 
+@pytest.mark.parametrize("num_examples", [5, 6, 20, 25, 100])
+def test_support_sets_are_read_mixed_as_in_training(num_examples: int) -> None:
+    """Always in the same order, and not in that of the classes, in which they come."""
+    order = mixed(num_examples)
+    assert sorted(order) == list(range(num_examples)) and order == mixed(num_examples)
+    rising = sum(late > early for early, late in itertools.pairwise(order))
+    assert 0.2 < rising / (num_examples - 1) < 0.8
+
+
 def test_predictions_are_those_of_one_sequence_for_each_query(float64: None) -> None:
     learner, batch = _snail(), _batch()
     found = learner.predict(adapted(learner, batch.support), batch.query.x)
     for task in range(3):
-        expected = _task_outputs(learner, batch.support, batch.query.x, task, list(range(6)))
+        expected = _task_outputs(learner, batch.support, batch.query.x, task, mixed(6))
         torch.testing.assert_close(found[task], expected.detach(), rtol=1e-10, atol=1e-12)
 
 

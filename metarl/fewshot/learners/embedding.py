@@ -88,6 +88,16 @@ def shuffled(num_tasks: int, num_examples: int, generator: torch.Generator) -> T
     return drawn[first : first + num_tasks].argsort(1)
 
 
+def mixed(num_examples: int) -> list[int]:
+    """The order in which a learner that reads a support set as a sequence reads it after training.
+
+    One of those that :func:`shuffled` draws, and always the same one. Examples come sorted by their classes, which
+    training all but never shows: what was learned need not hold for such an order.
+    """
+    order: list[int] = torch.randperm(num_examples, generator=torch.Generator().manual_seed(0)).tolist()
+    return order
+
+
 def _is_transductive(body: nn.Module) -> bool:
     return any(isinstance(part, TaskNorm) and part.norm == "transductive" for part in body.modules())
 

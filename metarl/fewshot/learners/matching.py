@@ -4,8 +4,8 @@ Vinyals, Blundell, Lillicrap, Kavukcuoglu, Wierstra, 2016, "Matching networks fo
 
 ``f'`` and ``g'`` of the paper are one network here, as in its experiments on images. Where the paper leaves a choice:
 the recurrent state of full context embeddings begins at zero, so that the first read is the mean of the support, and
-the support set, over which the LSTM of ``g`` runs in some order, is shuffled in training and taken as it comes
-afterwards.
+the support set, over which the LSTM of ``g`` runs in some order, is shuffled in training and read in one fixed mixed
+order afterwards (see :func:`metarl.fewshot.learners.embedding.mixed`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from metarl.fewshot.learners.embedding import (
     build_features,
     embed,
     embed_batch,
+    mixed,
     require_classification,
     shuffled,
 )
@@ -145,7 +146,10 @@ class MatchingNet(Learner[Matched]):
     def adapt(self, state: Matched, support: Examples) -> Matched:
         """Keep the support set's embeddings; what was known before is forgotten."""
         features = embed(self.body, support.x)
-        return Matched(features if self.context is None else self.context.of_support(features), support.y)
+        if self.context is None:
+            return Matched(features, support.y)
+        order = mixed(support.y.shape[1])
+        return Matched(self.context.of_support(features[:, order]), support.y[:, order])
 
     @torch.no_grad()
     def predict(self, state: Matched, x: Tensor) -> Tensor:

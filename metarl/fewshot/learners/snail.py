@@ -4,6 +4,9 @@ Mishra, Rohaninejad, Chen, Abbeel, 2018, "A simple neural attentive meta-learner
 blocks are those of the agent (:mod:`metarl.networks.snail`); their sizes are the paper's for Omniglot:
 ``Attention(64, 32), TC(T, 128), Attention(256, 128), TC(T, 128), Attention(512, 256)`` and a linear layer.
 
+Support sets are read in random order in training and in one fixed mixed order afterwards: of those that come sorted by
+their classes, a network that had 73 % of the queries knew 42 %.
+
 Differences from the paper: it builds a sequence for each query, and here all queries of a task share what the blocks
 made of the support set, of which each is a next step of its own: the same numbers, at a fraction of the cost. The
 embedding is that of the other learners (its ResNet for miniImageNet can be given as a backbone of one's own). In
@@ -25,7 +28,7 @@ from torch.optim import Optimizer
 from metarl.config.settings import Count, Natural, SomeCounts
 from metarl.errors import ConfigError
 from metarl.fewshot.learner import Learner
-from metarl.fewshot.learners.embedding import FeatureConfig, build_features, embed, embed_batch, shuffled
+from metarl.fewshot.learners.embedding import FeatureConfig, build_features, embed, embed_batch, mixed, shuffled
 from metarl.fewshot.learners.outer_step import OuterStep
 from metarl.fewshot.types import Examples, FewShotSpec, TaskBatch
 from metarl.networks.snail import AttentionBlock, DenseBlock
@@ -165,8 +168,9 @@ class SNAIL(Learner[Reading]):
 
     @torch.no_grad()
     def adapt(self, state: Reading, support: Examples) -> Reading:
-        """Read the support set in the order in which it comes; what was known before is forgotten."""
-        return Reading(self.reader.read(embed(self.body, support.x), self._labels(support.y)))
+        """Read the support set in a :func:`mixed` order; what was known before is forgotten."""
+        order = mixed(support.y.shape[1])
+        return Reading(self.reader.read(embed(self.body, support.x[:, order]), self._labels(support.y[:, order])))
 
     @torch.no_grad()
     def predict(self, state: Reading, x: Tensor) -> Tensor:
