@@ -4,7 +4,6 @@
 """
 
 import gymnasium as gym
-import minigrid  # noqa: F401 (registers the environments)
 import numpy as np
 from minigrid.core.grid import Grid
 from minigrid.envs import EmptyEnv

@@ -15,8 +15,9 @@ from metarl.agent import Agent
 from metarl.agents import AGENTS
 from metarl.config import TrainConfig, from_dict
 from metarl.errors import ConfigError
+from metarl.functional.trees import map_tensors
 from metarl.rollouts.collector import Collector
-from metarl.rollouts.host_actor import HostActor, acting_on, moved
+from metarl.rollouts.host_actor import HostActor, acting_on
 from metarl.rollouts.trial import run_trial
 from metarl.runs.folder import RunFolder
 from metarl.seeding import numpy_stream
@@ -89,10 +90,12 @@ class _Pair(NamedTuple):
 def test_states_of_every_form_are_moved() -> None:
     one = torch.ones(2)
     state = {"a": _State(one, 3), "b": _Pair(one, [one, None])}
-    there = moved(state, torch.device("meta"))
+    there = map_tensors(lambda tensor: tensor.to("meta"), state)
     assert there["a"].hidden.device.type == there["b"].left.device.type == there["b"].right[0].device.type == "meta"
     assert there["a"].steps == 3 and there["b"].right[1] is None
     assert one.device.type == "cpu"
+    with pytest.raises(ConfigError, match="cannot tell which task a state's int 3 belongs to"):
+        map_tensors(torch.add, state["a"], _State(one, 4))
 
 
 def test_training_plays_with_the_actor_and_saves_the_learner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,8 +121,9 @@ def test_only_what_learns_elsewhere_is_doubled() -> None:
 
 def test_bad_places_and_agents_are_named() -> None:
     agent = _built("rl2", make("navigation-2d").spec)
+    place: Any = "gpu"
     with pytest.raises(ConfigError, match=r"unknown place to act 'gpu'.*Valid choices: cpu, device"):
-        acting_on(agent, "gpu")  # type: ignore[arg-type]
+        acting_on(agent, place)
     agent.config = None
     with pytest.raises(ConfigError, match="is built twice, from its config, and RL2 has none"):
         HostActor(agent)

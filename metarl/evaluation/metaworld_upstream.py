@@ -7,7 +7,6 @@ That function adapts and acts through the callbacks of ``metaworld.evaluation.Me
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, cast
 
@@ -21,6 +20,7 @@ from metarl.agent import Agent
 from metarl.envs.metaworld.task_sets import TaskSet
 from metarl.envs.metaworld.upstream import upstream
 from metarl.errors import ConfigError
+from metarl.functional.trees import map_tensors
 from metarl.rollouts.collector import exploration_seed
 from metarl.seeding import derive
 from metarl.types import Rollout, Timestep
@@ -343,16 +343,5 @@ def _join(episodes: list[Rollout]) -> Rollout:
 
 
 def _where(mask: Tensor, new: Any, old: Any) -> Any:
-    """``new`` for the tasks in ``mask`` ``[task]``, else ``old``, through dataclasses, mappings and sequences."""
-    if isinstance(new, Tensor):
-        return torch.where(mask.view(-1, *(1,) * (new.dim() - 1)), new, old)
-    if dataclasses.is_dataclass(new) and not isinstance(new, type):
-        names = [field.name for field in dataclasses.fields(new)]
-        return type(new)(**{name: _where(mask, getattr(new, name), getattr(old, name)) for name in names})
-    if isinstance(new, Mapping):
-        return {key: _where(mask, value, old[key]) for key, value in new.items()}
-    if isinstance(new, tuple | list):
-        return type(new)(_where(mask, *pair) for pair in zip(new, old, strict=True))
-    if new != old:
-        raise ConfigError(f"OfficialAgent cannot tell which task a state's {type(new).__name__} {new!r} belongs to.")
-    return new
+    """``new`` for the tasks in ``mask`` ``[task]``, else ``old``."""
+    return map_tensors(lambda a, b: torch.where(mask.view(-1, *(1,) * (a.dim() - 1)), a, b), new, old)

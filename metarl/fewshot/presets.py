@@ -177,16 +177,14 @@ PRESETS: dict[str, Preset] = {
         {"num_iterations": 1000, "meta_batch_size": 1, **_SHORT},
         {"train_ways": 20, "train_queries": 5, "num_filters": 32},
     ),
-    "matching:glyphs": Preset(
-        "the network of the other learners on glyphs, for CPU minutes; cosines by 100 (arXiv 1904.04232)",
-        {"num_iterations": 1000, "meta_batch_size": 8, **_SHORT},
-        {"num_filters": 32, **_SCALED},
-    ),
-    "matching:glyphs:20-way": Preset(
-        "the network of the other learners on glyphs, for CPU minutes; cosines by 100 (arXiv 1904.04232)",
-        {"num_iterations": 1000, "meta_batch_size": 2, **_SHORT},
-        {"num_filters": 32, **_SCALED},
-    ),
+    **{
+        f"matching:glyphs{ways}": Preset(
+            "the network of the other learners on glyphs, for CPU minutes; cosines by 100 (arXiv 1904.04232)",
+            {"num_iterations": 1000, "meta_batch_size": tasks, **_SHORT},
+            {"num_filters": 32, **_SCALED},
+        )
+        for ways, tasks in (("", 8), (":20-way", 2))
+    },
     "snail:glyphs": Preset(
         "the network of the other learners on glyphs, for CPU minutes",
         {"num_iterations": 1500, "meta_batch_size": 4, **_SHORT},

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from metarl.agent import Agent
 from metarl.errors import ConfigError, unknown_name
+from metarl.functional.trees import map_tensors
 from metarl.types import Action, Rollout, Timestep, Trial
 
 ActOn = Literal["device", "cpu"]
@@ -86,22 +86,9 @@ class HostActor(Agent[Any]):
     def adapt(self, state: Any, rollout: Rollout) -> Any:
         """The learner's; the state comes back to the processor."""
         device = self.learner.device
-        return moved(self.learner.adapt(moved(state, device), rollout.to(device)), _HOST)
+        adapted = self.learner.adapt(map_tensors(lambda tensor: tensor.to(device), state), rollout.to(device))
+        return map_tensors(lambda tensor: tensor.to(_HOST), adapted)
 
     def meta_update(self, trial: Trial) -> dict[str, float]:
         """The learner's."""
         return self.learner.meta_update(trial.to(self.learner.device))
-
-
-def moved(value: Any, device: torch.device) -> Any:
-    """The same on ``device``, through dataclasses, mappings and sequences; what is no tensor stays as it is."""
-    if isinstance(value, Tensor):
-        return value.to(device)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return type(value)(**{f.name: moved(getattr(value, f.name), device) for f in dataclasses.fields(value)})
-    if isinstance(value, Mapping):
-        return {key: moved(part, device) for key, part in value.items()}
-    if isinstance(value, tuple | list):
-        parts = [moved(part, device) for part in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return value
