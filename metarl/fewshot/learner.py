@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from metarl.config.settings import Count, Counts, Positive, check_settings
+from metarl.config.settings import Count, Counts, Natural, Positive, check_settings
 from metarl.fewshot.types import EpisodeConfig, Examples, FewShotSpec, TaskBatch
 from metarl.networks.backbones import Downsample, Precision
 from metarl.networks.task_norm import Norm
@@ -75,8 +76,8 @@ class Learner(Components, Generic[State]):
         """Improve the meta-parameters by one batch of training tasks; returns metrics by name, ``loss`` among them."""
 
     def training_episode(self, episode: EpisodeConfig) -> EpisodeConfig:
-        """The size of training tasks, given that of test tasks; the same unless a learner trains on larger ones."""
-        return episode
+        """The size of training tasks, given that of test tasks: the same but for what the settings say."""
+        return dataclasses.replace(episode, queries=self.config.train_queries or episode.queries)
 
     def seed(self, seed: int) -> None:
         """Restart the learner's random stream, which happens before every batch."""
@@ -116,6 +117,8 @@ class LearnerConfig(abc.ABC):
     """Precision of conv4's convolutions; bfloat16 takes .6 to .8 of the time where the processor multiplies in it."""
     meta_lr: Positive = 1e-3
     """Step size of Adam in the outer loop."""
+    train_queries: Natural = 0
+    """Queries of each class of a training task; 0: as many as in test."""
 
     @property
     def last_iteration(self) -> int | None:

@@ -129,9 +129,10 @@ PRESETS: dict[str, Preset] = {
     },
     **{
         f"{learner}:{tasks}": Preset(
-            f"networks as in {paper}; 10,000 iterations of 16 tasks, what an hour of one core can in 5-way 1-shot",
+            f"networks as in {paper}; 10,000 iterations of 16 tasks with 5 queries of each class as in training "
+            "Prototypical Networks, what an hour of one core can in 5-way 1-shot",
             {"num_iterations": 10_000, "meta_batch_size": 16, **_SHORT},
-            settings,
+            {"train_queries": 5, **settings},
         )
         for learner, paper, settings in (
             ("matching", "Matching Networks (arXiv 1606.04080) 4.1.1, cosines by 100 (arXiv 1904.04232)", _SCALED),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from metarl.fewshot.backbone import require_outputs
 from metarl.fewshot.learner import Learner, LearnerConfig
 from metarl.fewshot.learners.outer_step import training_mode
 from metarl.fewshot.objective import task_losses
-from metarl.fewshot.types import EpisodeConfig, Examples, FewShotSpec, TaskBatch
+from metarl.fewshot.types import Examples, FewShotSpec, TaskBatch
 from metarl.networks.module_call import expect_buffers, mean_buffers
 from metarl.networks.params import Params, trainable
 from metarl.networks.task_norm import batch_statistics, set_step
@@ -73,8 +72,6 @@ class GradientLearnerConfig(LearnerConfig):
     """Steps of adaptation in training."""
     num_eval_steps: Count = 10
     """Steps of adaptation in evaluation."""
-    train_queries: Natural = 0
-    """Queries of each class of a training task; 0: as many as in test."""
     inner_batch_size: Natural = 0
     """Examples of the support in each step, drawn anew; 0 takes all of them."""
     task_chunk: Natural = 0
@@ -138,10 +135,6 @@ class GradientLearner(Learner[FastWeights]):
         """The meta-learned parameters, for each of the tasks whose seeds these are."""
         named = dict(self.module.named_parameters())
         return {name: named[name].expand(len(seeds), *named[name].shape) for name in self.adapted}
-
-    def training_episode(self, episode: EpisodeConfig) -> EpisodeConfig:
-        """The same with ``train_queries``."""
-        return dataclasses.replace(episode, queries=self.config.train_queries or episode.queries)
 
     def adapt(self, state: FastWeights, support: Examples) -> FastWeights:
         """One step of the rule, normalised by the support set itself as in training: it is given as a whole."""

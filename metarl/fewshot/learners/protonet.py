@@ -39,8 +39,6 @@ class ProtoNetConfig(FeatureConfig):
 
     train_ways: Natural = 0
     """Classes of a training task, 60 in the paper's Omniglot runs (section 3.1); 0: as many as in test."""
-    train_queries: Natural = 0
-    """Queries of each class of a training task, 5 there; 0: as many as in test."""
     lr_halve_every: Natural = 2000
     """Meta-updates after which the step size is halved, again and again; 0: never."""
 
@@ -77,7 +75,6 @@ class ProtoNet(Learner[Prototypes]):
         self.config = config
         self.body, self._num_features = build_features(config, spec, device, seed, signed=True)
         self._outer = OuterStep(self.body, config.meta_lr, config.lr_halve_every)
-        self._sizes = {"ways": config.train_ways, "queries": config.train_queries}
 
     def components(self) -> Mapping[str, nn.Module | Optimizer]:
         """The embedding and its optimiser."""
@@ -108,8 +105,8 @@ class ProtoNet(Learner[Prototypes]):
         return self._outer.step(predict, self.spec.kind, self.generator)
 
     def training_episode(self, episode: EpisodeConfig) -> EpisodeConfig:
-        """More ways or other queries than in test, if the settings say so."""
-        return dataclasses.replace(episode, **{name: size for name, size in self._sizes.items() if size})
+        """With ``train_ways``, too."""
+        return dataclasses.replace(super().training_episode(episode), ways=self.config.train_ways or episode.ways)
 
 
 def prototypes(features: Tensor, y: Tensor, num_ways: int) -> Tensor:

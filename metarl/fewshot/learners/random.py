@@ -27,6 +27,8 @@ class RandomConfig(FeatureConfig):
 
     meta_lr: Literal[0] = 0
     """Nothing is learned."""
+    train_queries: Literal[0] = 0
+    """Training uses no examples."""
 
     def build(self, spec: FewShotSpec, device: torch.device, seed: int) -> Random:
         """A fresh learner."""
