@@ -18,6 +18,7 @@ from metarl.agents import AGENTS
 from metarl.agents.registry import agent_name
 from metarl.config import TrainConfig, fixed_settings, from_dict, run_config
 from metarl.errors import ConfigError
+from metarl.rollouts.first_steps import difference, first_steps
 from metarl.runs.files import typed
 from metarl.runs.outer_loop import require_same_run
 from metarl.tasks.distribution import TaskDistribution
@@ -32,13 +33,20 @@ def describe_origin(agent: Agent[Any], distribution: TaskDistribution, config: T
         distribution: its tasks, told by their id.
         config: settings of the outer loop; those that may change are left out.
     """
+    return {
+        **_names(agent, distribution, config),
+        "draws": distribution.draws,
+        "action_bounds": distribution.action_bounds,
+        "first_steps": first_steps(distribution),
+    }
+
+
+def _names(agent: Agent[Any], distribution: TaskDistribution, config: TrainConfig) -> dict[str, Any]:
     settings = agent.config if isinstance(agent.config, AgentConfig) else None
     return {
         "agent": None if settings is None else _kind(settings),
         "settings": None if settings is None else dataclasses.asdict(settings),
         "tasks": distribution.id,
-        "draws": distribution.draws,
-        "action_bounds": distribution.action_bounds,
         "train": fixed_settings(config),
     }
 
@@ -46,7 +54,7 @@ def describe_origin(agent: Agent[Any], distribution: TaskDistribution, config: T
 def require_same_origin(
     saved: Mapping[str, Any] | None, agent: Agent[Any], distribution: TaskDistribution, config: TrainConfig
 ) -> None:
-    """Refuse the checkpoint of another run; warn if tasks of the same name are drawn otherwise than they were.
+    """Refuse the checkpoint of another run.
 
     Args:
         saved: what :func:`describe_origin` said when the checkpoint was saved; None for one of an older metarl, which
@@ -67,7 +75,7 @@ def require_same_origin(
         )
         return
     where = "the checkpoint's origin"
-    here = describe_origin(agent, distribution, config)
+    here = _names(agent, distribution, config)
     pairs = [("agent", saved.get("agent"), here["agent"]), ("tasks", saved.get("tasks"), here["tasks"])]
     pairs += [(name, value, here["train"].get(name)) for name, value in typed(saved, "train", dict, where).items()]
     if isinstance(agent.config, AgentConfig) and saved.get("agent") == here["agent"]:
@@ -80,14 +88,33 @@ def require_same_origin(
         if then != now and not (name == "agent" and None in (then, now))
     ]
     require_same_run(different)
-    draws = saved.get("draws")  # An older metarl did not record it.
-    if draws is not None and here["draws"] not in (None, draws):
+
+
+def warn_of_other_tasks(saved: Mapping[str, Any], distribution: TaskDistribution) -> None:
+    """Warn if tasks of the same name are not those that a run was trained on; an older metarl recorded less of them.
+
+    Args:
+        saved: what :func:`describe_origin` said when the checkpoint was saved.
+        distribution: of that name, today.
+    """
+    draws = saved.get("draws")
+    steps = typed(saved, "first_steps", list, "the checkpoint's origin") if saved.get("first_steps") else None
+    problem: str | None = None
+    if draws is not None and distribution.draws not in (None, draws):
+        problem = (
+            "draws other tasks than those that the run was trained on: its definition was changed, or it draws from "
+            "something else than its rng, or another version of a library draws otherwise"
+        )
+    elif steps is not None and (now := first_steps(distribution)) is not None and (found := difference(steps, now)):
+        problem = (
+            "does something else than when the run was trained: in the first steps of one task, by the same seed and "
+            f"actions, {found}. The environment's code was changed, or a library that simulates it"
+        )
+    if problem is not None:
         warnings.warn(
-            f"{distribution.id} draws other tasks than those that the run was trained on: its definition was changed, "
-            "or it draws from something else than its rng, or another version of a library draws otherwise. What is "
-            "learned or measured from here on is on the tasks of today.",
+            f"{distribution.id} {problem}. What is learned or measured from here on is on the tasks of today.",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
 
 

@@ -14,7 +14,7 @@ from metarl.config import TrainConfig, from_dict
 from metarl.distributed import current, require_ready
 from metarl.errors import CheckpointError
 from metarl.evaluation.evaluator import evaluate, require_same_spaces
-from metarl.origin import describe_origin, find_names, require_same_origin
+from metarl.origin import describe_origin, find_names, require_same_origin, warn_of_other_tasks
 from metarl.plugins import refuse_while_importing
 from metarl.rollouts.collector import Collector
 from metarl.rollouts.host_actor import ActOn, acting_on
@@ -130,6 +130,7 @@ def restore(
             f"{distribution.action_bounds} now, so that the same action does something else: did their definition "
             "change? Put it back, or start a new run."
         )
+    warn_of_other_tasks(origin or {}, distribution)
     load_state(agent, content["agent"], "agent", modules_only=published)
 
 
@@ -154,6 +155,8 @@ class _Work:
     ) -> None:
         self.components, self.player = agent, player
         self.distribution, self.config = distribution, config
+        # Once: it does not change, and playing a simulator's first steps takes a while.
+        self._origin = describe_origin(agent, distribution, config)
         self.collector = Collector(distribution, player.rollouts_per_task, player.device)
 
     def start(self, run: RunFolder) -> None:
@@ -176,9 +179,7 @@ class _Work:
 
     def content(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The agent's state and its origin."""
-        agent = self.components
-        origin = describe_origin(agent, self.distribution, self.config)
-        return {"agent": state, "spec": dataclasses.asdict(agent.spec), "origin": origin}
+        return {"agent": state, "spec": dataclasses.asdict(self.components.spec), "origin": self._origin}
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """See :func:`restore`."""

@@ -509,7 +509,7 @@ def test_tasks_that_are_drawn_otherwise_than_before_are_told(run: RunFolder, ban
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         restore(_agent(bandit), content, bandit, _CONFIG, resume=True)
-        del content["origin"]["draws"]  # An older metarl did not record it.
+        del content["origin"]["draws"], content["origin"]["first_steps"]  # An older metarl did not record them.
         restore(_agent(narrow), content, narrow, _CONFIG, resume=True)
 
 
@@ -542,7 +542,7 @@ def test_other_bounds_of_actions_than_before_are_refused(run: RunFolder) -> None
     ):
         restore(_agent(_levers(2.0)), content, _levers(2.0), _CONFIG)
     restore(_agent(_levers(1.0)), content, _levers(1.0), _CONFIG)
-    del content["origin"]["action_bounds"]  # An older metarl did not record them.
+    del content["origin"]["action_bounds"], content["origin"]["first_steps"]  # An older metarl had neither.
     restore(_agent(_levers(2.0)), content, _levers(2.0), _CONFIG)
 
 

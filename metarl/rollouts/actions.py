@@ -61,6 +61,20 @@ def _onto_box(lib: Any, values: Any, one: Any, bounded: Any, start: Any, width: 
     return lib.minimum(lib.maximum(chosen, low), high)
 
 
+def random_action(space: gym.Space[Any], rng: np.random.Generator) -> Tensor:
+    """An action as an agent's distribution draws it: a choice, numbers in [-1, 1], or choices and numbers.
+
+    Args:
+        space: the flat action space of one instance.
+        rng: source of the draw.
+    """
+    if isinstance(space, gym.spaces.Discrete):
+        return torch.as_tensor(rng.integers(space.n))
+    choices: Any = rng.integers(space.choices) if isinstance(space, FlatProduct) else ()
+    numbers = rng.uniform(-1.0, 1.0, (space.shape or (0,))[0] - len(choices))
+    return torch.from_numpy(np.concatenate([choices, numbers]).astype(np.float32))
+
+
 def env_actions(space: gym.Space[Any], actions: Tensor) -> NDArray[Any]:
     """:class:`ActionMap` of a space that is asked once."""
     return ActionMap(space)(actions)

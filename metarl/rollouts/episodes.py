@@ -34,6 +34,7 @@ class Episodes:
             goes on while other things are done. Not by their presence: what inherits them may change ``step`` alone.
 
     Attributes:
+        action_space: flat, of one instance.
         seen: ``[instance, obs_dim]`` float32, the last observation; zeros where the episode has ended.
         active: ``[instance]`` where the episode has not ended.
         is_stepping: a step was begun, whose answer nobody has taken.
@@ -51,7 +52,8 @@ class Episodes:
         self._shape = env.num_envs, spec.obs_dim
         self._env, self._tasks = env, tasks
         self._slots = env.num_envs // len(tasks)
-        self._to_env = ActionMap(env.single_action_space)
+        self.action_space = env.single_action_space
+        self._to_env = ActionMap(self.action_space)
         self._answer: Any = None
         self.is_stepping = False
         self.seen: NDArray[np.float32] = np.zeros(self._shape, np.float32)

@@ -12,20 +12,18 @@ from typing import Any
 import cloudpickle
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
 from metarl.digest import task_digest
 from metarl.errors import ConfigError, MetarlError, TaskCheckError
-from metarl.rollouts.actions import env_actions
+from metarl.rollouts.actions import env_actions, random_action
 from metarl.seeding import derive, numpy_stream
 from metarl.tasks.distribution import TaskDistribution
 from metarl.testing.environments import check_environment, check_unchanged
 from metarl.types import Task
 from metarl.vector.contract import contract_problems
 from metarl.vector.instances import digest_or_none, own_copy
-from metarl.vector.products import FlatProduct
 from metarl.vector.spaces import flat_spaces, require_env
 
 Array = NDArray[Any]
@@ -320,11 +318,12 @@ class _Check:
             self._finite("observation", obs, env)
             record.append(np.array(obs))
             running = np.ones(len(tasks), bool)
-            action = _random_action(env.single_action_space, rng)
+            space = env.single_action_space
+            action = env_actions(space, random_action(space, rng))
             for _ in range(self._max_steps):
                 # Held actions reach places, and so sparse rewards, that random walks do not.
                 if episode % 2 == 0:
-                    action = _random_action(env.single_action_space, rng)
+                    action = env_actions(space, random_action(space, rng))
                 obs, rewards, terminated, truncated, _ = env.step(np.repeat(action[None], len(tasks), 0))
                 self._finite("observation", obs, env, running)
                 self._finite("reward", rewards, env, running)
@@ -353,16 +352,6 @@ class _Check:
             beyond = " (float32 ends at 3.4e38)" if np.isfinite(bad) else ""
             verb = "reset" if running is None else "step"
             self._add(f"{verb} of an environment returned {bad} in its {name}; expected finite numbers only{beyond}.")
-
-
-def _random_action(space: gym.Space[Any], rng: np.random.Generator) -> Array:
-    if isinstance(space, gym.spaces.Discrete):
-        return np.asarray(rng.integers(space.n))
-    if isinstance(space, FlatProduct):
-        sizes = space.choices
-        box = rng.uniform(-1.0, 1.0, len(space.low) - len(sizes))
-        return env_actions(space, torch.from_numpy(np.concatenate([rng.integers(sizes), box]).astype(np.float32)))
-    return env_actions(space, torch.from_numpy(rng.uniform(-1.0, 1.0, space.shape or ()).astype(np.float32)))
 
 
 def _same(left: Record, right: Record) -> bool:
