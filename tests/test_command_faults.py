@@ -54,6 +54,32 @@ def test_characters_that_standard_output_lacks_are_replaced(words: str) -> None:
     assert result.stdout.isascii() and len(result.stdout) > 100
 
 
+def test_a_changed_environment_is_told_in_a_sentence_and_once(tmp_path: Path) -> None:
+    """Others' warnings say where they were raised, since that is of use there."""
+    code = (
+        "import warnings\nimport gymnasium as gym\nimport numpy as np\nfrom metarl import TaskDistribution\n"
+        "warnings.warn('mine', UserWarning)\n"
+        "class Push(gym.Env):\n"
+        "    observation_space = action_space = gym.spaces.Box(-1.0, 1.0, (1,))\n"
+        "    def __init__(self, goal):\n        self.goal = goal\n"
+        "    def reset(self, *, seed=None, options=None):\n        return np.zeros(1, np.float32), {}\n"
+        "    def step(self, action):\n"
+        "        return np.zeros(1, np.float32), 1.0 * float(action[0]) * self.goal, False, False, {}\n"
+        "pushes = TaskDistribution('mine/push', lambda rng: float(rng.uniform(1, 2)), Push, horizon=3)\n"
+    )
+    tasks = tmp_path / "pushing.py"
+    tasks.write_text(code)
+    trained = in_a_process(f"{_SHORT.replace('bandit', 'pushing:pushes')} --seed 1")
+    assert trained.returncode == 0, trained.stderr
+    tasks.write_text(code.replace("1.0 *", "2.0 *"))
+    went_on = in_a_process("train --resume runs/rl2-pushing-pushes-seed1 --trust-tasks --num-iterations 3")
+    assert went_on.returncode == 0
+    theirs, ours = went_on.stderr.split("warning: ")
+    assert "pushing.py:5: UserWarning: mine" in theirs
+    assert ours.startswith("mine/push does something else than when the run was trained: in the first steps of one ")
+    assert ours.count("\n") == 1
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 @pytest.mark.parametrize("words", ["list", _SHORT, "--version"])
 def test_a_full_standard_output_is_told_once(words: str) -> None:

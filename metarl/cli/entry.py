@@ -15,7 +15,7 @@ from metarl.cli.export import export
 from metarl.cli.fewshot import fewshot
 from metarl.cli.listing import list_names
 from metarl.cli.models import models
-from metarl.cli.output import standard_output
+from metarl.cli.output import plain_warnings, standard_output
 from metarl.cli.plot import plot
 from metarl.cli.train import train
 from metarl.distributed import Group, asked_for, join
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     group = Group()
     try:
-        with standard_output():
+        with standard_output(), plain_warnings():
             if not words or words[0] in ("-h", "--help"):
                 print(_USAGE)
                 return 0 if words else 2

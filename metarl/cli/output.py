@@ -6,7 +6,10 @@ import contextlib
 import io
 import os
 import sys
+import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from metarl.errors import MetarlError
@@ -48,6 +51,34 @@ def _told() -> Iterator[None]:
         raise OutputError(
             f"cannot write to standard output: {error.strerror or error}. What is saved in run folders is safe."
         ) from error
+
+
+def _folders() -> list[Path]:
+    """Where metarl's modules are; in an installation from a checkout its packages lie beside each other."""
+    specs = map(find_spec, ("metarl", "metarl.agents", "metarl.envs", "metarl.benchmarks"))
+    return [Path(spec.origin).parent for spec in specs if spec is not None and spec.origin is not None]
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Print warnings of metarl's as sentences, each once; those of other code keep their place in it."""
+    usual, told = warnings.formatwarning, set[str]()
+
+    def sentence(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    ) -> str:
+        if not any(Path(filename).is_relative_to(folder) for folder in _folders()):
+            return usual(message, category, filename, lineno, line)
+        new = str(message) not in told
+        told.add(str(message))
+        return f"warning: {message}\n" if new else ""
+
+    # Not showwarning, which whoever records warnings replaces.
+    warnings.formatwarning = sentence
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 @contextlib.contextmanager
