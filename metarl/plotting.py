@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,11 +166,14 @@ def learning_figure(
 
     lines = [Line2D([], [], color=_color(index), label=label) for index, label in enumerate(read)]
     names = {curve.metric for curve in drawn}
-    styles = [] if metric is not None else [Line2D([], [], color="0.3", label="training, last shot")]
+    styles = []
+    if metric is None:
+        styles.append(Line2D([], [], color="0.3", label=f"training, {_shots(log.last for log in logs)}"))
     if metric is None and any(log.last > 0 and f"train/{kind.score}_0" in names for log in logs):
         styles.append(Line2D([], [], color="0.3", linestyle=":", label="training, before adaptation"))
     if metric is None and any(name.startswith(f"{kind.held_out}/") for name in names):
-        styles.append(Line2D([], [], color="0.3", marker="s", linestyle="none", label="held-out tasks, last shot"))
+        told = f"held-out tasks, {_shots(log.last_held_out for log in logs)}"
+        styles.append(Line2D([], [], color="0.3", marker="s", linestyle="none", label=told))
     figure.legend(
         handles=[*lines, *styles],
         loc="outside lower center",
@@ -185,6 +188,12 @@ def learning_figure(
 
 _XLABELS = {"iterations": "iterations", "hours": "hours of training, without evaluations"}
 """What the axis is called; that of steps depends on what is trained."""
+
+
+def _shots(numbers: Iterable[int]) -> str:
+    """The last shots of some runs; held-out tasks may have more than training."""
+    last = sorted(set(numbers))
+    return f"shot {last[0]}" if len(last) == 1 else f"last shot ({', '.join(map(str, last))})"
 
 
 def _aggregates(counts: Sequence[int]) -> str | None:

@@ -123,9 +123,21 @@ def test_seeds_are_one_line_with_students_interval_as_far_as_the_shortest_goes(
     labels = [text.get_text() for text in drawn[0].legends[0].get_texts()]
     assert labels == [
         "a (3 seeds)",
-        "training, last shot",
+        "training, shot 1",
         "training, before adaptation",
-        "held-out tasks, last shot",
+        "held-out tasks, shot 1",
+    ]
+
+
+def test_the_legend_says_which_shots_are_drawn(tmp_path: Path, drawn: list[Figure]) -> None:
+    """Held-out tasks may be given more than training, and one agent more than another."""
+    more = {"test__return_3": [4.0, 5.0]}
+    runs = {"a": [_seed(tmp_path / "a", [1.0, 2.0])], "b": [_seed(tmp_path / "b", [1.0, 2.0], **more)]}
+    learning_figure(runs, tmp_path / "x.png")
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()][2:] == [
+        "training, shot 1",
+        "training, before adaptation",
+        "held-out tasks, last shot (1, 3)",
     ]
 
 
