@@ -27,7 +27,7 @@ _ITERATIONS: Mapping[str, Mapping[tuple[int, int], int]] = {
     "MAML": {(5, 1): 10_000, (5, 5): 4000, (20, 1): 4000, (20, 5): 1000},
     "FOMAML": {(5, 1): 10_000},
     "Reptile": {(5, 1): 10_000},
-    "Matching Networks": {(5, 1): 10_000},
+    "Matching Networks": {(5, 1): 5000},
     "SNAIL": {(5, 1): 10_000},
 }
 """Meta-updates by row and size, what two cores can; other sizes run on request, with as many as 5-way 1-shot."""
