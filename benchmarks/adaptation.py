@@ -15,7 +15,7 @@ from typing import Any
 import tyro
 
 from metarl.agents.registry import load_agent
-from metarl.benchmarks.cells import Cell, console, labelled_cell, read_scores, run_cells
+from metarl.benchmarks.cells import Cell, console, labelled_cell, read_scores, require_same_length, run_cells
 from metarl.benchmarks.engines import LOCAL, Engine
 from metarl.benchmarks.report import Scores, write_returns_page
 from metarl.benchmarks.tables import load_table
@@ -73,6 +73,10 @@ def main() -> None:
     asked = [labelled_cell(agent, options.tasks, seed) for agent in options.agents for seed in options.seeds]
     cells = [dataclasses.replace(cell, train=_train(options, cell)) for cell in asked]
     folder = options.results / safe_name(options.tasks)
+    for scored in read_scores(folder, options.tasks):
+        for cell in cells:
+            if cell.label == scored.label:  # Seeds of one row.
+                require_same_length(cell, folder / f"{scored.name}.json")
     scores = run_cells(cells, folder, options.runs, options.num_tasks, options.rollouts_per_task, options.engine)
     if len(scores) == len(cells):
         console.print(write_page(folder, options.tasks), soft_wrap=True, markup=False)
@@ -81,6 +85,7 @@ def main() -> None:
 def write_page(folder: Path, tasks: str) -> str:
     """Write the page of a family of tasks from all of its scores in a folder; returns its text."""
     known = read_scores(folder, tasks)
+    _require_alike(known, folder)
     introduction = "\n".join(
         [
             "Commands; the held-out tasks are the same for all:",
@@ -90,6 +95,27 @@ def write_page(folder: Path, tasks: str) -> str:
         ]
     )
     return write_returns_page(known, folder, f"Adaptation on {tasks}", introduction)
+
+
+def _require_alike(known: Scores, folder: Path) -> None:
+    """Refuse scores of one row that were not made alike; settings that only one of them records are left alone."""
+    first: dict[str, tuple[Cell, dict[str, Any]]] = {}
+    for cell, score in known.items():
+        config = score["config"]
+        made = {
+            **config.get(cell.agent, {}),
+            **{name: config["train"][name] for name in ("num_iterations", "meta_batch_size")},
+            "held-out tasks": len(score["returns"]),
+            "episodes per task and shot": score.get("rollouts_per_task"),
+        }
+        other, theirs = first.setdefault(cell.label, (cell, made))
+        for name in made.keys() & theirs.keys():
+            if made[name] != theirs[name]:
+                raise ConfigError(
+                    f"{folder / cell.name}.json has {name} = {made[name]!r}, and {other.name}.json beside it "
+                    f"{theirs[name]!r}: seeds of one row must be made alike. Remove one of them, or name another "
+                    "folder with --results."
+                )
 
 
 def _beside(name: str, cells: str) -> list[str]:

@@ -120,7 +120,7 @@ def run_cells(
     for cell, path in paths.items():
         if path.exists():
             _require_same_scoring(path, num_tasks, rollouts_per_task)
-            _require_same_length(cell, path)
+            require_same_length(cell, path)
     jobs = [
         Job(cell.name, _run_cell, (cell, path, runs, num_tasks, rollouts_per_task))
         for cell, path in paths.items()
@@ -144,7 +144,12 @@ def _require_same_scoring(path: Path, num_tasks: int, rollouts_per_task: int | N
             )
 
 
-def _require_same_length(cell: Cell, path: Path) -> None:
+def require_same_length(cell: Cell, path: Path) -> None:
+    """Refuse to put a cell beside a score of a run that was trained for longer, or for less.
+
+    Raises:
+        ConfigError: naming the file, and both numbers.
+    """
     trained = read_json(path)["config"]["train"]
     for name in ("num_iterations", "meta_batch_size"):
         if name in cell.train and trained[name] != cell.train[name]:

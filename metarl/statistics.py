@@ -130,7 +130,7 @@ def share_interval(scores: Float) -> Interval:
 def crossed_share_interval(groups: Sequence[Float]) -> Interval:
     """As :func:`crossed_interval`, for scores in [0, 1]: never narrower than Wilson's intervals over items.
 
-    Those alone are the interval of one seed.
+    Also for one seed: a score that stands for a product of shares may vary more than a coin.
 
     Args:
         groups: scores ``[seed, item]`` in [0, 1] for each group.
@@ -140,8 +140,6 @@ def crossed_share_interval(groups: Sequence[Float]) -> Interval:
     """
     mean, low, high = crossed_interval(groups)
     _, lowest, highest = mean_of_intervals([share_interval(group.mean(0)) for group in groups])
-    if len(groups[0]) == 1:
-        return mean, lowest, highest
     return mean, max(0.0, min(low, lowest)), min(1.0, max(high, highest))
 
 

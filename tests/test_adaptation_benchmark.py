@@ -80,8 +80,22 @@ def test_budgets_that_are_none_or_another_one_are_refused(tmp_path: Path, monkey
         with pytest.raises(SystemExit, match=f"{message}.*got"):
             run(tmp_path, monkeypatch, f"{one} {words}")
     run(tmp_path, monkeypatch, one + " --num-iterations 1")
-    with pytest.raises(SystemExit, match=r"is the score of a run with num_iterations = 1, and now 2 is asked for"):
-        run(tmp_path, monkeypatch, one + " --num-iterations 2")
+    for other in (one, one.replace("--seeds 1", "--seeds 2")):  # Another seed would be in the same row.
+        with pytest.raises(SystemExit, match=r"is the score of a run with num_iterations = 1, and now 2 is asked for"):
+            run(tmp_path, monkeypatch, other + " --num-iterations 2")
+
+
+def test_seeds_of_one_row_that_were_not_made_alike_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = "--tasks bandit --agents reptile --seeds 1 --meta-batch-size 2 --num-tasks 3 --num-iterations 1"
+    results = run(tmp_path, monkeypatch, one)
+    score = json.loads((results / "bandit-reptile-seed1.json").read_text())
+    page = (results / "README.md").read_text()
+    score["seed"] = score["config"]["train"]["seed"] = 2
+    score["config"]["reptile"]["inner_lr"] = 0.7
+    (results / "bandit-reptile-seed2.json").write_text(json.dumps(score))
+    with pytest.raises(SystemExit, match=r"seed2\.json has inner_lr = 0\.7, and bandit-reptile-seed1\.json beside it"):
+        run(tmp_path, monkeypatch, one)
+    assert (results / "README.md").read_text() == page
 
 
 def test_a_score_says_how_many_episodes_it_adapted_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,11 +149,18 @@ def test_learned_optimisers_run_beside_tuned_ones(tmp_path: Path, monkeypatch: p
     folder = tmp_path / "results" / "fewshot-quadratic"
     tuned = json.loads((folder / "tuned.json").read_text())
     learned = json.loads((folder / "learned-optimiser-seed1.json").read_text())
-    starts = {name: np.array(content["losses"])[:, 0] for name, content in tuned.items()}
+    by_hand = tuned["optimisers"]
+    starts = {name: np.array(content["losses"])[:, 0] for name, content in by_hand.items()}
     assert set(starts) == {"SGD", "momentum", "RMSprop", "Adam"}
     for start in starts.values():  # All begin at the same place.
         np.testing.assert_array_equal(start, np.array(learned["losses"])[:, 0])
-    assert all(np.mean(content["losses"], axis=0)[-1] < 5 for content in tuned.values())
+    assert all(np.mean(content["losses"], axis=0)[-1] < 5 for content in by_hand.values())
     page = (folder / "README.md").read_text()
     assert "| step 0 | step 10 | step 20 |" in page
-    assert "| learned |" in page
+    assert "| learned |" in page and "on 5 other functions" in page
+    for option, then in (("num-iterations", 1), ("num-steps", 20), ("test-tasks", 6), ("tuning-tasks", 5)):
+        changed = words.replace(f"--{option} {then}", f"--{option} {then + 1}")
+        monkeypatch.setattr(sys, "argv", ["optimisers", *changed.split(" ")])
+        with pytest.raises(SystemExit, match=f"was made with --{option} {then}, and now {then + 1} is asked for"):
+            optimisers.main()
+    assert (folder / "README.md").read_text() == page

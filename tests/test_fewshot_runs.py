@@ -62,6 +62,29 @@ def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(learner: str
     assert "validation/error_0" in logs[0][1]
 
 
+def test_the_best_checkpoint_is_chosen_by_the_same_tasks_all_along(tmp_path: Path) -> None:
+    this = Experiment.start(_setup(), tmp_path)
+    assert this.train()
+    other = dataclasses.replace(this.setup.train_config, eval_tasks=2)
+    with pytest.raises(ConfigError, match=r"keeps its seed, .*: eval_tasks is 4 in .*, got 2"):
+        this.reconfigured(other, this.setup.learner_config)
+
+
+def test_settings_that_a_later_version_has_added_are_told_and_have_defaults(tmp_path: Path) -> None:
+    this = Experiment.start(_setup("pretrained"), tmp_path)
+    assert this.train()
+    content = this.run.read_config()
+    del content["pretrained"]["train_queries"]
+    this.run.write_config(content)
+    with pytest.warns(UserWarning, match=r"lacks settings of pretrained; taken are the defaults, train_queries = 0"):
+        again = Experiment.open(this.run.path)
+    again.load()
+    del content["train"]["eval_every"]
+    this.run.write_config(content)
+    with pytest.raises(ConfigError, match=r"train in .* lacks eval_every; put back"):
+        Experiment.open(this.run.path)
+
+
 def test_other_seeds_tasks_and_settings_are_other_runs(tmp_path: Path) -> None:
     this = Experiment.start(_setup(), tmp_path)
     this.train()

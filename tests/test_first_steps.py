@@ -14,7 +14,7 @@ import torch
 from metarl.agents import MAMLTRPOConfig
 from metarl.config import TrainConfig
 from metarl.origin import describe_origin, warn_of_other_tasks
-from metarl.rollouts.first_steps import difference, first_steps
+from metarl.rollouts.first_steps import difference, first_steps, weighted
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import load_distribution
 
@@ -24,6 +24,7 @@ class _Changes:
     """What somebody may change of a cart on a rail, and not notice."""
 
     gain: float = 1.0
+    small: float = 1.0
     start: float = 0.0
     swapped: bool = False
     lasts: int = 20
@@ -54,7 +55,13 @@ class _Cart(gym.Env[Any, Any]):
             raise OSError("the rail is broken")
         self._speed += float(action[0]) - self._changes.friction * self._speed
         self._place += self._speed
-        return self._obs(), self._changes.gain * self._task * self._place, self._step == self._changes.lasts, False, {}
+        return (
+            self._obs(),
+            self._changes.gain * self._changes.small * self._task * self._place,
+            self._step == self._changes.lasts,
+            False,
+            {},
+        )
 
     def _obs(self) -> Any:
         pair = np.array([self._place, self._speed], np.float32)
@@ -82,11 +89,12 @@ def _origin(distribution: TaskDistribution) -> dict[str, Any]:
         ({"swapped": True}, "episodes begin elsewhere"),
         ({"friction": 0.5}, "the reward of step 2 was"),
         ({"gain": 0.0, "friction": 0.5}, "the reward of step 1 was"),
-        ({"lasts": 3}, "an episode that went on for 8 steps or more goes on for 3"),
+        ({"gain": 2.0, "small": 1e-4}, "the reward of step 1 was"),
+        ({"lasts": 3}, "an episode that lasted 8 steps or more lasts 3 steps"),
     ],
 )
 def test_a_changed_environment_is_told(changes: dict[str, Any], told: str) -> None:
-    before, after = _carts(), _carts(**changes)
+    before, after = _carts(small=changes.get("small", 1.0)), _carts(**changes)
     assert before.draws == after.draws and before.action_bounds == after.action_bounds
     with pytest.warns(RuntimeWarning, match=f"carts does something else than when the run was trained.*{told}"):
         warn_of_other_tasks(_origin(before), after)
@@ -108,10 +116,18 @@ def test_the_same_environment_is_not_told_of(name: str) -> None:
         warn_of_other_tasks(origin, load_distribution(name))
 
 
+@pytest.mark.parametrize("place", range(17))
+def test_every_coordinate_counts(place: int) -> None:
+    obs = np.ones(17, np.float32)
+    other = obs.copy()
+    other[place] = 0.85
+    assert difference([[0.0, weighted(obs)]], [[0.0, weighted(other)]]) == "episodes begin elsewhere"
+
+
 def test_what_rounding_changes_is_not_told_of() -> None:
     played = first_steps(_carts())
     assert played is not None
-    assert difference(played, [[value * (1 + 1e-5) + 1e-6 for value in moment] for moment in played]) is None
+    assert difference(played, [[value * (1 + 1e-5) + 1e-7 for value in moment] for moment in played]) is None
 
 
 @pytest.mark.parametrize("changes", [{"unseeded": True}, {"fails_at": 2}])

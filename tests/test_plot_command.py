@@ -47,6 +47,17 @@ def test_experiments_of_one_agent_are_told_by_the_settings_in_which_they_differ(
     ]
 
 
+def test_runs_on_other_data_are_other_experiments(tmp_path: Path) -> None:
+    runs = []
+    for data, seed in (("birds", 1), ("birds", 2), ("cars", 1), ("cars", 2)):
+        run = RunFolder.create(tmp_path, f"{data}{seed}")
+        run.write_config({"learner": "protonet", "tasks": "folder", "data": f"/{data}", "train": {"seed": seed}})
+        runs.append(run)
+    assert labels(runs) == {
+        f"protonet on folder, data /{data} (2 seeds)": [f"{data}1", f"{data}2"] for data in ("birds", "cars")
+    }
+
+
 def test_a_seed_counts_once_in_an_interval(tmp_path: Path) -> None:
     """The same seed again is a line of its own, and so is the same folder given twice no second run."""
     runs = [made(tmp_path, seed=seed) for seed in (1, 2, 1)]

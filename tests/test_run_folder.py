@@ -16,12 +16,12 @@ import torch
 
 from metarl.errors import CheckpointError, ConfigError
 from metarl.runs import folder as run_folder
-from metarl.runs.folder import RunFolder
+from metarl.runs.folder import REFERENCE, RunFolder
 
 _HOLD_LOCK = """
 import sys
 from pathlib import Path
-from metarl.runs.folder import RunFolder
+from metarl.runs.folder import REFERENCE, RunFolder
 with RunFolder(Path(sys.argv[1])).lock():
     print("locked", flush=True)
     sys.stdin.read()
@@ -45,6 +45,20 @@ def _hold_lock(path: Path) -> subprocess.Popen[str]:
 def test_equal_names_get_distinct_folders(tmp_path: Path) -> None:
     names = [_run(tmp_path / "runs", "maml-trpo-cartpole").path.name for _ in range(3)]
     assert names == ["maml-trpo-cartpole", "maml-trpo-cartpole-2", "maml-trpo-cartpole-3"]
+
+
+def test_a_folder_with_files_of_a_user_keeps_them(tmp_path: Path) -> None:
+    """Whatever the folder in it is called: that of a run's reference is removed only if it has begun and no more."""
+    for name, inside in (("a", "weights.pt"), ("b", "manifest.json"), ("c", "checkpoints"), ("d", "config.json")):
+        own = tmp_path / name / REFERENCE
+        own.mkdir(parents=True)
+        (own / inside).touch()
+    (own / "model.safetensors").touch()
+    made = [RunFolder.create(tmp_path, name).path.name for name in "abcd"]
+    assert made == ["a-2", "b", "c-2", "d-2"]
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"a/pretrained/weights.pt", "c/pretrained/checkpoints", "d/pretrained/model.safetensors"} <= left
+    assert "b/pretrained/manifest.json" not in left
 
 
 @pytest.mark.parametrize("name", ["rl2-mine/pendulum", "../rl2-mine pendulum", "rl2-mine\\\npendulum"])

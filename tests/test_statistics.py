@@ -134,6 +134,18 @@ def test_the_interval_of_shares_covers_their_mean() -> None:
     assert covered >= 0.9 * 300
 
 
+def test_the_interval_of_one_seed_covers_what_varies_more_than_a_coin() -> None:
+    """Tasks' parts in a geometric mean of three shares, one of them small; Wilson's alone held it 76 times in 100."""
+    rng, chances, covered = np.random.default_rng(0), np.array([0.99, 0.9, 0.01]), 0
+    for _ in range(300):
+        solved = rng.random((3, 1000)) < chances[:, None]
+        shares = solved.mean(1)
+        parts = shares.prod() ** (1 / 3) * (solved / np.maximum(shares, 1e-9)[:, None]).mean(0)
+        _, low, high = crossed_share_interval([parts[None]])
+        covered += low <= chances.prod() ** (1 / 3) <= high
+    assert covered >= 0.9 * 300
+
+
 @pytest.mark.parametrize(("num_solved", "num"), [(0, 50), (25, 50), (50, 50), (1, 5), (1, 1)])
 def test_share_interval_is_wilsons(num_solved: int, num: int) -> None:
     expected = binomtest(num_solved, num).proportion_ci(method="wilson")

@@ -116,6 +116,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     paths = {seed: folder / f"learned-optimiser-seed{seed}.json" for seed in options.seeds}
     runs = options.runs.absolute()
+    baselines = folder / "tuned.json"
+    _require_same_options(options, [path for path in paths.values() if path.exists()], baselines)
     jobs = [
         Job(f"seed {seed}", _run, (seed, train, path, runs, options))
         for seed, path in paths.items()
@@ -124,17 +126,43 @@ def main() -> None:
     if not run_jobs(jobs, options.engine, (folder, runs), console):
         return
     scores = [read_json(path) for path in paths.values()]
-    baselines = folder / "tuned.json"
     if not baselines.exists():
         setup = resolve(Given("learned-optimiser", options.tasks), train={"seed": options.seeds[-1], **train})
         learner = setup.build()
         assert isinstance(learner, LearnedOptimiser)
-        content = {
+        by_hand = {
             name: {"rate": rate, "losses": np.round(losses, 6).tolist()}
             for name, (rate, losses) in tuned(learner, setup, options).items()
         }
+        content = {"tuning_tasks": options.tuning_tasks, "optimisers": by_hand}
         write_atomically(baselines, (json.dumps(content) + "\n").encode())
     console.print(_write_page(scores, read_json(baselines), folder, options), soft_wrap=True, markup=False)
+
+
+def _require_same_options(options: Options, scores: list[Path], baselines: Path) -> None:
+    """Refuse other options than those by which there are scores already: they would be passed over.
+
+    Raises:
+        ConfigError: naming the file, and both values.
+    """
+    found: list[tuple[Path, str, int, int | None]] = []
+    for path in scores:
+        score = read_json(path)
+        found.append((path, "num-iterations", score["iterations"], options.num_iterations))
+        found.append((path, "test-tasks", len(score["losses"]), options.test_tasks))
+        found.append((path, "num-steps", len(score["losses"][0]) - 1, options.num_steps))
+    if baselines.exists():
+        content = read_json(baselines)
+        losses = next(iter(content["optimisers"].values()))["losses"]
+        found.append((baselines, "tuning-tasks", content["tuning_tasks"], options.tuning_tasks))
+        found.append((baselines, "test-tasks", len(losses), options.test_tasks))
+        found.append((baselines, "num-steps", len(losses[0]) - 1, options.num_steps))
+    for path, name, then, now in found:
+        if now not in (None, then):
+            raise ConfigError(
+                f"{path} was made with --{name} {then}, and now {now} is asked for. Ask for the same, name another "
+                "folder with --results, or remove the file to make it anew."
+            )
 
 
 def _run(seed: int, train: Mapping[str, int], path: Path, runs: Path, options: Options, report: Report) -> bool:
@@ -160,7 +188,8 @@ def _run(seed: int, train: Mapping[str, int], path: Path, runs: Path, options: O
 
 def _write_page(scores: list[dict[str, Any]], baselines: Mapping[str, Any], folder: Path, options: Options) -> str:
     losses = {
-        f"{name}, rate {content['rate']:.2g}": np.array([content["losses"]]) for name, content in baselines.items()
+        f"{name}, rate {content['rate']:.2g}": np.array([content["losses"]])
+        for name, content in baselines["optimisers"].items()
     }
     losses["learned"] = np.array([score["losses"] for score in scores])
     last = losses["learned"].shape[2] - 1
@@ -193,8 +222,8 @@ def _write_page(scores: list[dict[str, Any]], baselines: Mapping[str, Any], fold
             "",
             f"Mean loss over {losses['learned'].shape[1]} test functions, and over training seeds for the learned one, "
             "with 95 % intervals. Other rates are the best of 26 between 1e-4 and 10, by the loss after the last step "
-            f"on {options.tuning_tasks} other functions; momentum is 0.9, RMSprop's and Adam's further numbers are "
-            "those of torch.",
+            f"on {baselines['tuning_tasks']} other functions; momentum is 0.9, RMSprop's and Adam's further numbers "
+            "are those of torch.",
             "",
             *lines,
             "",

@@ -162,6 +162,8 @@ def _settings(run: RunFolder) -> tuple[dict[str, Any], Any]:
     for section in config.values():
         flat |= section if isinstance(section, dict) else {}
     flat |= {"agent": config.get("agent", config.get("learner")), "tasks": config.get("tasks")}
+    if "data" in config:
+        flat["data"] = config["data"]  # The folder of a few-shot learner's images.
     return {name: value for name, value in flat.items() if name not in ("seed", *FREE_ON_RESUME)}, flat.get("seed")
 
 

@@ -28,6 +28,7 @@ from metarl.experiments import Experiment, Setup, resolve
 from metarl.experiments.experiment import pretrained_reference, reference_config
 from metarl.rollouts.host_actor import ActOn
 from metarl.runs.files import shown
+from metarl.runs.logger import iteration_seconds, read_metrics
 from metarl.runs.outer_loop import Progress
 from metarl.statistics import number_text
 
@@ -242,7 +243,7 @@ def _train_and_report(
         this.distribution,
         rows,
         this.run.path / "adaptation",
-        {"seed": EVALUATION_SEED, "training_seconds": seconds},
+        {"seed": EVALUATION_SEED, "training_seconds": sum(map(iteration_seconds, read_metrics(this.run.metrics)))},
         console,
     )
     console.print(

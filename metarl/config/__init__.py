@@ -1,6 +1,6 @@
 """Settings: which values they may take, those of the outer loop, and how they are read from files."""
 
-from metarl.config.reading import from_dict
+from metarl.config.reading import from_dict, missing_settings, warn_of_defaults
 from metarl.config.settings import Device, check_settings
 from metarl.config.train import TrainConfig, choose_device, fixed_settings, require_kept, run_config
 
@@ -11,6 +11,8 @@ __all__ = [
     "choose_device",
     "fixed_settings",
     "from_dict",
+    "missing_settings",
     "require_kept",
     "run_config",
+    "warn_of_defaults",
 ]

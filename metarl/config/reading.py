@@ -7,6 +7,7 @@ import functools
 import json
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar, cast, get_origin, get_type_hints
 
 from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
@@ -75,3 +76,26 @@ def _of_today(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{kind.__name__}.{name} is given twice, as {name} and by its older name.")
         found[name] = value
     return found
+
+
+def missing_settings(kind: type[Any], values: Mapping[str, Any]) -> list[str]:
+    """Fields of a dataclass of settings that a file does not give, by their names of today or before."""
+    renamed = getattr(kind, "renamed", {})
+    given = {renamed.get(name, name) for name in values}
+    return [field.name for field in dataclasses.fields(kind) if field.init and field.name not in given]
+
+
+def warn_of_defaults(kind: type[Any], values: Mapping[str, Any], name: str, where: Path | str) -> None:
+    """Say which settings a run's file lacks: a later version may have added them.
+
+    Whether their defaults are what the run had, its checkpoint says.
+
+    Args:
+        kind: the dataclass of an agent's or a learner's settings.
+        values: what the file gives.
+        name: of the agent or learner.
+        where: the file.
+    """
+    if lost := missing_settings(kind, values):
+        defaults = ", ".join(f"{field} = {getattr(kind(), field)!r}" for field in lost)
+        warnings.warn(f"{where} lacks settings of {name}; taken are the defaults, {defaults}.", stacklevel=4)

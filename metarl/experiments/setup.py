@@ -7,7 +7,6 @@ preset of agent and tasks, the file, the settings that are given one by one.
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 
 from metarl.agent import Agent, AgentConfig
 from metarl.agents.registry import agent_name, load_agent
-from metarl.config import TrainConfig, choose_device, from_dict, run_config
+from metarl.config import TrainConfig, choose_device, from_dict, missing_settings, run_config, warn_of_defaults
 from metarl.errors import ConfigError, unknown_name
 from metarl.experiments.memory import require_memory
 from metarl.experiments.presets import PRESETS, Preset, steps_per_iteration
@@ -135,22 +134,12 @@ class Setup:
         if agent is not None and parts.agent is not None and agent != parts.agent:
             raise ConfigError(f"the run's agent is {parts.agent!r}, got --agent {agent!r}. Leave it out.")
         name, task_name = parts.agent or str(agent), parts.tasks or str(tasks)
-        if lost := _missing(TrainConfig, parts.train):
+        if lost := missing_settings(TrainConfig, parts.train):
             raise ConfigError(f"train in {where} lacks {', '.join(lost)}; put back what the run was started with.")
         kind = load_agent(name)
-        # A later version may have added settings; whether the defaults are what the run had, its checkpoint says.
-        lost = _missing(kind, parts.settings) if content.keys() & {name, "settings"} else []
-        if folder is not None and lost:
-            defaults = ", ".join(f"{field} = {getattr(kind(), field)!r}" for field in lost)
-            warnings.warn(f"{where} lacks settings of {name}; taken are the defaults, {defaults}.", stacklevel=3)
+        if folder is not None and content.keys() & {name, "settings"}:
+            warn_of_defaults(kind, parts.settings, name, where)
         return cls(name, task_name, from_dict(TrainConfig, parts.train), from_dict(kind, parts.settings))
-
-
-def _missing(kind: type[Any], values: Mapping[str, Any]) -> list[str]:
-    """Fields of a dataclass of settings that a file does not give, by their names of today or before."""
-    renamed = getattr(kind, "renamed", {})
-    given = {renamed.get(name, name) for name in values}
-    return [field.name for field in dataclasses.fields(kind) if field.init and field.name not in given]
 
 
 def resolve(

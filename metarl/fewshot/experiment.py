@@ -8,7 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metarl.config import Device, TrainConfig, choose_device, fixed_settings, from_dict, require_kept
+from metarl.config import (
+    Device,
+    TrainConfig,
+    choose_device,
+    fixed_settings,
+    from_dict,
+    missing_settings,
+    require_kept,
+    warn_of_defaults,
+)
 from metarl.errors import ConfigError
 from metarl.fewshot.learner import Learner, LearnerConfig
 from metarl.fewshot.learners import load_learner
@@ -113,12 +122,12 @@ class Experiment:
         for section, kind, values in (
             ("train", TrainConfig, parts.train),
             ("episode", EpisodeConfig, parts.episode),
-            (parts.name, load_learner(parts.name), parts.settings),
         ):
-            if lost := [field.name for field in dataclasses.fields(kind) if field.name not in values]:
+            if lost := missing_settings(kind, values):
                 raise ConfigError(
                     f"{section} in {where} lacks {', '.join(lost)}; put back what the run was started with."
                 )
+        warn_of_defaults(load_learner(parts.name), parts.settings, parts.name, where)
         if given is None and parts.data is not None and not Path(parts.data).is_dir():
             raise ConfigError(
                 f"the run was trained on data in {parts.data}, and there is no such folder now. Say where it lies with "
@@ -149,8 +158,11 @@ class Experiment:
             CheckpointError: if the run is in use, or the checkpoint is that of another one.
         """
         setup = self.setup
-        before = dataclasses.asdict(setup.learner_config) | fixed_settings(setup.train_config)
-        after = dataclasses.asdict(learner_config) | fixed_settings(train_config)
+        # By scores on other tasks no best checkpoint can be chosen.
+        before, after = (
+            dataclasses.asdict(learning) | fixed_settings(outer) | {"eval_tasks": outer.eval_tasks}
+            for learning, outer in ((setup.learner_config, setup.train_config), (learner_config, train_config))
+        )
         require_kept(before, after, self.run.path, "learner's")
         choose_device(train_config.device)
         require_eval_tasks(train_config, setup.tasks)

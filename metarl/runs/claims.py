@@ -20,6 +20,9 @@ CONFIG = "config.json"
 _LEFT_OVER = {".probe", "manifest.json", ".lock", ".lock.owner"}
 """What a folder may hold before it is a run, apart from temporary files and the folder of a reference."""
 
+_BEGUN = {CONFIG, "metrics.jsonl", "tensorboard"}
+"""What the folder of a reference may hold besides, before it has a checkpoint."""
+
 _PATIENCE = 2.0
 """Seconds to wait for another process that is making a folder, which takes it no time."""
 
@@ -69,13 +72,16 @@ def settle(path: Path) -> None:
 
 def _is_left_over(path: Path, nested: str) -> bool:
     """Whether nothing in a folder was ever worth keeping; a run's own folder, or a user's, is not of that kind."""
+    inner = path / nested
+    return _holds_only(path, {nested}) and (not inner.exists() or _holds_only(inner, _BEGUN))
+
+
+def _holds_only(path: Path, also: set[str]) -> bool:
+    """Whether a folder has nothing but what is written before there is a run, and these."""
     if not path.is_dir() or path.is_symlink():
         return False
-    inner = path / nested
-    if (inner / "checkpoints").exists():
-        return False
-    rest = {child.name for child in path.iterdir()} - _LEFT_OVER
-    return all(name == nested or (name.startswith(".") and name.endswith(".tmp")) for name in rest)
+    rest = {child.name for child in path.iterdir()} - _LEFT_OVER - also
+    return all(name.startswith(".") and name.endswith(".tmp") for name in rest)
 
 
 def _hold(path: Path) -> bool:

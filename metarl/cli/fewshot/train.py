@@ -176,7 +176,7 @@ def _train_and_report(this: Experiment, checkpoint: Path | None, test_tasks: int
     if not current().is_first:
         return 0
     monitored = "validation" if "validation" in setup.tasks.splits else "train"
-    details = {"seed": EVALUATION_SEED, "iteration": iteration, "training_seconds": seconds}
+    details = {"seed": EVALUATION_SEED, "iteration": iteration, "training_seconds": this.training_seconds}
     show_scores(setup, rows, this.run.path / "adaptation", details, console)
     more = 2 * setup.train_config.num_iterations
     last = setup.learner_config.last_iteration
