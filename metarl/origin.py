@@ -90,12 +90,15 @@ def require_same_origin(
     require_same_run(different)
 
 
-def warn_of_other_tasks(saved: Mapping[str, Any], distribution: TaskDistribution) -> None:
+def warn_of_other_tasks(saved: Mapping[str, Any], distribution: TaskDistribution) -> bool:
     """Warn if tasks of the same name are not those that a run was trained on; an older metarl recorded less of them.
 
     Args:
         saved: what :func:`describe_origin` said when the checkpoint was saved.
         distribution: of that name, today.
+
+    Returns:
+        Whether it warned.
     """
     draws = saved.get("draws")
     steps = typed(saved, "first_steps", list, "the checkpoint's origin") if saved.get("first_steps") else None
@@ -116,6 +119,7 @@ def warn_of_other_tasks(saved: Mapping[str, Any], distribution: TaskDistribution
             RuntimeWarning,
             stacklevel=3,
         )
+    return problem is not None
 
 
 def _kind(config: AgentConfig) -> str:

@@ -215,8 +215,13 @@ def save_figure(figure: Figure, path: Path, dpi: int = 150) -> None:
     try:
         figure.savefig(data, dpi=dpi, format=path.suffix[1:] or "png")
         write_atomically(path, data.getvalue())
-    except (OSError, ValueError) as error:  # ValueError: a suffix that is no image format.
+    except ValueError as error:  # A suffix that is no image format.
         raise ConfigError(f"cannot write the figure {path}: {error}.") from error
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the figure {path}: {error.strerror or error}. Name a file in a folder that exists, and that "
+            "you may write to, with --output."
+        ) from error
 
 
 def _draw_learning(

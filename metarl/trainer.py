@@ -93,7 +93,7 @@ def restore(
     config: TrainConfig,
     *,
     resume: bool = False,
-) -> None:
+) -> bool:
     """Give ``agent`` the state that :func:`train` saved, or what :func:`for_evaluation` left of it.
 
     Args:
@@ -102,6 +102,9 @@ def restore(
         distribution: the tasks that the run is trained on.
         config: the run's settings.
         resume: training is to go on from it.
+
+    Returns:
+        Whether the tasks are still those of the scores that were saved; others are told of.
 
     Raises:
         CheckpointError: for a published model that training is to go on from; if another agent, one with other
@@ -130,8 +133,9 @@ def restore(
             f"{distribution.action_bounds} now, so that the same action does something else: did their definition "
             "change? Put it back, or start a new run."
         )
-    warn_of_other_tasks(origin or {}, distribution)
+    changed = warn_of_other_tasks(origin or {}, distribution)
     load_state(agent, content["agent"], "agent", modules_only=published)
+    return not changed
 
 
 def for_evaluation(agent: Agent[Any], content: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,9 +185,9 @@ class _Work:
         """The agent's state and its origin."""
         return {"agent": state, "spec": dataclasses.asdict(self.components.spec), "origin": self._origin}
 
-    def restore(self, content: Mapping[str, Any]) -> None:
+    def restore(self, content: Mapping[str, Any]) -> bool:
         """See :func:`restore`."""
-        restore(self.components, content, self.distribution, self.config, resume=True)
+        return restore(self.components, content, self.distribution, self.config, resume=True)
 
 
 def _iterate(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
 
+from metarl.functional import baselines
 from metarl.functional.baselines import fit_linear, linear_baseline_advantages, predict_linear, time_features
 from metarl.functional.returns import discounted_sums
 from metarl.types import Rollout, Timestep
@@ -134,6 +137,30 @@ def test_advantages_equal_a_loop_over_tasks_episodes_and_time(bootstrap: bool) -
         expected = (expected - expected.mean()) / expected.std(correction=0)
         assert (result[task][data.valid[task]] - expected).abs().max() < 1e-6
     assert not result[~data.valid].any()
+
+
+@pytest.mark.parametrize("bootstrap", [True, False])
+def test_of_images_in_short_episodes_time_alone_is_fitted(bootstrap: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there were nothing to observe; solving for zeros took minutes, and gigabytes."""
+    data = rollout()
+    size = (3, 4, 6, 3000)
+    timesteps = dataclasses.replace(data.timesteps, obs=randn(*size))
+    images = dataclasses.replace(data, timesteps=timesteps, last_obs=randn(3, 4, 3000))
+    sizes: list[int] = []
+    fit = baselines.fit_linear
+
+    def watched(features: Tensor, *others: Tensor) -> Tensor:
+        sizes.append(features.shape[-1])
+        return fit(features, *others)
+
+    monkeypatch.setattr(baselines, "fit_linear", watched)
+    result = linear_baseline_advantages(images, discount=0.9, gae_lambda=0.7, bootstrap_at_horizon=bootstrap)
+    assert sizes == [4]
+    nothing = dataclasses.replace(data, timesteps=dataclasses.replace(timesteps, obs=randn(*size)[..., :0]))
+    expected = linear_baseline_advantages(
+        dataclasses.replace(nothing, last_obs=randn(3, 4, 3000)[..., :0]), 0.9, 0.7, bootstrap_at_horizon=bootstrap
+    )
+    torch.testing.assert_close(result, expected)
 
 
 def test_float32_rollouts_lose_no_digits_in_the_fit() -> None:

@@ -162,7 +162,7 @@ def test_one_metric_alone_is_drawn_of_runs_that_share_it(capsys: pytest.CaptureF
     [
         ("plot", "plot needs at least one run folder: metarl plot RUN..., or --label NAME=GLOB."),
         ("plot elsewhere", "elsewhere does not exist."),
-        ("plot --label a", "--label takes NAME=GLOB, such as 'RL2=runs/rl2-*', got 'a'."),
+        ("plot --label a", "--label takes NAME=GLOB, such as 'RL2=runs/rl2-bandit-*', got 'a'."),
         ("plot --label =runs/*", "--label takes NAME=GLOB"),
         ("plot --label a=nowhere/*", "--label a=nowhere/*: there is no run that 'nowhere/*' finds, from "),
         ("plot --label a=runs/s1 --label a=runs/s2", "--label a is there twice"),
@@ -171,7 +171,10 @@ def test_one_metric_alone_is_drawn_of_runs_that_share_it(capsys: pytest.CaptureF
         ("plot runs/s1-2 --label s1-2=runs/s2", "--label s1-2 names a line as that of"),
         ("plot runs/empty", "metrics.jsonl holds no iteration yet: nothing to plot."),
         ("plot runs/s1 --x hours", "metrics.jsonl has no seconds/...: its iterations do not say how long they took."),
-        ("plot runs/s1 --output nowhere/x.png", "cannot write the figure nowhere/x.png"),
+        (
+            "plot runs/s1 --output nowhere/x.png",
+            "cannot write the figure nowhere/x.png: No such file or directory. Name a file in a folder that exists",
+        ),
         ("plot model:rl2-bandit", "model:rl2-bandit is a published model, which has no metrics to plot."),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -15,8 +16,10 @@ from metarl.agents import MAMLTRPOConfig
 from metarl.config import TrainConfig
 from metarl.origin import describe_origin, warn_of_other_tasks
 from metarl.rollouts.first_steps import difference, first_steps, weighted
+from metarl.runs.folder import RunFolder
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import load_distribution
+from metarl.trainer import train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +79,11 @@ def _carts(**changes: Any) -> TaskDistribution:
 
 
 def _origin(distribution: TaskDistribution) -> dict[str, Any]:
-    agent = MAMLTRPOConfig(hidden_sizes=(4,)).build(distribution.spec, torch.device("cpu"), 0)
-    return describe_origin(agent, distribution, TrainConfig())
+    return describe_origin(_agent(distribution), distribution, TrainConfig())
+
+
+def _agent(distribution: TaskDistribution) -> Any:
+    return MAMLTRPOConfig(hidden_sizes=(4,), rollouts_per_task=2).build(distribution.spec, torch.device("cpu"), 0)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +104,31 @@ def test_a_changed_environment_is_told(changes: dict[str, Any], told: str) -> No
     assert before.draws == after.draws and before.action_bounds == after.action_bounds
     with pytest.warns(RuntimeWarning, match=f"carts does something else than when the run was trained.*{told}"):
         warn_of_other_tasks(_origin(before), after)
+
+
+def test_scores_of_other_rewards_are_not_compared(tmp_path: Path) -> None:
+    """Returns of a tenth would never be the best, and those of ten times as much always."""
+    outer = TrainConfig(num_iterations=2, meta_batch_size=2, eval_every=9, eval_tasks=2, checkpoint_every=1)
+    run = RunFolder.create(tmp_path, "run")
+    assert train(_agent(_carts()), _carts(), outer, run)
+    first, content = run.checkpoints.load(run.checkpoints.best_path)
+    changed = _carts(gain=1e-3)
+    longer = dataclasses.replace(outer, num_iterations=4)
+    with pytest.warns(RuntimeWarning) as told:
+        assert train(_agent(changed), changed, longer, run)
+    kept = run.checkpoints.folder / f"best-of-other-tasks-{first:08d}.safetensors"
+    texts = [str(each.message) for each in told]
+    assert "carts does something else than when the run was trained" in texts[0]
+    assert (
+        f"the best checkpoint is chosen anew, since its score is of other tasks; the one so far is {kept.name}"
+        in texts[1]
+    )
+    assert run.checkpoints.load(kept)[1]["scores"] == content["scores"]
+    best, content = run.checkpoints.load(run.checkpoints.best_path)
+    assert best > 2 and len(content["scores"]) == best - 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert train(_agent(changed), changed, dataclasses.replace(outer, num_iterations=5), run)
 
 
 def test_dynamics_are_told_where_nothing_is_paid() -> None:
@@ -132,11 +163,15 @@ def test_what_rounding_changes_is_not_told_of() -> None:
 
 @pytest.mark.parametrize("changes", [{"unseeded": True}, {"fails_at": 2}])
 def test_what_cannot_be_told_by_its_first_steps_is_left_alone(changes: dict[str, Any]) -> None:
-    """One that follows no seed, and one that fails, of which whoever collects is told."""
+    """One that follows no seed, which is told, and one that fails, of which whoever collects is told."""
     odd, sound = _carts(**changes), _carts()
-    assert _origin(odd)["first_steps"] is None
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert _origin(odd)["first_steps"] is None
+    assert ["carts does not follow its seed" in str(each.message) for each in told] == [True] * ("unseeded" in changes)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "carts does not follow its seed")
         warn_of_other_tasks(_origin(odd), sound)
         warn_of_other_tasks(_origin(sound), odd)
         older = {name: value for name, value in _origin(sound).items() if name != "first_steps"}

@@ -81,6 +81,25 @@ def test_runs_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
     assert list(labels(runs)) == ["random-bandit-seed1", str(tmp_path / "b" / "random-bandit-seed1")]
 
 
+def test_a_label_is_for_runs_on_the_same_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those with other settings are drawn, but not called seeds."""
+    monkeypatch.chdir(tmp_path)
+    runs = [made(tmp_path, "rl2", seed=1, meta_lr=1e-3), made(tmp_path, "rl2", seed=2, meta_lr=1e-4)]
+    for run in runs:
+        run.metrics.write_text(json.dumps({"iteration": 0, "env_steps": 5, "train/return_0": 1.0}) + "\n")
+    with pytest.warns(
+        UserWarning, match="--label A: its runs differ in meta_lr, so that the line is no mean over seeds"
+    ):
+        assert metarl("plot --label A=rl2-*") == 0
+    assert (tmp_path / "learning.csv").read_text().count("A (2 runs)") > 0
+    made(tmp_path, "rl2", "cartpole-goal", seed=3)
+    capsys.readouterr()
+    assert metarl("plot --label A=rl2-*") == 2
+    assert "rl2-bandit-seed1 is on bandit, and rl2-cartpole-goal-seed3 on cartpole-goal" in capsys.readouterr().err
+
+
 def test_a_damaged_config_is_named(tmp_path: Path) -> None:
     run = made(tmp_path)
     (run.path / "config.json").write_text("{")

@@ -111,6 +111,7 @@ def test_a_small_budget_has_its_own_folder_and_says_so(tmp_path: Path) -> None:
     _run(tmp_path, small_table(), "*", budget="small")
     page = (tmp_path / "results/small-small/README.md").read_text()
     assert page.startswith("# A small table, 0.25 of the budget\n\n    metarl reproduce small --budget small\n")
+    assert "**Here all of that is cut to 0.25, training and tests.**" in page
     assert "not comparable: 0.25 of the budget" in page  # What is trained; the others have wider intervals.
     assert "| 100 | 5.0 | Paper (arXiv 1234.5678), Table 1 | within |" in page
     with pytest.raises(ConfigError, match=r"small holds scores of budget small, and now budget full of small is asked"):

@@ -70,6 +70,7 @@ def write_page(table: PaperTable, scores: Scores, budget: Budget, folder: Path) 
             "",
             table.about,
             "",
+            *([f"**Here all of that is cut to {table.small:.3g}, training and tests.**", ""] if part else []),
             f"{table.metric[0].upper()}{table.metric[1:]}. {_AGGREGATES[table.aggregate]}"
             + (_LEGEND if any(cell.published for cell in table.cells) else ""),
             "",

@@ -80,9 +80,8 @@ def _why_not(table: PaperTable, cell: TableCell, budget: Budget) -> str:
     """Why a cell cannot be compared; empty if it can."""
     if cell.published is None:
         return "nothing was published"
-    if cell.not_comparable or budget == "full" or not cell.source.trained:
-        return cell.not_comparable
-    return f"{table.fraction(budget):.3g} of the budget"
+    small = "" if budget == "full" or not cell.source.trained else f"{table.fraction(budget):.3g} of the budget"
+    return "; ".join(filter(None, (cell.not_comparable, small)))
 
 
 def aggregated(values: Float, aggregate: Aggregate, num_groups: int = 1) -> Interval:

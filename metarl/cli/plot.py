@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def _labelled(words: Sequence[str]) -> Iterator[tuple[str, list[RunFolder]]]:
     for word in words:
         label, _, pattern = word.partition("=")
         if not label or not pattern:
-            raise ConfigError(f"--label takes NAME=GLOB, such as 'RL2=runs/rl2-*', got {word!r}.")
+            raise ConfigError(f"--label takes NAME=GLOB, such as 'RL2=runs/rl2-bandit-*', got {word!r}.")
         if label in labels:
             raise ConfigError(f"--label {label} is there twice; one pattern may find more: {pattern.split('/')[0]}/*.")
         labels.add(label)
@@ -94,13 +95,20 @@ def _labelled(words: Sequence[str]) -> Iterator[tuple[str, list[RunFolder]]]:
         for path in runs:
             if (other := names.setdefault(path, label)) != label:
                 raise ConfigError(f"{shown(path)} is both {other} and {label}; a run has one label.")
-        _require_different(label, list(runs.values()))
-        yield label if len(runs) == 1 else f"{label} ({len(runs)} seeds)", list(runs.values())
+        what = _alike(label, list(runs.values()))
+        yield label if len(runs) == 1 else f"{label} ({len(runs)} {what})", list(runs.values())
 
 
-def _require_different(label: str, runs: Sequence[RunFolder]) -> None:
-    """Refuse two runs of the same seed with the same settings: they are one, and would count twice."""
+def _alike(label: str, runs: Sequence[RunFolder]) -> str:
+    """What the runs of one line are, seeds of each other or runs with several settings, which is warned of.
+
+    Raises:
+        ConfigError: for two runs of the same seed with the same settings, which would count twice, and for runs on
+            several tasks.
+    """
     seen: dict[str, RunFolder] = {}
+    first, _ = _settings(runs[0])
+    different: set[str] = set()
     for run in runs:
         settings, seed = _settings(run)
         known = None not in (settings["agent"], settings["tasks"])
@@ -110,6 +118,21 @@ def _require_different(label: str, runs: Sequence[RunFolder]) -> None:
                 f"--label {label}: {shown(other.path)} and {shown(run.path)} have the same settings and seed: they "
                 "would count as two seeds. Leave one of them out."
             )
+        for name in ("tasks", "data"):
+            if settings.get(name) != first.get(name):
+                raise ConfigError(
+                    f"--label {label}: {shown(runs[0].path)} is on {first.get(name)}, and {shown(run.path)} on "
+                    f"{settings.get(name)}: their mean says nothing. Take a pattern that finds runs on one of them."
+                )
+        different |= {name for name in settings | first if settings.get(name) != first.get(name)}
+    if not different:
+        return "seeds"
+    warnings.warn(
+        f"--label {label}: its runs differ in {', '.join(sorted(different))}, so that the line is no mean over seeds "
+        "alone.",
+        stacklevel=2,
+    )
+    return "runs"
 
 
 @dataclass

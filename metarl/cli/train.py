@@ -108,8 +108,10 @@ def train(words: list[str], console: Console) -> int:
             raise ConfigError(
                 f"--print-config is for new runs; the settings of this one are {base.run.path}/config.json."
             )
-        _check_resume(base, options.train.num_iterations, checkpoint, console)
+        _check_resume(base, options.train.num_iterations, checkpoint)
         this = base.reconfigured(options.train, options.settings, checkpoint)
+        if checkpoint is not None:
+            console.print(_going_back(this, checkpoint), soft_wrap=True)
     else:
         if checkpoint is not None:
             raise ConfigError(f"--checkpoint {options.checkpoint} needs --resume RUN.")
@@ -159,15 +161,12 @@ def _check_flags(setup: Setup) -> None:
         )
 
 
-def _check_resume(known: Experiment, num_iterations: int, checkpoint: Path | None, console: Console) -> None:
+def _check_resume(known: Experiment, num_iterations: int, checkpoint: Path | None) -> None:
     """Refuse what cannot be resumed before anything in the run is changed."""
     known.run.require_trainable()
     store = known.run.checkpoints
     if checkpoint is not None:
         done, _ = store.load(checkpoint)
-        console.print(
-            f"Going back to iteration {done}; what came later is kept in {escape(shown(known.run.path))}/abandoned."
-        )
     else:
         done = max(store.iterations(), default=0)
         if not done and known.run.metrics.exists() and known.run.metrics.stat().st_size:
@@ -177,6 +176,14 @@ def _check_resume(known: Experiment, num_iterations: int, checkpoint: Path | Non
             f"{known.run.path} has done {done} iterations already, more than --num-iterations {num_iterations}. "
             "Ask for more, or go back with --checkpoint."
         )
+
+
+def _going_back(this: Experiment, checkpoint: Path) -> str:
+    """Where training goes on from, and where what came later will be."""
+    done, _ = this.run.checkpoints.load(checkpoint)
+    later = any(known > done for known in this.run.checkpoints.iterations())
+    kept = f" What came later is kept in {escape(shown(this.run.next_abandoned))}." if later else ""
+    return f"Going back to iteration {done}.{kept}"
 
 
 def _callbacks(options: TrainOptions) -> list[Callback]:

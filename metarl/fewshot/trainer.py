@@ -124,7 +124,7 @@ _ACROSS_TASKS = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
 
 def restore(
     learner: Learner[Any], content: Mapping[str, Any], tasks: FewShotTasks, episode: EpisodeConfig, config: TrainConfig
-) -> None:
+) -> bool:
     """Give ``learner`` the state that :func:`train` saved.
 
     Args:
@@ -133,6 +133,9 @@ def restore(
         tasks: that the run is trained on.
         episode: their size.
         config: the run's settings.
+
+    Returns:
+        Whether the data are still those of the scores that were saved; others are told of.
 
     Raises:
         CheckpointError: if another learner, one with other settings or another seed, or one for other tasks was saved,
@@ -173,6 +176,7 @@ def restore(
             stacklevel=2,
         )
     load_state(learner, content["learner"], "learner")
+    return not changed
 
 
 _PARTS = ("settings", "episode", "train")
@@ -256,6 +260,6 @@ class _Work:
         """The learner's state and its origin."""
         return {"learner": state, "origin": _origin(self.components, self.tasks, self.episode, self.config)}
 
-    def restore(self, content: Mapping[str, Any]) -> None:
+    def restore(self, content: Mapping[str, Any]) -> bool:
         """See :func:`restore`."""
-        restore(self.components, content, self.tasks, self.episode, self.config)
+        return restore(self.components, content, self.tasks, self.episode, self.config)

@@ -113,12 +113,17 @@ def linear_baseline_advantages(
     steps = torch.arange(valid.shape[-1], device=valid.device).expand(valid.shape)
     features = time_features(rollout.obs, steps)
     targets = discounted_sums(rollout.rewards, discount)
-    enough = valid.sum((1, 2)) >= _SAMPLES_PER_FEATURE * features.shape[-1]
+    last_features = time_features(rollout.last_obs, rollout.lengths)
+    needed = _SAMPLES_PER_FEATURE * features.shape[-1]
+    enough = valid.sum((1, 2)) >= needed
+    if valid[0].numel() < needed:
+        # In no task: solving for thousands of weights that are zero, of images, takes minutes and gigabytes.
+        features, last_features = features[..., -_OF_TIME:], last_features[..., -_OF_TIME:]
     weights = fit_linear(_known(features, enough).flatten(1, 2), targets.flatten(1), valid.flatten(1))
     values = predict_linear(weights, features)
     last_value = torch.zeros_like(values[..., 0])
     if bootstrap_at_horizon:
-        last_value = predict_linear(weights, time_features(rollout.last_obs, rollout.lengths))
+        last_value = predict_linear(weights, last_features)
     advantages = gae(rollout.rewards, values, last_value, rollout.terminated, valid, discount, gae_lambda)
     return normalise(advantages, valid, (1, 2)).to(rollout.rewards.dtype)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,15 @@ def first_steps(distribution: TaskDistribution) -> list[list[float]] | None:
             distribution.close_vector_env(env)
     except MetarlError:
         return None
-    return played if played == again else None
+    if played == again:
+        return played
+    warnings.warn(
+        f"{distribution.id} does not follow its seed: by the same one and the same actions its first steps are others, "
+        "so that no run on it can be repeated. Draw from the environment's np_random, which reset(seed=...) sets.",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+    return None
 
 
 def _play(episodes: Episodes) -> list[list[float]]:

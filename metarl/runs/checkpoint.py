@@ -174,6 +174,26 @@ class CheckpointStore:
         elif score is not None and (best is None or best["score"] is None or score > best["score"]):
             save(self.best_path, newest)
 
+    def retire_best(self) -> None:
+        """Choose the best anew from here on: scores so far are of other tasks. The best of them is kept beside it.
+
+        Raises:
+            CheckpointError: if the folder cannot be written.
+        """
+        best = self._read_best()
+        if best is None:
+            return
+        kept = self.folder / f"best-of-other-tasks-{best['iteration']:08d}{_SUFFIX}"
+        try:
+            self.best_path.replace(kept)
+        except OSError as error:
+            raise CheckpointError(f"cannot rename {self.best_path}: {error.strerror or error}.") from error
+        warnings.warn(
+            f"the best checkpoint is chosen anew, since its score is of other tasks; the one so far is {kept.name}.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
     def iterations(self) -> list[int]:
         """Iterations that have a checkpoint, ascending."""
         names = [path.name for path in self.folder.glob(f"iteration-*{_SUFFIX}")]

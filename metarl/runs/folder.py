@@ -148,6 +148,11 @@ class RunFolder:
         """
         return here / f"model-{self.path.name}" if is_published(self.path) else self.path
 
+    @property
+    def next_abandoned(self) -> Path:
+        """The folder that :meth:`set_aside` will make."""
+        return next(path for path in _numbered(self.path / "abandoned") if not path.exists())
+
     def set_aside(self, iteration: int) -> Path | None:
         """Keep what came after ``iteration`` in a folder inside the run, for a run that goes back to that iteration.
 
@@ -168,7 +173,7 @@ class RunFolder:
             kept = [*later, *(path for path in (store.best_path, self.metrics) if path.exists())]
             for path in kept:
                 shutil.copy2(path, unfinished / path.name)
-            folder = next(path for path in _numbered(self.path / "abandoned") if not path.exists())
+            folder = self.next_abandoned
             unfinished.rename(folder)
         except OSError as error:
             raise CheckpointError(f"could not keep later checkpoints of {self.path}: {error.strerror}.") from error
@@ -208,7 +213,9 @@ class RunFolder:
                 "Wait until it ends, stop it (Ctrl-C saves first), or start a run of its own without --resume."
             ) from None
         except OSError as error:
-            raise CheckpointError(f"cannot lock the run {self.path}: {error.strerror or error}.") from error
+            raise CheckpointError(
+                f"cannot lock the run {self.path}: {error.strerror or error}. Copy its folder to where you may write."
+            ) from error
         try:
             self._remove_leftovers()
             write_json(owner, {"pid": os.getpid(), "host": socket.gethostname()})

@@ -118,8 +118,8 @@ class Work(Protocol):
     def content(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """What a checkpoint holds besides the loop's own: the state of what is trained, and whose it is."""
 
-    def restore(self, content: Mapping[str, Any]) -> None:
-        """Load what :meth:`content` gave.
+    def restore(self, content: Mapping[str, Any]) -> bool:
+        """Load what :meth:`content` gave; whether scores from before can be compared with those to come.
 
         Raises:
             CheckpointError: if it is of something else.
@@ -188,10 +188,14 @@ def run_loop(
             work.start(run)
             if checkpoint is not None:
                 run.set_aside(state.iteration)
+                if not state.comparable:
+                    run.checkpoints.retire_best()
                 # Drops later checkpoints before the log drops later entries: killed from here on, both still agree.
                 save(work.components.state_dict())
             elif state.resumed:
                 run.checkpoints.settle()
+                if not state.comparable:
+                    run.checkpoints.retire_best()
             if state.resumed:
                 run.note_resume(work.components.device)
             logger = stack.enter_context(Logger(run, resume_from=state.iteration if state.resumed else None))
@@ -270,6 +274,7 @@ class _Loaded:
     cost: int
     scores: list[float]
     resumed: bool
+    comparable: bool = True
 
 
 def _load(work: Work, run: RunFolder, checkpoint: Path | None) -> _Loaded:
@@ -285,8 +290,9 @@ def _load(work: Work, run: RunFolder, checkpoint: Path | None) -> _Loaded:
     if found is None:
         return _Loaded(0, 0, [], False)
     iteration, content = found
-    work.restore(content)
-    return _Loaded(iteration, content[work.counter], content["scores"], resumed)
+    comparable = work.restore(content)
+    scores = content["scores"] if comparable else []
+    return _Loaded(iteration, content[work.counter], scores, resumed, comparable)
 
 
 def _broadcast(group: Group, iteration: int, content: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:

@@ -60,7 +60,10 @@ def predict(words: list[str], console: Console) -> int:
         this = this.on(options.device)
     tasks = this.setup.tasks
     if not isinstance(tasks, ClassTasks) or tasks.image_format is None:
-        raise ConfigError(f"{tasks.id} are no tasks of image files, so that no file can be predicted by this run.")
+        raise ConfigError(
+            f"{options.run} was trained on {this.setup.task_name}, which are no tasks of image files: no file can be "
+            "predicted by it. In Python, learner.adapt and learner.predict take tensors."
+        )
     classes, files, labels = _support(here / options.support)
     if missing := [path for path in options.images if not (here / path).is_file()]:
         what = "which is a folder: name the images in it" if (here / missing[0]).is_dir() else "or it is no file"
