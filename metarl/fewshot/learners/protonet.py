@@ -69,6 +69,8 @@ class ProtoNet(Learner[Prototypes]):
 
     data_parallel = True
 
+    config: ProtoNetConfig
+
     def __init__(self, config: ProtoNetConfig, spec: FewShotSpec, device: torch.device, seed: int) -> None:
         require_classification("protonet", spec)
         super().__init__(spec, device, num_adaptations=1)
