@@ -163,9 +163,9 @@ class Experiment:
             dataclasses.asdict(learning) | fixed_settings(outer) | {"eval_tasks": outer.eval_tasks}
             for learning, outer in ((setup.learner_config, setup.train_config), (learner_config, train_config))
         )
+        require_eval_tasks(train_config, setup.tasks)
         require_kept(before, after, self.run.path, "learner's")
         choose_device(train_config.device)
-        require_eval_tasks(train_config, setup.tasks)
         require_learning(train_config, setup.learner_config)
         store = self.run.checkpoints
         done = store.load(checkpoint)[0] if checkpoint is not None else max(store.iterations(), default=0)
