@@ -96,6 +96,18 @@ def test_good_distribution_passes(task_on_reset: bool) -> None:
     check_tasks(line(task_on_reset=task_on_reset), num_tasks=2, seed=5)
 
 
+def test_every_reset_is_told_of_as_it_is_made() -> None:
+    made, told = [], []
+
+    class Counted(Line):
+        def reset(self, **kwargs: Any) -> Any:
+            made.append(len(made) + 1)
+            return super().reset(**kwargs)
+
+    check_tasks(line(make_env=Counted), num_tasks=2, on_reset=told.append)
+    assert told == made and len(told) > 10
+
+
 def test_few_different_tasks_are_counted() -> None:
     goals = line(sample=lambda rng: {"goal": float(rng.integers(3))}, sample_test=lambda rng: {"goal": -1.0})
     assert check_tasks(goals) == {"train": 3, "test": 1}

@@ -119,7 +119,11 @@ def _check(words: list[str], console: Console) -> int:
 
     options = tyro.cli(Options, args=words, prog="metarl check")
     distribution = load_distribution(options.tasks)
-    num_distinct = check_tasks(distribution)
+    # Forty resets and more, of which each may take seconds.
+    with console.status(f"{distribution.id}: drawing tasks") as status:
+        num_distinct = check_tasks(
+            distribution, on_reset=lambda resets: status.update(f"{distribution.id}: {resets} resets of environments")
+        )
     console.print(f"[green]{distribution.id}: no fault found.[/] {distribution.spec}")
     console.print(
         f"Different tasks in 300 draws: {num_distinct['train']} to train on, {num_distinct['test']} to test on."

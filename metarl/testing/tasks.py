@@ -7,6 +7,7 @@ import os
 import reprlib
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
@@ -45,7 +46,13 @@ _NUM_ATTEMPTS = 40
 """Episodes after which tasks that never differed count as ignored; sparse rewards need many."""
 
 
-def check_tasks(distribution: TaskDistribution, *, num_tasks: int = 8, seed: int = 0) -> dict[str, int]:
+def check_tasks(
+    distribution: TaskDistribution,
+    *,
+    num_tasks: int = 8,
+    seed: int = 0,
+    on_reset: Callable[[int], None] | None = None,
+) -> dict[str, int]:
     """Check that ``distribution`` keeps what agents and figures rely on.
 
     Checked: flat spaces that are the same for all tasks; a time limit; samplers that depend on their generator
@@ -57,6 +64,7 @@ def check_tasks(distribution: TaskDistribution, *, num_tasks: int = 8, seed: int
         distribution: what to check.
         num_tasks: tasks to play, half of them test tasks; 2 or more.
         seed: seed for the sampled tasks, the actions and the episodes.
+        on_reset: called whenever environments have been reset, with how often they have been so far.
 
     Returns:
         How many different tasks 300 draws of each split held, by ``"train"`` and ``"test"``.
@@ -68,7 +76,7 @@ def check_tasks(distribution: TaskDistribution, *, num_tasks: int = 8, seed: int
     if num_tasks < 2:
         raise ConfigError(f"check_tasks: num_tasks must be 2 or more, got {num_tasks!r}.")
     # The worker processes are not what is checked, and an exception here has a plain traceback.
-    check = _Check(dataclasses.replace(distribution, num_workers=0), seed)
+    check = _Check(dataclasses.replace(distribution, num_workers=0), seed, on_reset)
     check.run(num_tasks)
     if check.problems:
         raise TaskCheckError(distribution.id, check.problems)
@@ -78,11 +86,13 @@ def check_tasks(distribution: TaskDistribution, *, num_tasks: int = 8, seed: int
 class _Check:
     """One run of :func:`check_tasks`; ``problems`` grows as it goes, ``num_distinct`` is what it returns."""
 
-    def __init__(self, distribution: TaskDistribution, seed: int) -> None:
+    def __init__(self, distribution: TaskDistribution, seed: int, on_reset: Callable[[int], None] | None) -> None:
         self.problems: list[str] = []
         self.num_distinct: dict[str, int] = {}
         self._distribution = distribution
         self._seed = seed
+        self._on_reset = on_reset
+        self._num_resets = 0
         self._max_steps = min(distribution.horizon or _MAX_STEPS, _MAX_STEPS)
 
     def run(self, num_tasks: int) -> None:
@@ -97,6 +107,11 @@ class _Check:
     def _add(self, problem: str) -> None:
         if problem not in self.problems:
             self.problems.append(problem)
+
+    def _count_reset(self) -> None:
+        self._num_resets += 1
+        if self._on_reset is not None:
+            self._on_reset(self._num_resets)
 
     def _samplers(self, num_tasks: int) -> list[Task]:
         """Check the samplers and the split; returns tasks of both splits."""
@@ -173,6 +188,7 @@ class _Check:
                     check_environment(
                         env, task, task_on_reset=distribution.task_on_reset, seed=self._seed, add=self._add
                     )
+                    self._count_reset()
                     limit = env.spec.max_episode_steps if env.spec is not None else None
                 finally:
                     env.close()
@@ -315,6 +331,7 @@ class _Check:
             rng = numpy_stream(self._seed, "actions", episode)
             handed = [own_copy(task) for task in tasks]
             obs, _ = env.reset(seed=derive(self._seed, "episode", episode), options={"tasks": handed})
+            self._count_reset()
             self._finite("observation", obs, env)
             record.append(np.array(obs))
             running = np.ones(len(tasks), bool)
