@@ -23,8 +23,12 @@ from metarl.agents.common.gradient_agent import OuterUpdate, named_rule
 from metarl.agents.common.meta_gradient import Batch, MetaGradient, Objective, PolicyAt
 from metarl.agents.maml_ppo import ClippedConfig, ClippedUpdate, clipped_loss, pre_update_kl
 from metarl.config.settings import NonNegative, Positive
+from metarl.errors import ConfigError
 from metarl.networks.distributions import Distribution
 from metarl.networks.policy import Policy
+
+_WEIGHTS = (1e-8, 1e8)
+"""Between these an adaptive weight stays: from one that was halved to 0 no doubling leads back."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,20 @@ class ProMPConfig(ClippedConfig):
     """Double or halve kl_coef after an update whose KL is 1.5 times off target_kl."""
     target_kl: Positive = 0.01
     """KL that adaptive_kl aims at, in nats."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.adaptive_kl and not self.kl_coef:
+            raise ConfigError(
+                "ProMPConfig.adaptive_kl doubles or halves kl_coef, and 0 stays 0: give a kl_coef above 0, or leave "
+                "adaptive_kl out."
+            )
+        default = type(self).target_kl
+        if not self.adaptive_kl and self.target_kl != default:
+            raise ConfigError(
+                f"ProMPConfig.target_kl acts with adaptive_kl alone, got {self.target_kl!r} without. Leave it at "
+                f"{default!r}."
+            )
 
     def make_rule(self, policy: Policy) -> UpdateRule:
         """The one that ``inner_rule`` names."""
@@ -86,6 +104,7 @@ class PenalisedUpdate:
         if self.target_kl is not None:
             kl = metrics["pre_update_kl"]
             self.kl_coef.value *= 2.0 if kl > 1.5 * self.target_kl else 0.5 if kl < self.target_kl / 1.5 else 1.0
+            self.kl_coef.value.clamp_(*_WEIGHTS)
         return {**metrics, "kl_coef": float(self.kl_coef.value)}
 
     def _objective(self, old: Sequence[Distribution]) -> Objective:

@@ -173,6 +173,7 @@ class RL2(RecurrentPPO):
         super().__init__(config, spec, device, memory, self._num_kept + memory.state_size)
         self.memory = memory
         self.recall = Recall(spec.obs_dim).to(device) if recall_best else None
+        self.max_trial_steps = memory.num_steps if isinstance(memory, SNAILMemory) else None
         self.bptt_steps = config.bptt_steps
         self.precision = config.precision
 
@@ -189,10 +190,11 @@ class RL2(RecurrentPPO):
         """
         if isinstance(self.memory, SNAILMemory):
             seen = int(state[..., -1].max())
-            if seen + self.spec.horizon > self.memory.num_steps:
+            longest = max(self.spec.horizon, rollout.rewards.shape[-1])
+            if seen + longest > self.memory.num_steps:
                 raise ConfigError(
                     f"SNAIL's memory was built for {self.memory.num_steps} steps (episodes_per_trial x horizon) and "
-                    f"has seen {seen}: another episode of up to {self.spec.horizon} does not fit. Use fewer "
+                    f"has seen {seen}: another episode of up to {longest} does not fit. Use fewer "
                     "adaptations, or train with more episodes_per_trial."
                 )
         return state

@@ -270,9 +270,7 @@ class VariBAD(RecurrentPPO):
         steps_index, steps_weight = steps
         latents = take(belief.mean, terms_index) + take(belief.log_std, terms_index).exp() * noise
         known = take(batch.steps, steps_index)
-        rewards = take(trials.rewards, steps_index)
-        if self.config.normalise_rewards:
-            rewards = rewards / self.reward_moments.std
+        rewards = self.normalised_rewards(take(trials.rewards, steps_index))
         weight = terms_weight[:, :, None] * steps_weight[:, None, :]
 
         def error(decoder: str, given: Tensor, target: Tensor) -> Tensor:

@@ -39,10 +39,13 @@ class Agent(Components, Generic[State]):
             again; None for an agent that has none.
         data_parallel: whether ``meta_update`` may get a share of the meta-batch, and takes its sums over tasks with
             :func:`metarl.distributed.current`; other agents are refused by more than one rank.
+        max_trial_steps: steps of a trial that it can remember; None where there is no such limit. Tasks whose single
+            episode may be longer are refused.
     """
 
     config: AgentConfig | None = None
     data_parallel: bool = False
+    max_trial_steps: int | None = None
 
     def __init__(
         self,

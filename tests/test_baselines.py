@@ -216,3 +216,11 @@ def test_advantages_of_wide_observations_follow_the_returns() -> None:
     for task in range(3):
         both = torch.stack([found[task].flatten(), discounted_sums(rewards, 0.9)[task].flatten()])
         assert torch.corrcoef(both)[0, 1] > 0.9
+
+
+def test_two_steps_are_not_fitted_exactly() -> None:
+    """Powers of time go through both returns: what was left was rounding, and of steps that paid every other was -1."""
+    rewards = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]], [[1.0, 1.0]]])
+    found = linear_baseline_advantages(_played(randn(3, 1, 2, 1), rewards), 1.0, 1.0, bootstrap_at_horizon=False)
+    # Returns to go 1 0, 1 1 and 2 1, less their means and over their deviations.
+    assert torch.allclose(found, torch.tensor([[[1.0, -1.0]], [[0.0, 0.0]], [[1.0, -1.0]]]), atol=1e-3)

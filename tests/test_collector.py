@@ -163,6 +163,7 @@ _FLOAT_MAX = float(np.finfo(np.float32).max)
         (-2.0, 6.0, [-2.0, 0.0, 2.0, 6.0]),
         (-np.inf, np.inf, [-7.0, -0.5, 0.0, 7.0]),
         (-_FLOAT_MAX, _FLOAT_MAX, [-7.0, -0.5, 0.0, 7.0]),
+        (-3e38, 3e38, [-7.0, -0.5, 0.0, 7.0]),  # Between them lies more than float32 has a number for.
         (0.0, np.inf, [0.0, 0.0, 0.0, 7.0]),
         (10.0, np.inf, [10.0, 10.0, 10.0, 10.0]),
         (-np.inf, -1.0, [-7.0, -1.0, -1.0, -1.0]),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from metarl.agents import MAMLTRPOConfig, RandomConfig, RL2Config
+from metarl.agents import MAMLTRPOConfig, MetaLSTMConfig, PretrainedConfig, RandomConfig, RL2Config
 from metarl.cli.report import evaluation_rows, write_adaptation
 from metarl.config import TrainConfig
 from metarl.errors import CheckpointError, ConfigError
@@ -118,6 +118,11 @@ def test_a_reference_counts_only_once_it_has_a_checkpoint(experiment: Experiment
 def test_agents_without_the_settings_of_maml_have_no_reference(config: RL2Config | RandomConfig) -> None:
     with pytest.raises(ConfigError, match="a pretrained reference needs a MAML agent beside it, got 'x'"):
         reference_config("x", config)
+
+
+def test_the_reference_of_a_learned_rule_goes_by_gradient_descent() -> None:
+    config = MetaLSTMConfig(hidden_sizes=(5,), inner_lr=0.3)
+    assert reference_config("meta-lstm", config) == PretrainedConfig(hidden_sizes=(5,), inner_lr=0.3)
 
 
 def test_every_row_of_the_table_is_scored_on_the_same_tasks(experiment: Experiment, tmp_path: Path) -> None:

@@ -40,11 +40,14 @@ def _tensorboard_curve(run: RunFolder) -> list[tuple[int, float]]:
 
 def test_every_line_is_strict_json_with_iteration_and_wall_time(run: RunFolder) -> None:
     with Logger(run) as logger:
-        logger.log(0, {"a": 1, "b/c": np.float32(0.5), "d": torch.tensor(2.0)})  # type: ignore[dict-item]
+        logger.log(0, {"a": 1, "b/c": np.float32(0.5), "d": torch.tensor(2.0), "e": True, "f": 2**64})  # type: ignore[dict-item]
     (line,) = run.metrics.read_text().splitlines()
     entry = json.loads(line)
     assert entry.pop("wall_time") > 1e9
-    assert entry == {"iteration": 0, "a": 1, "b/c": 0.5, "d": 2.0}
+    assert entry == {"iteration": 0, "a": 1, "b/c": 0.5, "d": 2.0, "e": 1.0, "f": 2.0**64}
+    assert "true" not in line
+    (read,) = read_metrics(run.metrics)
+    assert {name: read[name] for name in entry} == entry
 
 
 def test_both_logs_are_readable_before_the_logger_is_closed(run: RunFolder) -> None:

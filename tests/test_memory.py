@@ -121,3 +121,10 @@ def test_an_episode_that_outgrows_snail_is_refused() -> None:
     assert evaluate(agent, bandit, num_tasks=3, seed=0).returns.shape == (3, 1)
     with pytest.raises(ConfigError, match=r"built for 10 steps .* has seen 10"):
         evaluate(agent, bandit, num_tasks=3, seed=0, num_adaptations=1)
+    # An episode that is longer than those of training, alone or as the last of several.
+    longer = make("bandit-k5-n100")
+    with pytest.raises(ConfigError, match=r"built for trials of 10 steps, but .* has up to 100"):
+        evaluate(agent, longer, num_tasks=3, seed=0)
+    agent = SNAILConfig(hidden_size=4, episodes_per_trial=25).build(bandit.spec, torch.device("cpu"), 0)
+    with pytest.raises(ConfigError, match=r"has seen 200: another episode of up to 100 does not fit"):
+        evaluate(agent, longer, num_tasks=3, seed=0, num_adaptations=2)

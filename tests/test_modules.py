@@ -15,7 +15,7 @@ from metarl.adaptation import call, inner_loop, meta_gradient, modules, stack_mo
 from metarl.agents import ANILConfig, GradientAgent, MAMLPPOConfig, MAMLTRPOConfig, MetaSGDConfig
 from metarl.errors import ConfigError
 from metarl.networks.mlp import MLPPolicy
-from metarl.networks.policy import ModulePolicy, Policy
+from metarl.networks.policy import ModulePolicy, Policy, last_to_act
 from metarl.rollouts.collector import Collector
 from metarl.seeding import numpy_stream
 
@@ -163,9 +163,10 @@ def test_the_head_is_the_layer_that_acts_last_or_the_one_that_is_named() -> None
     frozen.head.requires_grad_(False)
     with pytest.raises(ConfigError, match="the head 'head' of HeadFirst is frozen"):
         _ = ModulePolicy(spec, frozen).head_names
-    dropping = ModulePolicy(spec, nn.Sequential(nn.Linear(4, 5), nn.Dropout(), nn.Linear(5, 2)))
+    # Few-shot networks may drop values.
+    dropping = nn.Sequential(nn.Linear(4, 5), nn.Dropout(), nn.Linear(5, 2))
     state = torch.get_rng_state()
-    assert dropping.head_names == {"module.2.weight", "module.2.bias"}
+    assert last_to_act(dropping, torch.zeros(2, 4)) == "2"
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -230,3 +231,14 @@ def test_a_module_with_buffers_is_refused() -> None:
     spec = make("cartpole-goal").spec
     with pytest.raises(ConfigError, match=r"no buffers, got buffers .*running_mean"):
         ModulePolicy(spec, nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2)))
+
+
+def test_a_module_with_dropout_is_refused() -> None:
+    spec = make("cartpole-goal").spec
+    net = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.1), nn.Linear(8, 2))
+    with pytest.raises(ConfigError, match=r"the same numbers for the same input, got dropout in \['1'\] of Sequential"):
+        ModulePolicy(spec, net)
+    with pytest.raises(ConfigError, match=r"got dropout in .*'lstm'"):
+        ModulePolicy(spec, nn.ModuleDict({"lstm": nn.LSTM(4, 2, num_layers=2, dropout=0.5)}))
+    ModulePolicy(spec, nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.0), nn.Linear(8, 2)))
+    ModulePolicy(spec, net.eval())

@@ -217,6 +217,8 @@ def test_a_file_may_hold_a_part_and_flags_win(capsys: pytest.CaptureFixture[str]
         ("train maml-trpo cartpole --config file.yaml", "tasks is 'bandit' in file.yaml, got 'cartpole' as well"),
         ("train --config bad.yaml", "unknown key in bad.yaml 'trian'. Did you mean 'train'?"),
         ("train --config part.yaml", "agent and tasks missing, and part.yaml does not say"),
+        ("train rl2 bandit --config twice.yaml", "the config twice.yaml has 'train' twice in one mapping"),
+        ("train rl2 bandit --config twice.json", "the config twice.json has 'seed' twice in one mapping"),
         ("train --agent rl2", "tasks missing."),
         ("train rl2 bandit --agent rl2", "agent and tasks are 'rl2 bandit' already; leave out --agent and --tasks"),
         ("train --resume x --config part.yaml", "--config part.yaml is for new runs"),
@@ -228,6 +230,8 @@ def test_bad_files_and_flags_are_named(words: str, message: str, capsys: pytest.
     Path("file.yaml").write_text("agent: maml-trpo\ntasks: bandit\n")
     Path("bad.yaml").write_text("trian: {}\n")
     Path("part.yaml").write_text("train: {seed: 3}\n")
+    Path("twice.yaml").write_text("train: {seed: 3}\nsettings: {}\ntrain: {num_iterations: 5}\n")
+    Path("twice.json").write_text('{"train": {"seed": 3, "seed": 4}}')
     assert message in refused(words, capsys)
     assert not Path("runs").exists()
 

@@ -230,3 +230,13 @@ def test_non_finite_meta_gradient_is_refused_before_a_parameter_changes(rollout:
 def test_impossible_setting_is_refused_by_name(config: type[ClippedConfig], field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"{config.__name__}\.{field} must .*{value}"):
         config(**{field: value})
+
+
+def test_an_adaptive_weight_can_move() -> None:
+    with pytest.raises(ConfigError, match=r"adaptive_kl doubles or halves kl_coef, and 0 stays 0"):
+        ProMPConfig(kl_coef=0.0, adaptive_kl=True)
+    with pytest.raises(ConfigError, match=r"target_kl acts with adaptive_kl alone, got 0\.5 without"):
+        ProMPConfig(target_kl=0.5)
+    trial = random_trial(DISCRETE, 1)
+    agent = built(ProMPConfig(**SETTINGS, kl_coef=1e-38, adaptive_kl=True, target_kl=1e3), DISCRETE)
+    assert agent.meta_update(trial)["kl_coef"] == pytest.approx(1e-8)

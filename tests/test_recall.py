@@ -33,7 +33,7 @@ def inputs_of_trials() -> Tensor:
     inputs[..., -1] = 0.0
     inputs[:, 0, -2] = 0.0
     inputs[:, [4, 8], -1] = 1.0
-    inputs[:, 8, -2] = 100.0  # Belongs to the episode before, whose last observation nobody saw.
+    inputs[:, 8, -2] = 100.0  # Belongs to the episode before, whose outcome nobody saw.
     return inputs
 
 
@@ -43,8 +43,8 @@ def by_hand(sequence: np.ndarray) -> np.ndarray:
     observed: dict[float, list[np.ndarray]] = {}
     for time, step in enumerate(sequence):
         obs, reward, new_episode = step[:OBS], step[-2], step[-1]
-        if time and not new_episode:
-            observed.setdefault(reward, []).append(obs)
+        if time:
+            observed.setdefault(reward, []).append(sequence[time - 1][:OBS] if new_episode else obs)
         best = max(observed, default=None)
         rows.append([0.0] * shown_size(OBS) if best is None else [*np.mean(observed[best], axis=0), best, 1.0])
     return np.array(rows)
@@ -57,6 +57,16 @@ def test_it_shows_what_a_plain_loop_finds() -> None:
     np.testing.assert_allclose(shown.numpy(), expected, rtol=1e-6, atol=1e-7)
     assert shown[:, 0].eq(0).all()  # Before the first reward, though a reward of zero would be the best of all.
     assert kept.shape == (SEQUENCES, kept_size(OBS))
+
+
+def test_a_goal_whose_reaching_ends_the_episode_is_recalled_from_one_step_before() -> None:
+    place, reward, new = [0.0, 1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0, 1.0], [0.0, 0.0, 1.0, 0.0, 1.0]
+    inputs = torch.tensor([[[x, 0.0, r, end] for x, r, end in zip(place, reward, new, strict=True)]])
+    kept = torch.zeros(1, kept_size(1))
+    for step in range(5):
+        shown, kept = recall_best(inputs[:, step : step + 1], kept, 1)
+        # At first the step to the place beside the goal, which paid nothing; then what ended the episode and paid 1.
+        assert shown[0, 0].tolist() == [[0.0, 0.0, 0.0], [1.0, 0.0, 1.0], *[[1.0, 1.0, 1.0]] * 3][step]
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 11])
@@ -73,7 +83,7 @@ def test_pieces_go_on_from_what_was_kept(size: int) -> None:
 
 def test_the_way_there_is_shown_in_its_running_deviation() -> None:
     inputs, kept = inputs_of_trials(), torch.zeros(SEQUENCES, kept_size(OBS))
-    inputs[..., 0] *= 1e-6  # As a joint that is held; a hundredth of the largest deviation is the least unit.
+    inputs[..., 0] *= 1e-5  # As a joint that is held; a hundredth of the largest deviation is the least unit.
     recall = Recall(OBS)
     best, _ = recall_best(inputs, kept, OBS)
     way = torch.where(best[..., -1:] > 0, best[..., :OBS] - inputs[..., :OBS], 0.0).double().numpy()
@@ -101,15 +111,19 @@ def test_the_deviation_is_of_what_was_played_and_part_of_a_checkpoint() -> None:
     ways = []
     for task, slot in itertools.product(range(3), range(2)):
         best: list[tuple[float, np.ndarray]] = []
+        of_end: list[tuple[float, np.ndarray]] = []
         for rollout in trial.rollouts:
             obs, reward = (
                 rollout.timesteps.obs[task, slot].double().numpy(),
                 rollout.rewards[task, slot].double().numpy(),
             )
-            for time in np.flatnonzero(rollout.valid[task, slot].numpy()):
-                if time and (not best or reward[time - 1] > best[0][0]):
-                    best = [(reward[time - 1], obs[time])]
+            length = int(rollout.valid[task, slot].sum())
+            for time in range(length):
+                came = [(reward[time - 1], obs[time])] if time else of_end
+                if came and (not best or came[0][0] > best[0][0]):
+                    best = came
                 ways.append(best[0][1] - obs[time] if best else np.zeros_like(obs[time]))
+            of_end = [(reward[length - 1], obs[length - 1])]
     assert len(ways) == int(batch.valid.sum())
     named = agent.named_tensors()
     variance = named["recall.way.squares"] / named["recall.way.count"]

@@ -24,7 +24,7 @@ from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
 from metarl.seeding import numpy_stream
 from metarl.tasks.distribution import TaskDistribution
-from metarl.types import Trial
+from metarl.types import Spec, Trial
 from metarl.vector.array_env import ArrayVectorEnv
 
 CONFIG = RL2Config(
@@ -142,11 +142,12 @@ class Reference(TrialReference):
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("discrete", [True, False])
-@pytest.mark.parametrize("normalised", [True, False])
-def test_ppo_step_equals_the_reference(discrete: bool, normalised: bool) -> None:
+@pytest.mark.parametrize(("normalised", "centred"), [(True, False), (True, True), (False, False)])
+def test_ppo_step_equals_the_reference(discrete: bool, normalised: bool, centred: bool) -> None:
     """Advantages run on across the ends of episodes; moments are those of the trials before this one."""
     torch.set_default_dtype(torch.float32)
     config = dataclasses.replace(CONFIG, normalise_obs=normalised, normalise_rewards=normalised, max_grad_norm=0.5)
+    config = dataclasses.replace(config, centre_rewards=centred)
     actor = build(discrete, config)
     first, second = play(actor, 0), play(actor, 1)
     torch.set_default_dtype(torch.float64)
@@ -340,6 +341,26 @@ def test_value_probe_learns_discounted_values_across_episodes() -> None:
 def test_impossible_setting_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=rf"RL2Config\.{field} must .*{re.escape(str(value))}"):
         RL2Config(**{field: value})
+
+
+def test_rewards_that_are_mostly_constant_are_told_of_once_unless_they_are_centred(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    def told(level: float, **settings: Any) -> list[str]:
+        agent = dataclasses.replace(CONFIG, **settings).build(Spec(1, 2, True, horizon=4), torch.device("cpu"), 0)
+        for rewards in (torch.tensor([[[0.0, 1.0]]]), torch.tensor([[[0.0, 0.0]]])):
+            agent.reward_moments.update(level + rewards[..., None], torch.ones(1, 1, 2, dtype=torch.bool))
+            agent._warn_of_constant_part()
+        found = [str(warning.message) for warning in recwarn]
+        recwarn.clear()
+        return found
+
+    assert told(0.0) == told(3.0) == told(100.0, centre_rewards=True) == told(100.0, normalise_rewards=False) == []
+    (message,) = told(100.0)
+    assert "a mean of 100.5 and a standard deviation of 0.5" in message and "around 201" in message
+    assert len(told(-100.0)) == 1
+    with pytest.raises(ConfigError, match=r"RL2Config\.centre_rewards shifts what normalise_rewards scales"):
+        RL2Config(centre_rewards=True, normalise_rewards=False)
 
 
 def test_settings_that_are_not_among_the_choices_are_refused() -> None:

@@ -224,12 +224,22 @@ class _BadNormaliser(RL2):
         return metrics
 
 
+class _BadMoment(RL2):
+    """Adam's moves are small for ever by an infinite second moment, and nothing else is out of order."""
+
+    def meta_update(self, trial: Trial) -> dict[str, float]:
+        metrics = super().meta_update(trial)
+        next(iter(self.optimizer.state.values()))["exp_avg_sq"].fill_(math.inf)
+        return metrics
+
+
 @pytest.mark.parametrize(
     ("kind", "named"),
     [
         (_BadLoss, "the metric 'agent/loss' is nan"),
         (_BadParameter, r"the parameter 'memory\.policy_head\.weight' is not finite"),
         (_BadNormaliser, r"the parameter 'obs_moments\.mean' is not finite"),
+        (_BadMoment, r"the parameter 'optimizer\.exp_avg_sq of 0' is not finite"),
     ],
 )
 def test_a_learner_that_fails_is_named_with_iteration_and_last_good_checkpoint(

@@ -7,6 +7,7 @@ al., 2017, arXiv 1707.06347). An algorithm says how a state and a policy follow 
 from __future__ import annotations
 
 import abc
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, ClassVar, Literal
@@ -19,12 +20,16 @@ from torch.optim import Adam, Optimizer
 from metarl.agent import Agent, AgentConfig
 from metarl.config.settings import Count, Positive, UnitInterval
 from metarl.distributed import current
+from metarl.errors import ConfigError
 from metarl.functional.policy_losses import clipped_ratio_loss
 from metarl.functional.returns import discounted_sums, gae, masked_mean, normalise
 from metarl.networks.distributions import Distribution
 from metarl.networks.memory import trial_inputs
 from metarl.networks.normaliser import RunningMoments
 from metarl.types import Action, Spec, Timestep, Trial
+
+_MOSTLY_CONSTANT = 10.0
+"""Standard deviations from 0 at which rewards lie that are told of; scaled observations end there."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,15 @@ class RecurrentPPOConfig(AgentConfig):
     """Shift and scale observations by their running moments."""
     normalise_rewards: bool = True
     """Divide rewards by their running standard deviation in the input, and by that of returns in the loss."""
+    centre_rewards: bool = False
+    """Subtract their running mean in the input too, and clip to ±10: where most of a reward is always the same."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.centre_rewards and not self.normalise_rewards:
+            raise ConfigError(
+                f"{type(self).__name__}.centre_rewards shifts what normalise_rewards scales: set both, or neither."
+            )
 
     @property
     def num_adaptations(self) -> int:
@@ -126,6 +140,7 @@ class RecurrentPPO(Agent[Tensor]):
         self.return_moments = RunningMoments(1).to(device)
         self.optimizer = Adam(trained.parameters(), lr=config.meta_lr, eps=1e-5)
         self._trained = trained
+        self._warned = False
 
     @abc.abstractmethod
     def forward(self, inputs: Tensor, memory: Tensor) -> tuple[Distribution, Tensor, Tensor]:
@@ -234,9 +249,13 @@ class RecurrentPPO(Agent[Tensor]):
 
     def _inputs(self, timestep: Timestep) -> Tensor:
         timestep = replace(timestep, obs=self._normalised_obs(timestep.obs))
-        if self.config.normalise_rewards:
-            timestep = replace(timestep, prev_reward=timestep.prev_reward / self.reward_moments.std)
-        return trial_inputs(timestep)
+        return trial_inputs(replace(timestep, prev_reward=self.normalised_rewards(timestep.prev_reward)))
+
+    def normalised_rewards(self, rewards: Tensor) -> Tensor:
+        """Rewards as the network sees them."""
+        if self.config.centre_rewards:
+            return self.reward_moments.normalise(rewards)
+        return rewards / self.reward_moments.std if self.config.normalise_rewards else rewards
 
     def _normalised_obs(self, obs: Tensor) -> Tensor:
         return self.obs_moments.normalise(obs) if self.config.normalise_obs else obs
@@ -256,6 +275,20 @@ class RecurrentPPO(Agent[Tensor]):
         for rollout in trial.rollouts:
             self.obs_moments.update(rollout.obs, rollout.valid)
             self.reward_moments.update(rollout.rewards[..., None], rollout.valid)
+        self._warn_of_constant_part()
+
+    def _warn_of_constant_part(self) -> None:
+        config, mean, std = self.config, float(self.reward_moments.mean), float(self.reward_moments.std)
+        if self._warned or config.centre_rewards or not config.normalise_rewards or abs(mean) <= _MOSTLY_CONSTANT * std:
+            return
+        self._warned = True
+        warnings.warn(
+            f"rewards have a mean of {mean:.6g} and a standard deviation of {std:.3g}: divided by it, as the network "
+            f"sees them, they lie around {mean / std:.0f}, and what tells tasks apart is small beside that. Set "
+            "centre_rewards, or take the constant part off (gymnasium.wrappers.TransformReward).",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,12 @@ class LearnedRates(UpdateRule):
         require_not_negative(inner_lr=inner_lr)
         if num_steps is not None and num_steps < 1:
             raise ConfigError(f"num_steps must be above 0, or None, got {num_steps!r}.")
+        alone = [name for name in params if "." not in name]
+        if per == "layer" and len(alone) > 1:
+            raise ConfigError(
+                f"a layer is what stands before the dot in a parameter's name, got the names {alone}, which belong to "
+                "none. Take per='parameter' or per='model', or name them as layer.weight and layer.bias."
+            )
         some = next(iter(params.values()))
         self.per, self.num_steps = per, num_steps
         shape = () if num_steps is None else (num_steps,)

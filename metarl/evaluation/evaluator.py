@@ -66,11 +66,16 @@ def require_same_spaces(agent: Agent[Any], distribution: TaskDistribution) -> No
     """Refuse tasks that ``agent`` was not built for.
 
     Raises:
-        ConfigError: if sizes or kinds of observations or actions differ.
+        ConfigError: if sizes or kinds of observations or actions differ, or an episode may outgrow its memory.
     """
     theirs, ours = distribution.spec, agent.spec
     if dataclasses.replace(theirs, horizon=ours.horizon) != ours:
         raise ConfigError(f"the agent was built for {ours}, but {distribution.id} has {theirs}.")
+    if agent.max_trial_steps is not None and theirs.horizon > agent.max_trial_steps:
+        raise ConfigError(
+            f"the agent's memory was built for trials of {agent.max_trial_steps} steps, but an episode of "
+            f"{distribution.id} has up to {theirs.horizon}. Train it on these tasks, or set a shorter horizon."
+        )
 
 
 def evaluate(

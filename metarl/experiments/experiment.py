@@ -182,7 +182,7 @@ class Experiment(Setup):
 
 
 def reference_config(agent: str, config: AgentConfig) -> PretrainedConfig:
-    """Settings of the one policy for all tasks that stands beside ``agent``.
+    """Settings of the one policy for all tasks that stands beside ``agent``, by gradient descent whatever its rule is.
 
     Raises:
         ConfigError: for an agent that is not built on MAML's settings, whose network could not be matched.
@@ -190,7 +190,8 @@ def reference_config(agent: str, config: AgentConfig) -> PretrainedConfig:
     known = {field.name for field in dataclasses.fields(PretrainedConfig)}
     if not known <= {field.name for field in dataclasses.fields(config)}:
         raise ConfigError(f"a pretrained reference needs a MAML agent beside it, got {agent!r}.")
-    return from_dict(PretrainedConfig, {name: getattr(config, name) for name in known})
+    # Gradient descent is the one rule that needs no training.
+    return from_dict(PretrainedConfig, {name: getattr(config, name) for name in known - {"inner_rule"}})
 
 
 def pretrained_reference(experiment: Experiment) -> Experiment:

@@ -14,7 +14,10 @@ _SAMPLES_PER_FEATURE = 3
 states: of n steps and p features it leaves 1 - p / n of the noise in the residuals, and of p steps but rounding."""
 
 _OF_TIME = 4
-"""The last features, which depend on time alone."""
+"""The last features, which depend on time alone, and the last of them not even on that."""
+
+_FEW = 2
+"""Steps through which powers of time go exactly: what is left of their returns is rounding. One constant stays."""
 
 
 def time_features(obs: Tensor, step: Tensor) -> Tensor:
@@ -97,7 +100,8 @@ def linear_baseline_advantages(
     """Normalised advantages of a rollout under a linear feature baseline fitted to that same rollout, per task.
 
     The baseline is fitted to the rewards that were seen, none of which lies behind the end of an episode. Of a task
-    with fewer than three valid steps for each feature, such as images in a few short episodes, it sees time alone.
+    with fewer than three valid steps for each feature, such as images in a few short episodes, it sees time alone, and
+    of one with two steps at most not even that.
 
     Args:
         rollout: axes ``[task, episode, time]``.
@@ -115,11 +119,12 @@ def linear_baseline_advantages(
     targets = discounted_sums(rollout.rewards, discount)
     last_features = time_features(rollout.last_obs, rollout.lengths)
     needed = _SAMPLES_PER_FEATURE * features.shape[-1]
-    enough = valid.sum((1, 2)) >= needed
+    num_steps = valid.sum((1, 2))
+    num_known = torch.where(num_steps > _FEW, _OF_TIME, 1).where(num_steps < needed, features.shape[-1])
     if valid[0].numel() < needed:
         # In no task: solving for thousands of weights that are zero, of images, takes minutes and gigabytes.
         features, last_features = features[..., -_OF_TIME:], last_features[..., -_OF_TIME:]
-    weights = fit_linear(_known(features, enough).flatten(1, 2), targets.flatten(1), valid.flatten(1))
+    weights = fit_linear(_last(features, num_known).flatten(1, 2), targets.flatten(1), valid.flatten(1))
     values = predict_linear(weights, features)
     last_value = torch.zeros_like(values[..., 0])
     if bootstrap_at_horizon:
@@ -128,7 +133,7 @@ def linear_baseline_advantages(
     return normalise(advantages, valid, (1, 2)).to(rollout.rewards.dtype)
 
 
-def _known(features: Tensor, enough: Tensor) -> Tensor:
-    """The features, those of observations zero in tasks without ``enough`` steps, so that their weights are too."""
-    of_time = torch.arange(features.shape[-1], device=features.device) >= features.shape[-1] - _OF_TIME
-    return features.where(enough[:, None, None, None] | of_time, 0.0)
+def _last(features: Tensor, num: Tensor) -> Tensor:
+    """The last ``num`` ``[task]`` features, those before them zero, so that their weights are too."""
+    index = torch.arange(features.shape[-1], device=features.device)
+    return features.where(index >= features.shape[-1] - num[:, None, None, None], 0.0)

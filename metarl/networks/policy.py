@@ -128,6 +128,13 @@ class ModulePolicy(Policy):
                 f"a policy module needs parameters and no buffers, got buffers {buffers} in {type(module).__name__}: "
                 "tasks would share and overwrite them."
             )
+        drops = [name for name, part in module.named_modules() if part.training and _drops(part)]
+        if drops:
+            raise ConfigError(
+                f"a policy module must give the same numbers for the same input, got dropout in {drops} of "
+                f"{type(module).__name__}: likelihood ratios would compare two networks. Leave it out, or call eval() "
+                "on these parts."
+            )
         layers = [name for name, part in module.named_modules() if name and list(part.parameters())]
         if head is not None and head not in layers:
             raise unknown_name(f"head of {type(module).__name__}", head, layers)
@@ -169,6 +176,14 @@ class ModulePolicy(Policy):
             return moved
 
         return self.outputs(params, obs), jvp
+
+
+def _drops(part: nn.Module) -> bool:
+    """Whether a module leaves out some of its values at random: dropout layers, and what has a setting of that name."""
+    if isinstance(part, nn.modules.dropout._DropoutNd):
+        return part.p > 0
+    share = getattr(part, "dropout", 0)
+    return isinstance(share, float) and share > 0
 
 
 def last_to_act(module: nn.Module, x: Tensor) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,31 @@ from metarl.runs.files import check_numbers, read_regular
 class _Loader(yaml.SafeLoader):
     """YAML's plain types, with numbers as everybody writes them: YAML 1.1 takes ``1e-3`` for a string."""
 
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """As the base class does, of whose nodes the last of two values by the same key would be taken, silently."""
+        node = super().compose_mapping_node(anchor)
+        _require_once([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+        return node
+
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
+
+
+def _require_once(keys: Sequence[Any]) -> None:
+    for number, key in enumerate(keys):
+        if key in keys[:number]:
+            raise _RepeatedError(key)
+
+
+def _from_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _require_once([key for key, _ in pairs])
+    return dict(pairs)
+
+
+class _RepeatedError(ValueError):
+    """A mapping has two values by one key."""
 
 
 def read_config_file(path: Path) -> Mapping[str, Any]:
@@ -35,7 +56,12 @@ def read_config_file(path: Path) -> Mapping[str, Any]:
         reason = error.strerror if isinstance(error, OSError) else "it is no text"
         raise ConfigError(f"cannot read the config {path}: {reason}.") from error
     try:
-        content = json.loads(text) if path.suffix == ".json" else yaml.load(text, _Loader)
+        is_json = path.suffix == ".json"
+        content = json.loads(text, object_pairs_hook=_from_pairs) if is_json else yaml.load(text, _Loader)
+    except _RepeatedError as error:
+        raise ConfigError(
+            f"the config {path} has {error.args[0]!r} twice in one mapping; expected once: put both together."
+        ) from None
     except RecursionError:
         raise ConfigError(f"the config {path} is nested too deeply to be read.") from None
     except (ValueError, yaml.YAMLError) as error:

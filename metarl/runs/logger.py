@@ -69,7 +69,8 @@ class Logger:
         for name, value in metrics.items():
             if name in _RESERVED:
                 raise ConfigError(f"a metric cannot be called {name!r}: the log uses that name itself.")
-            number = value if isinstance(value, int) else float(value)
+            # A bool, and a number beyond 64 bits, would be read as damage.
+            number = value if type(value) is int and -(2**63) <= value < 2**63 else float(value)
             if not math.isfinite(number):
                 raise NonFiniteError(f"iteration {iteration}: the metric {name!r} is {number}.")
             entry[name] = number

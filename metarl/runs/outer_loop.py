@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from metarl.distributed import Group, current, require_same, require_same_state
 from metarl.errors import CheckpointError, NonFiniteError, WorkerError, raised
@@ -393,7 +394,15 @@ def check_metrics(metrics: Mapping[str, float]) -> None:
 
 
 def _check_parameters(components: Components) -> None:
-    tensors = components.named_tensors()
+    # An infinite second moment is followed by parameters that hardly move, and stay finite.
+    tensors = components.named_tensors() | {
+        f"{name}.{key} of {index}": value
+        for name, part in components.components().items()
+        if isinstance(part, Optimizer)
+        for index, state in enumerate(part.state.values())
+        for key, value in state.items()
+        if isinstance(value, Tensor)
+    }
     if not tensors:
         return
     finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])

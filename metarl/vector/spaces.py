@@ -16,8 +16,9 @@ Array = NDArray[Any]
 
 ActionSpace = gym.spaces.Discrete | gym.spaces.Box
 
-_UNBOUNDED = float(np.finfo(np.float32).max)
-"""What environments write for a bound that they do not have, where it is not infinite."""
+_UNBOUNDED = float(np.finfo(np.float32).max) / 2
+"""What environments write for a bound that they do not have is float32's largest number, where it is not infinite; and
+between bounds from half of that on lies more than float32 has a number for."""
 
 
 def require_env(built: object) -> None:

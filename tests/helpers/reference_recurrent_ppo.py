@@ -96,12 +96,12 @@ class TrialReference(abc.ABC):
         self.params = copies(trained)
         rollouts = [rollout for trial in earlier for rollout in trial.rollouts]
         self.obs_mean, self.obs_std = torch.zeros(agent.spec.obs_dim), torch.ones(agent.spec.obs_dim)
-        self.reward_std = torch.ones(1)
+        self.reward_mean, self.reward_std = torch.zeros(1), torch.ones(1)
         if rollouts:
             obs = torch.cat([r.obs[r.valid] for r in rollouts]).double()
             rewards = torch.cat([r.rewards[r.valid] for r in rollouts]).double()
             self.obs_mean, self.obs_std = obs.mean(0).float(), obs.std(0, correction=0).float()
-            self.reward_std = rewards.std(correction=0).float()
+            self.reward_mean, self.reward_std = rewards.mean().float(), rewards.std(correction=0).float()
 
     @abc.abstractmethod
     def run(self, trial: Trial, row: tuple[int, int]) -> tuple[list[dict[str, Any]], float]:
@@ -112,6 +112,8 @@ class TrialReference(abc.ABC):
 
     def inputs(self, timestep: Timestep) -> Tensor:
         reward = timestep.prev_reward / self.reward_std
+        if self.config.centre_rewards:
+            reward = ((timestep.prev_reward - self.reward_mean) / self.reward_std).clamp(-10, 10)
         obs = self.normalised(timestep.obs)
         return torch.cat([obs, timestep.prev_action, reward.reshape(1), timestep.prev_done.reshape(1)])
 
