@@ -9,6 +9,7 @@ of trials that start from the state remembered when they were played (truncated 
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -175,6 +176,7 @@ class RL2(RecurrentPPO):
         self.recall = Recall(spec.obs_dim).to(device) if recall_best else None
         self.max_trial_steps = memory.num_steps if isinstance(memory, SNAILMemory) else None
         self.bptt_steps = config.bptt_steps
+        self._warned_of_goals = False
         self.precision = config.precision
 
     def components(self) -> Mapping[str, nn.Module | Optimizer]:
@@ -206,8 +208,36 @@ class RL2(RecurrentPPO):
         metrics = self.improve(batch)
         self.update_input_moments(trial)
         if self.recall is not None:
+            self._warn_of_unseen_goals(trial)
             self.recall.update(batch.inputs, batch.memory[:, : self._num_kept], batch.valid)
         return metrics
+
+    def _warn_of_unseen_goals(self, trial: Trial) -> None:
+        if self._warned_of_goals:
+            return
+        lowest, highest, last = [], [], []
+        for rollout in trial.rollouts:
+            steps = torch.arange(rollout.valid.shape[-1], device=self.device)
+            is_last = rollout.valid & (steps == rollout.lengths[..., None] - 1)
+            rewards = rollout.rewards
+            others = rewards.masked_fill(~rollout.valid | is_last, -torch.inf)
+            last.append(rewards.masked_fill(~is_last, -torch.inf).amax(-1))
+            highest.append(others.amax(-1))
+            lowest.append(rewards.masked_fill(~rollout.valid, torch.inf).amin(-1))
+        low, high, end = torch.stack(lowest).amin(0), torch.stack(highest).amax(0), torch.stack(last).amax(0)
+        # Of no other step in the whole trial more is known than that it is not the best.
+        unseen = int(((end > high) & (high <= low)).sum())
+        varied = int((torch.maximum(end, high) > low).sum())
+        if 2 * unseen <= varied:
+            return
+        self._warned_of_goals = True
+        warnings.warn(
+            f"recall_best: in {unseen} of the {varied} trials with different rewards only the last step of an episode "
+            "earned more than the least. What it led to is not among an agent's inputs, so that there is nothing to "
+            "recall: let episodes last for a step after the goal, or leave recall_best out.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     @torch.no_grad()
     def sequences(self, trial: Trial) -> Sequences:

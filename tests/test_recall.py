@@ -19,7 +19,7 @@ from metarl.networks.recall import Recall, kept_size, recall_best, shown_size
 from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
 from metarl.tasks.registry import make
-from metarl.types import Spec
+from metarl.types import Rollout, Spec, Timestep, Trial
 
 OBS, ACTION, SEQUENCES, STEPS = 3, 2, 4, 12
 CPU = torch.device("cpu")
@@ -33,7 +33,7 @@ def inputs_of_trials() -> Tensor:
     inputs[..., -1] = 0.0
     inputs[:, 0, -2] = 0.0
     inputs[:, [4, 8], -1] = 1.0
-    inputs[:, 8, -2] = 100.0  # Belongs to the episode before, whose outcome nobody saw.
+    inputs[:, 8, -2] = 100.0  # Belongs to the episode before, whose last observation nobody saw.
     return inputs
 
 
@@ -43,8 +43,8 @@ def by_hand(sequence: np.ndarray) -> np.ndarray:
     observed: dict[float, list[np.ndarray]] = {}
     for time, step in enumerate(sequence):
         obs, reward, new_episode = step[:OBS], step[-2], step[-1]
-        if time:
-            observed.setdefault(reward, []).append(sequence[time - 1][:OBS] if new_episode else obs)
+        if time and not new_episode:
+            observed.setdefault(reward, []).append(obs)
         best = max(observed, default=None)
         rows.append([0.0] * shown_size(OBS) if best is None else [*np.mean(observed[best], axis=0), best, 1.0])
     return np.array(rows)
@@ -57,16 +57,6 @@ def test_it_shows_what_a_plain_loop_finds() -> None:
     np.testing.assert_allclose(shown.numpy(), expected, rtol=1e-6, atol=1e-7)
     assert shown[:, 0].eq(0).all()  # Before the first reward, though a reward of zero would be the best of all.
     assert kept.shape == (SEQUENCES, kept_size(OBS))
-
-
-def test_a_goal_whose_reaching_ends_the_episode_is_recalled_from_one_step_before() -> None:
-    place, reward, new = [0.0, 1.0, 0.0, 1.0, 0.0], [0.0, 0.0, 1.0, 0.0, 1.0], [0.0, 0.0, 1.0, 0.0, 1.0]
-    inputs = torch.tensor([[[x, 0.0, r, end] for x, r, end in zip(place, reward, new, strict=True)]])
-    kept = torch.zeros(1, kept_size(1))
-    for step in range(5):
-        shown, kept = recall_best(inputs[:, step : step + 1], kept, 1)
-        # At first the step to the place beside the goal, which paid nothing; then what ended the episode and paid 1.
-        assert shown[0, 0].tolist() == [[0.0, 0.0, 0.0], [1.0, 0.0, 1.0], *[[1.0, 1.0, 1.0]] * 3][step]
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 11])
@@ -83,7 +73,7 @@ def test_pieces_go_on_from_what_was_kept(size: int) -> None:
 
 def test_the_way_there_is_shown_in_its_running_deviation() -> None:
     inputs, kept = inputs_of_trials(), torch.zeros(SEQUENCES, kept_size(OBS))
-    inputs[..., 0] *= 1e-5  # As a joint that is held; a hundredth of the largest deviation is the least unit.
+    inputs[..., 0] *= 1e-6  # As a joint that is held; a hundredth of the largest deviation is the least unit.
     recall = Recall(OBS)
     best, _ = recall_best(inputs, kept, OBS)
     way = torch.where(best[..., -1:] > 0, best[..., :OBS] - inputs[..., :OBS], 0.0).double().numpy()
@@ -111,19 +101,15 @@ def test_the_deviation_is_of_what_was_played_and_part_of_a_checkpoint() -> None:
     ways = []
     for task, slot in itertools.product(range(3), range(2)):
         best: list[tuple[float, np.ndarray]] = []
-        of_end: list[tuple[float, np.ndarray]] = []
         for rollout in trial.rollouts:
             obs, reward = (
                 rollout.timesteps.obs[task, slot].double().numpy(),
                 rollout.rewards[task, slot].double().numpy(),
             )
-            length = int(rollout.valid[task, slot].sum())
-            for time in range(length):
-                came = [(reward[time - 1], obs[time])] if time else of_end
-                if came and (not best or came[0][0] > best[0][0]):
-                    best = came
+            for time in np.flatnonzero(rollout.valid[task, slot].numpy()):
+                if time and (not best or reward[time - 1] > best[0][0]):
+                    best = [(reward[time - 1], obs[time])]
                 ways.append(best[0][1] - obs[time] if best else np.zeros_like(obs[time]))
-            of_end = [(reward[length - 1], obs[length - 1])]
     assert len(ways) == int(batch.valid.sum())
     named = agent.named_tensors()
     variance = named["recall.way.squares"] / named["recall.way.count"]
@@ -168,6 +154,37 @@ def test_it_is_seen_by_the_policy_and_by_nothing_else() -> None:
                 agent.forward(inputs[:, :1], memory)[0].mode() for memory in (agent.no_memory(SEQUENCES), other)
             )
         assert torch.equal(first, second) is not recalls
+
+
+@pytest.mark.parametrize(
+    ("rewards", "told"),
+    [
+        ([[0, 0, 1], [0, 1, None]], True),  # Reaching the goal ends an episode, and nothing else pays.
+        ([[1, None, None], [0, None, None]], True),  # Episodes of one step.
+        ([[-3, -2, -1], [-3, -1, None]], False),  # Better rewards on the way there.
+        ([[0, 1, 0], [0, 0, 1]], False),
+        ([[1, 1, 1], [1, 1, None]], False),
+        ([[0, 0, 0], [0, 0, 0]], False),
+    ],
+)
+def test_what_nobody_sees_and_alone_pays_is_told_of(
+    rewards: list[list[int | None]], told: bool, recwarn: pytest.WarningsRecorder
+) -> None:
+    agent = RL2Config(hidden_size=8, recall_best=True).build(make("navigation-2d").spec, CPU, 0)
+    paid = torch.tensor([[0.0 if r is None else float(r) for r in row] for row in rewards])[:, None, None]
+    valid = torch.tensor([[r is not None for r in row] for row in rewards])[:, None, None]
+    nothing = torch.zeros(1, 1, 3, 2)
+    rollouts = []
+    for reward, is_valid in zip(paid, valid, strict=True):
+        timesteps = Timestep(nothing, nothing, reward, reward, is_valid)
+        ended = torch.ones(1, 1, dtype=torch.bool)
+        no = torch.zeros(1, 1, 3, dtype=torch.bool)
+        rollouts.append(Rollout(timesteps, nothing, reward, reward, no, no, nothing[:, :, 0], ended, ~ended))
+    for _ in range(2):
+        agent._warn_of_unseen_goals(Trial([None], tuple(rollouts)))
+    assert [str(warning.message)[:50] for warning in recwarn] == [
+        "recall_best: in 1 of the 1 trials with different r"
+    ] * told
 
 
 def test_only_agents_that_recall_take_the_setting() -> None:

@@ -22,8 +22,8 @@ def shown_size(obs_dim: int) -> int:
 
 
 def kept_size(obs_dim: int) -> int:
-    """Numbers that are kept of a trial: best moment, of how many it is the mean, that it has begun, last observation."""
-    return shown_size(obs_dim) + 2 + obs_dim
+    """Numbers that are kept of a trial: the best moment, of how many it is the mean, and that the trial has begun."""
+    return shown_size(obs_dim) + 2
 
 
 class Recall(nn.Module):
@@ -71,9 +71,8 @@ class Recall(nn.Module):
 def recall_best(inputs: Tensor, kept: Tensor, obs_dim: int) -> tuple[Tensor, Tensor]:
     """The mean observation behind the best reward of each trial, up to each step.
 
-    A step's input holds the observation and the reward that came with it. What the first step of an episode shows as
-    previous reward belongs to the last step of the episode before, whose outcome no input holds: it counts for the last
-    observation that there is of it, one step earlier. Equal rewards count alike.
+    A step's input holds the observation and the reward that came with it. The first step of an episode has none: what
+    it shows as previous reward belongs to the episode before. Equal rewards count alike.
 
     Args:
         inputs: ``[sequence, time, input]`` of :func:`metarl.networks.memory.trial_inputs`.
@@ -85,18 +84,16 @@ def recall_best(inputs: Tensor, kept: Tensor, obs_dim: int) -> tuple[Tensor, Ten
         reward. And what is kept after the last step.
     """
     obs, reward, new_episode = inputs[..., :obs_dim], inputs[..., -2], inputs[..., -1] > 0
-    place, best, there, count, begun, last_obs = torch.split(kept, [obs_dim, 1, 1, 1, 1, obs_dim], dim=1)
+    place, best, there, count, begun = torch.split(kept, [obs_dim, 1, 1, 1, 1], dim=1)
     first = torch.zeros_like(new_episode)
     first[:, :1] = begun == 0
     unknown = torch.full_like(reward, -torch.inf)
-    rewards = torch.where(first, unknown, reward)
-    earlier = torch.cat([last_obs[:, None], obs[:, :-1]], dim=1)
-    places = torch.where(new_episode[..., None], earlier, obs)
+    rewards = torch.where(new_episode | first, unknown, reward)
     counts = (rewards > -torch.inf).to(torch.float64)
     # What is kept comes in front, as a moment that counts as often as it is the mean of.
     rewards = torch.cat([torch.where(there > 0, best, unknown[:, :1]), rewards], dim=1)
     counts = torch.cat([count, counts], dim=1)
-    places = torch.cat([place[:, None], places], dim=1)
+    places = torch.cat([place[:, None], obs], dim=1)
     highest = _running_max(rewards)
     counts = counts * (rewards == highest)
     # Counts and places are summed since the highest reward last rose: all of the sum, less what was before.
@@ -110,7 +107,7 @@ def recall_best(inputs: Tensor, kept: Tensor, obs_dim: int) -> tuple[Tensor, Ten
     found = highest[:, 1:, None]
     is_found = found > -torch.inf
     shown = torch.cat([mean, torch.where(is_found, found, torch.zeros_like(found)), is_found.to(obs.dtype)], dim=-1)
-    return shown, torch.cat([shown[:, -1], sums[:, -1, :1].to(obs.dtype), torch.ones_like(begun), obs[:, -1]], dim=-1)
+    return shown, torch.cat([shown[:, -1], sums[:, -1, :1].to(obs.dtype), torch.ones_like(begun)], dim=-1)
 
 
 def _running_max(values: Tensor) -> Tensor:
