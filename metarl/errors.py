@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import difflib
+import reprlib
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -136,3 +137,19 @@ def folded(names: Sequence[str]) -> list[str]:
     large = {group for group, count in groups.items() if count > _MOST_LISTED}
     listed = [name for name in names if name.split("/")[0] not in large]
     return listed + [f"{group}/... ({groups[group]} of them)" for group in sorted(large)]
+
+
+def require_kind(name: str, value: object, kind: type, hint: str) -> None:
+    """Refuse a value of another class.
+
+    Args:
+        name: of the argument.
+        value: what came.
+        kind: what was expected.
+        hint: how to come by it.
+
+    Raises:
+        ConfigError: naming both, with the hint.
+    """
+    if not isinstance(value, kind):
+        raise ConfigError(f"{name} must be of the class {kind.__name__}, got the {type(value).__name__} {reprlib.repr(value)}; {hint}.")

@@ -12,7 +12,7 @@ import os
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,6 +102,12 @@ def require_trust(name: str, part: str, where: Path | str, *, trusted: bool, fol
             f"{where} names the {part} {name!r}, and importing the module {module_name!r} ({places[-1]}) runs its "
             f"code. If you trust it, add --{part} {name}, or --trust-tasks for every module that this file names."
         )
+
+
+def names_module_of(name: str, named: Collection[str | None]) -> bool:
+    """Whether one of the names that a user typed is ``name``, or lies in the same module, whose code is trusted so."""
+    module_name, colon, _ = name.partition(":")
+    return name in named or any(colon and other and other.partition(":")[:2] == (module_name, ":") for other in named)
 
 
 def is_module(name: str) -> bool:

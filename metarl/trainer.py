@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import reprlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from metarl.agent import Agent
 from metarl.config import TrainConfig, from_dict
 from metarl.distributed import current, require_ready
-from metarl.errors import CheckpointError
+from metarl.errors import CheckpointError, ConfigError, NonFiniteError, require_kind
 from metarl.evaluation.evaluator import evaluate, require_same_spaces
 from metarl.origin import describe_origin, find_names, require_same_origin, warn_of_other_tasks
 from metarl.plugins import refuse_while_importing
@@ -80,6 +81,8 @@ def train(
     """
     refuse_while_importing("trains")
     require_same_spaces(agent, distribution)
+    require_kind("config", config, TrainConfig, "metarl.TrainConfig(**settings) is one")
+    require_kind("run", run, RunFolder, "metarl.RunFolder.create(root, name) makes one")
     require_ready(f"the agent {type(agent).__name__}", agent.data_parallel, config.meta_batch_size)
     work = _Work(agent, distribution, config, acting_on(agent, act_on))
     with contextlib.closing(work.collector):
@@ -200,11 +203,18 @@ def _iterate(
     tasks = distribution.sample_meta_batch(config.meta_batch_size, numpy_stream(config.seed, "tasks", iteration))
     seed = derive(config.seed, "trial", iteration)
     trial = run_trial(agent, collector, tasks[share], agent.num_adaptations, seed, first_task=share.start)
+    if any(rollout.log_probs.isnan().any() for rollout in trial.rollouts):
+        raise NonFiniteError(f"{type(agent).__name__}.act returned a log_prob that is NaN.")
     collected = _trial_metrics(trial)
     # A sum of rewards that overflows is told as that, and not as what an update makes of it.
     check_metrics(collected)
     started = time.perf_counter()
     learned = agent.meta_update(trial)
+    if not isinstance(learned, Mapping):
+        raise ConfigError(
+            f"{type(agent).__name__}.meta_update returned {reprlib.repr(learned)}, expected numbers by name, {{}} for "
+            "none. metarl.testing.check_agent finds such faults."
+        )
     metrics = {
         **{f"agent/{name}": value for name, value in learned.items()},
         **collected,

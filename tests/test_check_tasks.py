@@ -96,6 +96,16 @@ def test_good_distribution_passes(task_on_reset: bool) -> None:
     check_tasks(line(task_on_reset=task_on_reset), num_tasks=2, seed=5)
 
 
+def test_a_number_that_is_not_finite_is_told_once_whatever_it_is() -> None:
+    class Huge(Line):
+        def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            obs, reward, *rest = super().step(action)
+            return obs, 1e39 * reward, *rest  # Another number at every step.
+
+    (found,) = problems(line(make_env=Huge))
+    assert "in its reward; expected finite numbers only (float32 ends at 3.4e38)" in found
+
+
 def test_every_reset_is_told_of_as_it_is_made() -> None:
     made, told = [], []
 

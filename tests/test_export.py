@@ -223,6 +223,21 @@ class _Odd(Agent[Any]):
         return {}
 
 
+class _Guessing(_Odd):
+    """Draws whole numbers, as the agent of docs/agents.md does."""
+
+    def act(self, state: Any, timestep: Timestep, deterministic: bool = False) -> tuple[Action, Any]:
+        guess = self.noise.integers(3, (1, 1))
+        return Action(guess, torch.zeros(1, 1)), state
+
+
+def test_an_agent_that_draws_whole_numbers_is_exported(tmp_path: Path) -> None:
+    file = tmp_path / "guess.pt2"
+    export_step(_Guessing([None]), None, gym.spaces.Discrete(3), file, sample=True)
+    found = _elsewhere(file, [{"obs": [0.0] * 5, "noise": [number]} for number in (0.1, 0.5, 0.9)])
+    assert found["actions"] == [0, 1, 2] and found["notes"]["noise"] == "uniform"
+
+
 def test_what_cannot_be_exported_is_refused_with_a_sentence(tmp_path: Path) -> None:
     space, path = gym.spaces.Discrete(3), tmp_path / "agent.pt2"
     state = torch.zeros(1, 1, 2)

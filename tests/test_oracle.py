@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -50,3 +52,24 @@ def test_a_task_that_is_not_made_of_numbers_is_refused() -> None:
     )
     with pytest.raises(ConfigError, match=r"made of numbers, got str 'left'"):
         reveal_task(words)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shelf:
+    """A task with fields."""
+
+    height: float
+    place: tuple[int, int]
+    colour: str = "red"
+
+
+def test_fields_of_a_dataclass_are_told_and_the_one_that_is_no_number_is_named() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Numbers:
+        height: float
+        place: tuple[int, int]
+
+    assert task_numbers(Numbers(2.5, (1, 3))).tolist() == [2.5, 1.0, 3.0]
+    assert task_numbers({"b": Numbers(2.5, (1, 3)), "a": 0}).tolist() == [0.0, 2.5, 1.0, 3.0]
+    with pytest.raises(ConfigError, match=r"made of numbers, got str 'red'"):
+        task_numbers(Shelf(2.5, (1, 3)))

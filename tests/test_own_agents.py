@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -372,6 +373,40 @@ def test_a_module_that_only_the_run_names_is_imported_on_request_alone(
     assert not Path("exploded").exists()
     metarl(f"evaluate {shared} --trust-tasks")  # Neither is what the run was trained with, but both are imported.
     assert Path("exploded").exists()
+
+
+def test_a_module_whose_other_tasks_are_named_is_trusted(mine: str, capsys: pytest.CaptureFixture[str]) -> None:
+    name = f"tasks_{mine}"
+    Path(f"{name}.py").write_text(f"import dataclasses\nfrom metarl import make\n{_OWN}\nother = short\n")
+    assert metarl(["train", f"{mine}:ArmConfig", f"{name}:short", *_SMALL]) == 0
+    (run,) = Path("runs").iterdir()
+    for module in (mine, name):
+        sys.modules.pop(module)
+    own = f"--agent {mine}:ArmConfig"
+    assert "the run's tasks are" in refused(f"train --resume {run} {own} --tasks {name}:other", capsys)
+    assert name not in sys.modules
+    assert metarl(f"evaluate {run} {own} --tasks {name}:other --num-tasks 3") == 0
+
+
+def test_a_damaged_checkpoint_of_a_users_own_parts_comes_with_a_command_that_works(
+    mine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert metarl(["train", f"{mine}:ArmConfig", "bandit", *_SMALL]) == 0
+    (run,) = Path("runs").iterdir()
+    newest = sorted((run / "checkpoints").glob("iteration-*"))[-1]
+    newest.write_bytes(newest.read_bytes()[:100])
+    sys.modules.pop(mine)
+    text = refused(f"evaluate {run} --trust-tasks", capsys)
+    (command,) = re.findall(r"resume from it with: metarl (train .*?safetensors)", text)
+    sys.modules.pop(mine)
+    assert metarl(command) == 0
+
+
+def test_a_run_that_goes_on_stays_where_it_is(mine: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert metarl(["train", "rl2", "bandit", *_SMALL]) == 0
+    (run,) = Path("runs").iterdir()
+    text = refused(f"train --resume {run} --runs elsewhere --num-iterations 3", capsys)
+    assert "--runs elsewhere is for new runs; this one goes on in " in text
 
 
 def test_what_training_prints_says_that_the_run_needs_modules(mine: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,13 +32,14 @@ from metarl.config import TrainConfig
 from metarl.envs.metaworld.vector_env import MetaWorldVectorEnv
 from metarl.errors import CheckpointError, ConfigError, NonFiniteError
 from metarl.evaluation.evaluator import evaluate
+from metarl.experiments import Experiment
 from metarl.runs.folder import RunFolder
 from metarl.runs.logger import read_metrics
 from metarl.seeding import numpy_stream
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import load_distribution
 from metarl.trainer import Progress, restore, train
-from metarl.types import Trial
+from metarl.types import Action, Timestep, Trial
 
 _CONFIG = TrainConfig(
     device="cpu", num_iterations=4, meta_batch_size=4, eval_every=99, eval_tasks=2, checkpoint_every=2
@@ -233,9 +234,16 @@ class _BadMoment(RL2):
         return metrics
 
 
+class _BadLogProb(RL2):
+    def act(self, state: Any, timestep: Timestep, deterministic: bool = False) -> tuple[Action, Any]:
+        action, state = super().act(state, timestep, deterministic)
+        return Action(action.value, action.log_prob * math.nan), state
+
+
 @pytest.mark.parametrize(
     ("kind", "named"),
     [
+        (_BadLogProb, r"_BadLogProb\.act returned a log_prob that is NaN"),
         (_BadLoss, "the metric 'agent/loss' is nan"),
         (_BadParameter, r"the parameter 'memory\.policy_head\.weight' is not finite"),
         (_BadNormaliser, r"the parameter 'obs_moments\.mean' is not finite"),
@@ -255,6 +263,77 @@ def test_a_learner_that_fails_is_named_with_iteration_and_last_good_checkpoint(
     assert run.checkpoints.latest().read_bytes() == content
     assert len(read_metrics(run.metrics)) == 3
     assert train(_agent(bandit), bandit, _CONFIG, run)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: Action(a.value + 5, a.log_prob), r"chose from 5 to [5-9], expected choices from 0 to 4"),
+        (lambda a: Action(a.value.float(), a.log_prob), r"a value of torch\.float32 .* expected whole numbers"),
+        (
+            lambda a: Action(a.value[..., None], a.log_prob),
+            r"shape \[4, 1, 1\] .* expected whole numbers of shape \[4, 1\]",
+        ),
+        (lambda a: Action(a.value, a.log_prob.sum()), r"a log_prob of shape \[\], expected .* log_prob of \[4, 1\]"),
+    ],
+)
+def test_an_action_of_another_kind_is_told_with_what_finds_such_faults(
+    run: RunFolder, bandit: TaskDistribution, change: Callable[[Action], Action], message: str
+) -> None:
+    class Other(RL2):
+        def act(self, state: Any, timestep: Timestep, deterministic: bool = False) -> tuple[Action, Any]:
+            action, state = super().act(state, timestep, deterministic)
+            return change(action), state
+
+    with pytest.raises(ConfigError, match=rf"{message}.*check_agent"):
+        train(_agent(bandit, Other), bandit, _CONFIG, run)
+
+
+@pytest.mark.parametrize("returned", [None, torch.zeros(2), "done"])
+def test_metrics_without_names_are_told(run: RunFolder, bandit: TaskDistribution, returned: Any) -> None:
+    class Other(RL2):
+        def meta_update(self, trial: Trial) -> dict[str, float]:
+            return returned  # type: ignore[no-any-return]
+
+    with pytest.raises(ConfigError, match=r"Other\.meta_update returned .*, expected numbers by name"):
+        train(_agent(bandit, Other), bandit, _CONFIG, run)
+
+
+def test_arguments_of_another_class_are_told_with_where_to_get_one(run: RunFolder, bandit: TaskDistribution) -> None:
+    agent: Any = _agent(bandit)
+    wrong: list[tuple[Any, ...]] = [
+        (_AGENT, bandit, _CONFIG, run, r"agent must be of the class Agent, got the RL2Config RL2Config.*config\.build\("),
+        (
+            agent,
+            "bandit",
+            _CONFIG,
+            run,
+            r"tasks must be of the class TaskDistribution, got the str 'bandit'; metarl\.make\(ID\)",
+        ),
+        (
+            agent,
+            bandit,
+            {"seed": 1},
+            run,
+            r"config must be of the class TrainConfig, got the dict \{'seed': 1\}; metarl\.TrainConfig",
+        ),
+        (
+            agent,
+            bandit,
+            _CONFIG,
+            "runs/mine",
+            r"run must be of the class RunFolder, got the str 'runs/mine'; metarl\.RunFolder\.create",
+        ),
+    ]
+    for *arguments, message in wrong:
+        with pytest.raises(ConfigError, match=message):
+            train(*arguments)
+    with pytest.raises(ConfigError, match="tasks must be of the class TaskDistribution, got the str 'bandit'"):
+        evaluate(agent, "bandit", num_tasks=2, seed=0)  # type: ignore[arg-type]
+    with pytest.raises(
+        ConfigError, match=r"tasks must be of the class str, got the TaskDistribution .*; a run's parts are named"
+    ):
+        Experiment.open("model:rl2-bandit", tasks=bandit)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

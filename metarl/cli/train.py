@@ -104,6 +104,8 @@ def train(words: list[str], console: Console) -> int:
     # What cannot work must fail before there is a run folder.
     callbacks = _callbacks(options)
     if isinstance(base, Experiment):
+        if options.runs != TrainOptions.runs:
+            raise ConfigError(f"--runs {options.runs} is for new runs; this one goes on in {base.run.path}.")
         if options.print_config:
             raise ConfigError(
                 f"--print-config is for new runs; the settings of this one are {base.run.path}/config.json."

@@ -215,6 +215,10 @@ class _GivenNoise:
         """See :meth:`metarl.networks.noise.TaskNoise.normal`."""
         return self._take("normal", shape, dtype)
 
+    def integers(self, high: int, shape: tuple[int, ...]) -> Tensor:
+        """See :meth:`metarl.networks.noise.TaskNoise.integers`."""
+        return (self.uniform(shape, torch.float64) * high).long()
+
     def _take(self, kind: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         if self.kind:
             raise ConfigError("an agent can be exported with sampled actions if it draws once in a step, not twice.")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metarl.agent import Agent
 from metarl.distributed import current
-from metarl.errors import ConfigError, NonFiniteError, unknown_name
+from metarl.errors import ConfigError, NonFiniteError, require_kind, unknown_name
 from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
 from metarl.seeding import derive, numpy_stream
@@ -66,8 +66,13 @@ def require_same_spaces(agent: Agent[Any], distribution: TaskDistribution) -> No
     """Refuse tasks that ``agent`` was not built for.
 
     Raises:
-        ConfigError: if sizes or kinds of observations or actions differ, or an episode may outgrow its memory.
+        ConfigError: if sizes or kinds of observations or actions differ, or an episode may outgrow its memory; for what
+            is no agent, or no distribution of tasks.
     """
+    require_kind(
+        "agent", agent, Agent, "config.build(tasks.spec, device, seed) builds one, metarl.load(RUN).agent is one"
+    )
+    require_kind("tasks", distribution, TaskDistribution, "metarl.make(ID) makes one of a name")
     theirs, ours = distribution.spec, agent.spec
     if dataclasses.replace(theirs, horizon=ours.horizon) != ours:
         raise ConfigError(f"the agent was built for {ours}, but {distribution.id} has {theirs}.")

@@ -11,7 +11,7 @@ from typing import Any
 from metarl.agent import Agent, AgentConfig
 from metarl.agents import PretrainedConfig
 from metarl.config import Device, TrainConfig, choose_device, fixed_settings, from_dict, require_kept
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, require_kind
 from metarl.experiments.setup import Setup
 from metarl.plugins import require_trust
 from metarl.rollouts.host_actor import ActOn
@@ -31,6 +31,9 @@ class Experiment(Setup):
     """
 
     run: RunFolder
+
+    def __post_init__(self) -> None:
+        self.run.checkpoints.resume_options = " --trust-tasks" if ":" in self.name + self.task_name else ""
 
     @classmethod
     def create(cls, setup: Setup, run: RunFolder) -> Experiment:
@@ -91,6 +94,7 @@ class Experiment(Setup):
         run = RunFolder.open(path)
         for part, name in (("agent", agent), ("tasks", tasks)):
             if name is not None:
+                require_kind(part, name, str, "a run's parts are named, by an id or module:attribute")
                 require_trust(name, part, "the command", trusted=True, folder=run.path)
         setup = Setup.from_json(run.read_config(), agent=agent, tasks=tasks, trust=trust, folder=run.path)
         return cls.of(setup, run)

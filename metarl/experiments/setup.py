@@ -20,7 +20,7 @@ from metarl.config import TrainConfig, choose_device, from_dict, missing_setting
 from metarl.errors import ConfigError, unknown_name
 from metarl.experiments.memory import require_memory
 from metarl.experiments.presets import PRESETS, Preset, steps_per_iteration
-from metarl.plugins import require_trust
+from metarl.plugins import names_module_of, require_trust
 from metarl.runs.config_file import read_config_file
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.oracle import reveal_task
@@ -242,7 +242,7 @@ class _Given:
 
     def check(self, name: str, part: str, where: Path | str) -> None:
         """Refuse a module that may not be imported."""
-        require_trust(name, part, where, trusted=self.trust or name in self.names, folder=self.folder)
+        require_trust(name, part, where, trusted=self.trust or names_module_of(name, self.names), folder=self.folder)
 
 
 def _read_parts(content: Mapping[str, Any], where: Path | str, agent: str | None, given: _Given) -> _Parts:

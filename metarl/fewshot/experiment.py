@@ -42,7 +42,10 @@ class Experiment:
     run: RunFolder
 
     def __post_init__(self) -> None:
-        self.run.checkpoints.resume_command = "metarl fewshot train"
+        setup, store = self.setup, self.run.checkpoints
+        store.resume_command = "metarl fewshot train"
+        own = ":" in setup.name + setup.task_name + setup.learner_config.backbone
+        store.resume_options = " --trust-tasks" if own else ""
 
     @classmethod
     def start(cls, setup: Setup, root: Path | str = "runs", name: str | None = None) -> Experiment:

@@ -23,7 +23,7 @@ from metarl.fewshot.tasks.base import FewShotTasks
 from metarl.fewshot.tasks.registry import load_tasks
 from metarl.fewshot.trainer import check_sizes, require_eval_tasks
 from metarl.fewshot.types import EpisodeConfig, Kind
-from metarl.plugins import require_trust
+from metarl.plugins import names_module_of, require_trust
 from metarl.runs.config_file import read_config_file
 from metarl.runs.memory import available_bytes, require_available
 
@@ -231,7 +231,7 @@ def read_parts(content: Mapping[str, Any], where: Path | str, given: Given, fold
     backbone = settings.get("backbone")
     for part, value in (("learner", name), ("tasks", task_name), ("backbone", backbone)):
         if isinstance(value, str):
-            require_trust(value, part, where, trusted=given.trust or value in named, folder=folder)
+            require_trust(value, part, where, trusted=given.trust or names_module_of(value, named), folder=folder)
     known = ["learner", "tasks", "data", "episode", "train", *([own] if own else [])]
     for key in content:
         if key == name != own:

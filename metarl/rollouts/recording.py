@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metarl.errors import ConfigError
 from metarl.networks.actions import encoded_actions
 from metarl.rollouts.episodes import Episodes, Flags
 from metarl.types import Action, Rollout, Spec, Timestep
@@ -72,6 +73,7 @@ class Recording:
         """Take in what an agent does in some tasks."""
         columns = self._columns
         if "actions" not in columns:
+            self._require(action, columns["valid"].places[part][step].shape)
             columns["actions"] = self._column(*action.value.shape[2:], dtype=action.value.dtype)
             columns["log_probs"] = self._column(dtype=action.log_prob.dtype)
         columns["actions"].places[part][step].copy_(action.value)
@@ -80,6 +82,24 @@ class Recording:
             if step + 1 == self._room:
                 self._grow()
             columns["prev_action"].places[part][step + 1].copy_(encoded_actions(self._spec, action.value))
+
+    def _require(self, action: Action, shape: torch.Size) -> None:
+        """Refuse an agent's first action if it is of another kind, which the tensors would take in their own way."""
+        spec = self._spec
+        value, log_prob = action.value, action.log_prob
+        whole = (*shape, *spec.action_shape)
+        if tuple(value.shape) != whole or value.is_floating_point() == spec.discrete or log_prob.shape != shape:
+            kind = "whole numbers" if spec.discrete else "floats"
+            raise ConfigError(
+                f"the agent's act returned a value of {value.dtype} and shape {list(value.shape)} with a log_prob of "
+                f"shape {list(log_prob.shape)}, expected {kind} of shape {list(whole)} and log_prob of {list(shape)}. "
+                "metarl.testing.check_agent finds such faults."
+            )
+        if spec.discrete and not ((value >= 0) & (value < spec.action_dim)).all():
+            raise ConfigError(
+                f"the agent's act chose from {int(value.min())} to {int(value.max())}, expected choices from 0 to "
+                f"{spec.action_dim - 1}. metarl.testing.check_agent finds such faults."
+            )
 
     def earn(self, step: int, part: int, rewards: NDArray[np.float32], terminated: Flags, truncated: Flags) -> None:
         """Take in what environments of some tasks answer, ``[instance]`` each."""

@@ -103,6 +103,8 @@ class CheckpointStore:
         self.keep_last = keep_last
         self.resume_command = "metarl train"
         """The command that goes on with the run, for messages."""
+        self.resume_options = ""
+        """What it needs beside --resume."""
 
     @property
     def best_path(self) -> Path:
@@ -272,7 +274,7 @@ class CheckpointStore:
             run = shlex.quote(str(self.folder.parent))
             return (
                 f"The newest intact checkpoint before it is {path.name}; resume from it with: "
-                f"{self.resume_command} --resume {run} --checkpoint {shlex.quote(str(path))}"
+                f"{self.resume_command} --resume {run}{self.resume_options} --checkpoint {shlex.quote(str(path))}"
             )
         return "No earlier checkpoint of this run is intact; start the run again."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -28,7 +29,7 @@ def reveal_task(distribution: TaskDistribution) -> TaskDistribution:
     Numbers are shifted and scaled by their moments over training tasks; those that never vary become 0.
 
     Args:
-        distribution: whose tasks are numbers, arrays, or dicts of them.
+        distribution: whose tasks are numbers, arrays, or dicts or dataclasses of them.
 
     Raises:
         ConfigError: for tasks that hold anything else.
@@ -51,13 +52,15 @@ def reveal_task(distribution: TaskDistribution) -> TaskDistribution:
 
 
 def task_numbers(task: Task) -> NDArray[np.float64]:
-    """The numbers of a task in one vector, dict entries in the order of their keys.
+    """The numbers of a task in one vector, dict entries in the order of their keys, fields of a dataclass in theirs.
 
     Raises:
         ConfigError: if the task holds something that is not a number.
     """
     if isinstance(task, Mapping):
         return np.concatenate([task_numbers(task[key]) for key in sorted(task)])
+    if dataclasses.is_dataclass(task) and not isinstance(task, type):
+        return np.concatenate([task_numbers(getattr(task, field.name)) for field in dataclasses.fields(task)])
     try:
         return np.asarray(task, np.float64).reshape(-1)
     except (TypeError, ValueError) as error:

@@ -93,6 +93,7 @@ class _Check:
         self._seed = seed
         self._on_reset = on_reset
         self._num_resets = 0
+        self._not_finite: set[tuple[str, bool]] = set()
         self._max_steps = min(distribution.horizon or _MAX_STEPS, _MAX_STEPS)
 
     def run(self, num_tasks: int) -> None:
@@ -365,6 +366,9 @@ class _Check:
         with np.errstate(over="ignore"):
             finite = np.isfinite(chosen.astype(np.float32))
         if not finite.all():
+            if (place := (name, running is None)) in self._not_finite:
+                return
+            self._not_finite.add(place)
             bad = chosen[~finite][0]
             beyond = " (float32 ends at 3.4e38)" if np.isfinite(bad) else ""
             verb = "reset" if running is None else "step"

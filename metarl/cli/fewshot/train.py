@@ -125,6 +125,8 @@ def _resume(source: Source, names: list[str], rest: list[str], prog: str, here: 
     options = tyro.cli(TrainOptions, args=rest, prog=prog, default=default)
     if options.print_config:
         raise ConfigError(f"--print-config is for new runs; the settings of this one are {known.run.path}/config.json.")
+    if options.runs != TrainOptions.runs:
+        raise ConfigError(f"--runs {options.runs} is for new runs; this one goes on in {known.run.path}.")
     checkpoint = options.checkpoint and here / options.checkpoint
     _require_test_tasks(options.test_tasks)
     this = known.reconfigured(options.train, options.settings, checkpoint)
