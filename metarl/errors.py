@@ -152,4 +152,7 @@ def require_kind(name: str, value: object, kind: type, hint: str) -> None:
         ConfigError: naming both, with the hint.
     """
     if not isinstance(value, kind):
-        raise ConfigError(f"{name} must be of the class {kind.__name__}, got the {type(value).__name__} {reprlib.repr(value)}; {hint}.")
+        raise ConfigError(
+            f"{name} must be of the class {kind.__name__}, got the {type(value).__name__} {reprlib.repr(value)}; "
+            f"{hint}."
+        )

@@ -124,10 +124,11 @@ def restore(
     require_same_origin(origin, agent, distribution, config)
     # An older metarl saved fewer fields; what it did not know of has its default.
     spec = from_dict(Spec, content["spec"], Spec(obs_dim=0, action_dim=0, discrete=False, horizon=0))
-    if spec != agent.spec:
+    then, now = spec.unlike(agent.spec)
+    if then:
         raise CheckpointError(
-            f"the checkpoint was trained on tasks with {dataclasses.asdict(spec)}, but they have "
-            f"{dataclasses.asdict(agent.spec)} now: did their definition change? Put it back, or start a new run."
+            f"the checkpoint was trained on tasks with {then}, but they have {now} now: did their definition change? Put "
+            "it back, or start a new run."
         )
     bounds = (origin or {}).get("action_bounds")  # An older metarl did not record them.
     if bounds is not None and bounds != distribution.action_bounds:

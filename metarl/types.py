@@ -55,6 +55,12 @@ class Spec:
         """Shape of one action: ``()`` of an index, ``(action_dim,)`` of coordinates, ``(choice + coordinate,)``."""
         return () if self.discrete else (len(self.choices) + self.num_coordinates,)
 
+    def unlike(self, other: Spec) -> tuple[str, str]:
+        """What tells this one from another, of each: ``("horizon = 10", "horizon = 12")``; empty if nothing."""
+        names = [f.name for f in fields(self) if f.compare and getattr(self, f.name) != getattr(other, f.name)]
+        own, theirs = (", ".join(f"{name} = {getattr(spec, name)}" for name in names) for spec in (self, other))
+        return own, theirs
+
 
 @dataclass(frozen=True)
 class Timestep:

@@ -80,9 +80,20 @@ def test_untrained_agent_is_evaluated_without_a_trace_and_repeatably(config: Age
     assert all(torch.equal(tensor, before[name]) for name, tensor in agent.named_tensors().items())
 
 
-@pytest.mark.parametrize("spec", [Spec(3, 3, True, 5), Spec(2, 4, True, 5), Spec(2, 3, False, 5)])
-def test_agent_for_other_spaces_is_refused(spec: Spec) -> None:
-    with pytest.raises(ConfigError, match=r"built for Spec\(.* but test/countdown has Spec\(obs_dim=2, action_dim=3"):
+@pytest.mark.parametrize(
+    ("spec", "own", "other"),
+    [
+        (Spec(3, 3, True, 5), "obs_dim = 3", "obs_dim = 2"),
+        (Spec(2, 4, True, 5), "action_dim = 4", "action_dim = 3"),
+        (
+            Spec(2, 4, False, 5, (3,)),
+            r"action_dim = 4, discrete = False, choices = \(3,\)",
+            "action_dim = 3, discrete = True",
+        ),
+    ],
+)
+def test_agent_for_other_spaces_is_refused_with_what_differs(spec: Spec, own: str, other: str) -> None:
+    with pytest.raises(ConfigError, match=rf"built for tasks with {own}, but test/countdown has {other}"):
         evaluate(Counter(spec), countdown(), num_tasks=2, seed=0)
 
 

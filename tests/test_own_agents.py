@@ -388,6 +388,22 @@ def test_a_module_whose_other_tasks_are_named_is_trusted(mine: str, capsys: pyte
     assert metarl(f"evaluate {run} {own} --tasks {name}:other --num-tasks 3") == 0
 
 
+def test_a_task_that_json_cannot_give_is_refused_with_one_that_is_drawn(
+    mine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = "@dataclasses.dataclass(frozen=True)\nclass Shelf:\n    place: int\n"
+    sample = "sample=lambda rng: Shelf(int(rng.integers(9)))"
+    name = f"shelves_{mine}"
+    Path(f"{name}.py").write_text(
+        f"import dataclasses\nfrom metarl import make\n{fields}\n{_OWN}\n"
+        f"shelves = dataclasses.replace(short, {sample})\n"
+    )
+    assert metarl(["train", "rl2", "bandit", *_SMALL]) == 0
+    (run,) = Path("runs").iterdir()
+    text = refused(["evaluate", str(run), "--tasks", f"{name}:shelves", "--task", '{"place": 3}'], capsys)
+    assert "a task of my/short is a Shelf, such as Shelf(place=" in text and "JSON has no word for" in text
+
+
 def test_a_damaged_checkpoint_of_a_users_own_parts_comes_with_a_command_that_works(
     mine: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

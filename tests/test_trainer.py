@@ -302,7 +302,13 @@ def test_metrics_without_names_are_told(run: RunFolder, bandit: TaskDistribution
 def test_arguments_of_another_class_are_told_with_where_to_get_one(run: RunFolder, bandit: TaskDistribution) -> None:
     agent: Any = _agent(bandit)
     wrong: list[tuple[Any, ...]] = [
-        (_AGENT, bandit, _CONFIG, run, r"agent must be of the class Agent, got the RL2Config RL2Config.*config\.build\("),
+        (
+            _AGENT,
+            bandit,
+            _CONFIG,
+            run,
+            r"agent must be of the class Agent, got the RL2Config RL2Config.*config\.build\(",
+        ),
         (
             agent,
             "bandit",

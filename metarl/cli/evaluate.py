@@ -17,6 +17,7 @@ from metarl.cli.report import EVALUATION_SEED, evaluation_rows, show_adaptation
 from metarl.cli.task_choice import chosen_tasks
 from metarl.config import Device
 from metarl.errors import ConfigError
+from metarl.evaluation.evaluator import require_same_spaces
 from metarl.evaluation.metaworld_scores import markdown, print_table
 from metarl.experiments import Experiment
 from metarl.experiments.memory import require_memory
@@ -93,6 +94,7 @@ def evaluate(words: list[str], console: Console) -> int:
     if options.official:
         return _evaluate_official(options, this, agent, iteration, output, console)
     distribution = this.seen(load_distribution(options.tasks)) if options.tasks else this.distribution
+    require_same_spaces(agent, distribution)
     if distribution.action_bounds != (trained := this.distribution.action_bounds):
         console.print(
             f"[yellow]The actions of {escape(distribution.id)} lie in {distribution.action_bounds}, those that the "

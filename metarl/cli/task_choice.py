@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from metarl.envs.metaworld.distributions import MetaWorldTasks
 from metarl.envs.metaworld.task_sets import by_name
@@ -17,6 +20,9 @@ from metarl.types import Task
 SplitName = Literal["test", "train"]
 
 _SPLITS: tuple[SplitName, ...] = ("test", "train")
+
+_OF_JSON = (dict, list, tuple, str, int, float, type(None), np.ndarray, np.generic)
+"""Types of tasks that JSON can give, or what comes to the same in an environment."""
 
 _DRAWN = 20
 """Tasks that are drawn to see which keys they have; some may leave out what others have."""
@@ -105,6 +111,11 @@ def _require_keys(distribution: TaskDistribution, tasks: Sequence[Task]) -> None
     """Refuse tasks with other keys than those that are drawn, which an environment would meet in its own way or not."""
     drawn = distribution.test.sample(_DRAWN, numpy_stream(0, "task keys"))
     if not all(isinstance(task, dict) for task in drawn):
+        if others := [task for task in drawn if not isinstance(task, _OF_JSON)]:
+            raise ConfigError(
+                f"a task of {distribution.id} is a {type(others[0]).__name__}, such as {reprlib.repr(others[0])}, "
+                "which JSON has no word for. Leave --task out."
+            )
         return
     known, needed = set().union(*drawn), set(drawn[0]).intersection(*drawn)
     for task in tasks:

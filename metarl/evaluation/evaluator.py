@@ -74,8 +74,9 @@ def require_same_spaces(agent: Agent[Any], distribution: TaskDistribution) -> No
     )
     require_kind("tasks", distribution, TaskDistribution, "metarl.make(ID) makes one of a name")
     theirs, ours = distribution.spec, agent.spec
-    if dataclasses.replace(theirs, horizon=ours.horizon) != ours:
-        raise ConfigError(f"the agent was built for {ours}, but {distribution.id} has {theirs}.")
+    own, other = ours.unlike(dataclasses.replace(theirs, horizon=ours.horizon))
+    if own:
+        raise ConfigError(f"the agent was built for tasks with {own}, but {distribution.id} has {other}.")
     if agent.max_trial_steps is not None and theirs.horizon > agent.max_trial_steps:
         raise ConfigError(
             f"the agent's memory was built for trials of {agent.max_trial_steps} steps, but an episode of "
