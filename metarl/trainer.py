@@ -127,8 +127,8 @@ def restore(
     then, now = spec.unlike(agent.spec)
     if then:
         raise CheckpointError(
-            f"the checkpoint was trained on tasks with {then}, but they have {now} now: did their definition change? Put "
-            "it back, or start a new run."
+            f"the checkpoint was trained on tasks with {then}, but they have {now} now: did their definition change? "
+            "Put it back, or start a new run."
         )
     bounds = (origin or {}).get("action_bounds")  # An older metarl did not record them.
     if bounds is not None and bounds != distribution.action_bounds:

@@ -583,7 +583,7 @@ def test_tasks_that_changed_since_the_checkpoint_are_refused(run: RunFolder, ban
     train(_agent(bandit), bandit, _CONFIG, run)
     shorter = dataclasses.replace(bandit, horizon=3)
     with pytest.raises(
-        CheckpointError, match=r"'horizon': 10.* they have .*'horizon': 3.* did their definition change"
+        CheckpointError, match=r"with horizon = 10, but they have horizon = 3 now: did their definition change"
     ):
         train(_agent(shorter), shorter, dataclasses.replace(_CONFIG, num_iterations=6), run)
     assert run.checkpoints.iterations()[-1] == 4
@@ -667,7 +667,7 @@ def test_a_checkpoint_that_says_less_of_its_tasks_is_taken(run: RunFolder, bandi
     for name, tensor in again.named_tensors().items():
         torch.testing.assert_close(tensor, agent.named_tensors()[name], rtol=0.0, atol=0.0)
     content["spec"]["choices"] = (2, 3)
-    with pytest.raises(CheckpointError, match=r"'choices': \(2, 3\).* they have .*'choices': \(\)"):
+    with pytest.raises(CheckpointError, match=r"tasks with choices = \(2, 3\), but they have choices = \(\) now"):
         restore(again, content, bandit, _CONFIG)
     with pytest.raises(ConfigError, match=r"unknown field of Spec 'obs_din'.*Did you mean 'obs_dim'"):
         restore(again, {**content, "spec": {"obs_din": 1}}, bandit, _CONFIG)
