@@ -164,3 +164,12 @@ def test_learned_optimisers_run_beside_tuned_ones(tmp_path: Path, monkeypatch: p
         with pytest.raises(SystemExit, match=f"was made with --{option} {then}, and now {then + 1} is asked for"):
             optimisers.main()
     assert (folder / "README.md").read_text() == page
+
+
+def test_what_a_run_takes_counts_its_scoring_in() -> None:
+    few, many = (
+        FewShotSource("protonet", "glyphs", (2,), 1, train={**SHORT, "num_iterations": 1}, num_tasks=number)
+        for number in (50, 50_000)
+    )
+    assert few.steps(1.0) == many.steps(1.0)
+    assert few.speed(0.2) > 20.0 * many.speed(0.2)

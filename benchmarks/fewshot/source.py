@@ -15,7 +15,7 @@ from metarl.benchmarks.engines import Report
 from metarl.benchmarks.reproduce.costs import extrapolated
 from metarl.benchmarks.reproduce.table import FolderSource
 from metarl.config import TrainConfig, from_dict
-from metarl.fewshot.evaluation import evaluate
+from metarl.fewshot.evaluation import EVALUATION_BATCH, evaluate, score_batch
 from metarl.fewshot.experiment import Experiment
 from metarl.fewshot.presets import preset_of
 from metarl.fewshot.setup import Given, Setup, resolve
@@ -74,7 +74,7 @@ class FewShotSource(FolderSource):
         return f"{self.learner} {self.ways[0]}-way {self.shots}-shot"
 
     def speed(self, seconds: float) -> float:
-        """That of meta-updates; where the images are not there, on glyphs of their size."""
+        """That of meta-updates and of the scoring behind them; without the images, on glyphs of their size."""
         source = self
         if self.tasks in FEWSHOT_FOLDERS and self.data is None:
             preset = preset_of(self.learner, self.tasks, EpisodeConfig(self.ways[0], self.shots))
@@ -88,7 +88,16 @@ class FewShotSource(FolderSource):
             batch = setup.tasks.sample("train", num_tasks, episode, numpy_stream(0, "speed"))
             learner.meta_update(batch.to(learner.device))
 
-        return size / extrapolated(iterate, size, seconds, 1)
+        tested = next(iter(source._tested(setup).values()))
+
+        def score(num_tasks: int) -> None:
+            batch = setup.tasks.sample("test", num_tasks, tested, numpy_stream(0, "speed"))
+            score_batch(learner, batch.to(learner.device), learner.num_eval_adaptations)
+
+        training = setup.train_config.num_iterations * extrapolated(iterate, size, seconds / 2, 1)
+        batches = len(self.ways) * self.num_tasks / EVALUATION_BATCH
+        scoring = batches * extrapolated(score, EVALUATION_BATCH, seconds / 2, 1)
+        return source.steps(1.0) / (training + scoring)
 
     def run(self, seed: int, fraction: float, runs: Path, report: Report) -> dict[str, Any] | None:
         """Train with a fraction of the meta-updates, and score."""
