@@ -355,7 +355,7 @@ def test_rewards_that_are_mostly_constant_are_told_of_once_unless_they_are_centr
         recwarn.clear()
         return found
 
-    assert told(0.0) == told(3.0) == told(100.0, centre_rewards=True) == told(100.0, normalise_rewards=False) == []
+    assert told(0.0) == told(1.9) == told(100.0, centre_rewards=True) == told(100.0, normalise_rewards=False) == []
     (message,) = told(100.0)
     assert "a mean of 100.5 and a standard deviation of 0.5" in message and "around 201" in message
     assert len(told(-100.0)) == 1

@@ -28,8 +28,8 @@ from metarl.networks.memory import trial_inputs
 from metarl.networks.normaliser import RunningMoments
 from metarl.types import Action, Spec, Timestep, Trial
 
-_MOSTLY_CONSTANT = 10.0
-"""Standard deviations from 0 at which rewards lie that are told of; scaled observations end there."""
+_MOSTLY_CONSTANT = 5.0
+"""Standard deviations from 0 at which rewards lie that are told of; at 7 nothing was learned (docs/algorithms)."""
 
 
 @dataclass(frozen=True)
@@ -284,8 +284,9 @@ class RecurrentPPO(Agent[Tensor]):
         self._warned = True
         warnings.warn(
             f"rewards have a mean of {mean:.6g} and a standard deviation of {std:.3g}: divided by it, as the network "
-            f"sees them, they lie around {mean / std:.0f}, and what tells tasks apart is small beside that. Set "
-            "centre_rewards, or take the constant part off (gymnasium.wrappers.TransformReward).",
+            f"sees them, they lie around {mean / std:.0f}, and what tells tasks apart is small beside that. Take the "
+            "constant part off (gymnasium.wrappers.TransformReward), or set centre_rewards, which does so in what the "
+            "network sees and not in its values.",
             RuntimeWarning,
             stacklevel=2,
         )
