@@ -22,7 +22,7 @@ from metarl.adaptation import UpdateRule
 from metarl.agents.common.gradient_agent import OuterUpdate, named_rule
 from metarl.agents.common.meta_gradient import Batch, MetaGradient, Objective, PolicyAt
 from metarl.agents.maml_ppo import ClippedConfig, ClippedUpdate, clipped_loss, pre_update_kl
-from metarl.config.settings import NonNegative, Positive
+from metarl.config.settings import NonNegative, Positive, refuse_idle
 from metarl.errors import ConfigError
 from metarl.networks.distributions import Distribution
 from metarl.networks.policy import Policy
@@ -51,12 +51,7 @@ class ProMPConfig(ClippedConfig):
                 "ProMPConfig.adaptive_kl doubles or halves kl_coef, and 0 stays 0: give a kl_coef above 0, or leave "
                 "adaptive_kl out."
             )
-        default = type(self).target_kl
-        if not self.adaptive_kl and self.target_kl != default:
-            raise ConfigError(
-                f"ProMPConfig.target_kl acts with adaptive_kl alone, got {self.target_kl!r} without. Leave it at "
-                f"{default!r}."
-            )
+        refuse_idle(self, "adaptive_kl", [True], ["target_kl"])
 
     def make_rule(self, policy: Policy) -> UpdateRule:
         """The one that ``inner_rule`` names."""

@@ -7,6 +7,7 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,8 +40,9 @@ def _tensorboard_curve(run: RunFolder) -> list[tuple[int, float]]:
 
 
 def test_every_line_is_strict_json_with_iteration_and_wall_time(run: RunFolder) -> None:
+    metrics: dict[str, Any] = {"a": 1, "b/c": np.float32(0.5), "d": torch.tensor(2.0), "e": True, "f": 2**64}
     with Logger(run) as logger:
-        logger.log(0, {"a": 1, "b/c": np.float32(0.5), "d": torch.tensor(2.0), "e": True, "f": 2**64})  # type: ignore[dict-item]
+        logger.log(0, metrics)
     (line,) = run.metrics.read_text().splitlines()
     entry = json.loads(line)
     assert entry.pop("wall_time") > 1e9

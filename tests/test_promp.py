@@ -235,7 +235,7 @@ def test_impossible_setting_is_refused_by_name(config: type[ClippedConfig], fiel
 def test_an_adaptive_weight_can_move() -> None:
     with pytest.raises(ConfigError, match=r"adaptive_kl doubles or halves kl_coef, and 0 stays 0"):
         ProMPConfig(kl_coef=0.0, adaptive_kl=True)
-    with pytest.raises(ConfigError, match=r"target_kl acts with adaptive_kl alone, got 0\.5 without"):
+    with pytest.raises(ConfigError, match=r"target_kl acts with adaptive_kl True alone, got 0\.5 with False"):
         ProMPConfig(target_kl=0.5)
     trial = random_trial(DISCRETE, 1)
     agent = built(ProMPConfig(**SETTINGS, kl_coef=1e-38, adaptive_kl=True, target_kl=1e3), DISCRETE)

@@ -359,7 +359,9 @@ def test_rewards_that_are_mostly_constant_are_told_of_once_unless_they_are_centr
     (message,) = told(100.0)
     assert "a mean of 100.5 and a standard deviation of 0.5" in message and "around 201" in message
     assert len(told(-100.0)) == 1
-    with pytest.raises(ConfigError, match=r"RL2Config\.centre_rewards shifts what normalise_rewards scales"):
+    with pytest.raises(
+        ConfigError, match=r"RL2Config\.centre_rewards acts with normalise_rewards True alone, got True with False"
+    ):
         RL2Config(centre_rewards=True, normalise_rewards=False)
 
 

@@ -292,8 +292,8 @@ def test_an_action_of_another_kind_is_told_with_what_finds_such_faults(
 @pytest.mark.parametrize("returned", [None, torch.zeros(2), "done"])
 def test_metrics_without_names_are_told(run: RunFolder, bandit: TaskDistribution, returned: Any) -> None:
     class Other(RL2):
-        def meta_update(self, trial: Trial) -> dict[str, float]:
-            return returned  # type: ignore[no-any-return]
+        def meta_update(self, trial: Trial) -> Any:
+            return returned
 
     with pytest.raises(ConfigError, match=r"Other\.meta_update returned .*, expected numbers by name"):
         train(_agent(bandit, Other), bandit, _CONFIG, run)
@@ -301,6 +301,8 @@ def test_metrics_without_names_are_told(run: RunFolder, bandit: TaskDistribution
 
 def test_arguments_of_another_class_are_told_with_where_to_get_one(run: RunFolder, bandit: TaskDistribution) -> None:
     agent: Any = _agent(bandit)
+    named: Any = "bandit"
+    made: Any = bandit
     wrong: list[tuple[Any, ...]] = [
         (
             _AGENT,
@@ -335,11 +337,11 @@ def test_arguments_of_another_class_are_told_with_where_to_get_one(run: RunFolde
         with pytest.raises(ConfigError, match=message):
             train(*arguments)
     with pytest.raises(ConfigError, match="tasks must be of the class TaskDistribution, got the str 'bandit'"):
-        evaluate(agent, "bandit", num_tasks=2, seed=0)  # type: ignore[arg-type]
+        evaluate(agent, named, num_tasks=2, seed=0)
     with pytest.raises(
         ConfigError, match=r"tasks must be of the class str, got the TaskDistribution .*; a run's parts are named"
     ):
-        Experiment.open("model:rl2-bandit", tasks=bandit)  # type: ignore[arg-type]
+        Experiment.open("model:rl2-bandit", tasks=made)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from metarl.agent import Agent, AgentConfig
-from metarl.config.settings import Count, Positive, UnitInterval
+from metarl.config.settings import Count, Positive, UnitInterval, refuse_idle
 from metarl.distributed import current
-from metarl.errors import ConfigError
 from metarl.functional.policy_losses import clipped_ratio_loss
 from metarl.functional.returns import discounted_sums, gae, masked_mean, normalise
 from metarl.networks.distributions import Distribution
@@ -72,10 +71,7 @@ class RecurrentPPOConfig(AgentConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.centre_rewards and not self.normalise_rewards:
-            raise ConfigError(
-                f"{type(self).__name__}.centre_rewards shifts what normalise_rewards scales: set both, or neither."
-            )
+        refuse_idle(self, "normalise_rewards", [True], ["centre_rewards"])
 
     @property
     def num_adaptations(self) -> int:

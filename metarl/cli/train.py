@@ -301,7 +301,7 @@ def _with_progress(
 
 def _trust(this: Experiment) -> str:
     """The option with which other commands import the user's own modules again, if the run needs any."""
-    return " --trust-tasks" if ":" in this.name + this.task_name else ""
+    return this.run.checkpoints.resume_options
 
 
 def _quoted(path: Path) -> str:

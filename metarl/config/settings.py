@@ -78,7 +78,7 @@ def check_settings(owner: object) -> None:
                 raise ConfigError(f"{type(owner).__name__}.{name} must {allowed.expected}, got {value!r}.{hint}")
 
 
-def refuse_idle(owner: Any, choice: str, values: Sequence[str], names: Sequence[str]) -> None:
+def refuse_idle(owner: Any, choice: str, values: Sequence[str | bool], names: Sequence[str]) -> None:
     """Refuse settings that differ from their defaults where they do nothing: recorded, they would tell what never was.
 
     Args:
@@ -96,7 +96,7 @@ def refuse_idle(owner: Any, choice: str, values: Sequence[str], names: Sequence[
     for field in fields(owner):
         if field.name in names and getattr(owner, field.name) != field.default:
             raise ConfigError(
-                f"{type(owner).__name__}.{field.name} acts with {choice} {' or '.join(values)} alone, got "
+                f"{type(owner).__name__}.{field.name} acts with {choice} {' or '.join(map(str, values))} alone, got "
                 f"{getattr(owner, field.name)!r} with {chosen}. Leave it at {field.default!r}."
             )
 

@@ -140,7 +140,7 @@ def _require_test_tasks(count: int) -> None:
 
 def _train_and_report(this: Experiment, checkpoint: Path | None, test_tasks: int, console: Console) -> int:
     setup, run = this.setup, escape(shlex.quote(shown(this.run.path)))
-    trust = " --trust-tasks" if ":" in setup.name + setup.task_name + setup.learner_config.backbone else ""
+    trust = this.run.checkpoints.resume_options
     console.print(
         f"[bold]{escape(setup.name)}[/] on [bold]{escape(setup.task_name)}[/] ({setup.size}), run folder {run}",
         soft_wrap=True,
