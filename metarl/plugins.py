@@ -53,7 +53,9 @@ def load_attribute(name: str, kind: str, accepts: Callable[[Any], bool]) -> Any:
         raise ConfigError(f"{failed}: {error}") from error
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
-            raise ConfigError(f"cannot import the module {module_name!r} of {name!r}; {expected}.") from error
+            stem = module_name.removesuffix(".py")
+            hint = f" Leave out the '.py': {stem}:{attribute}." if stem != module_name else ""
+            raise ConfigError(f"cannot import the module {module_name!r} of {name!r}; {expected}.{hint}") from error
         place = traceback.extract_tb(error.__traceback__)[-1]
         raise ConfigError(
             f"{failed}: {type(error).__name__}: {error} ({place.filename}, line {place.lineno})."

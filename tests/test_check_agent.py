@@ -52,7 +52,8 @@ class Simple(Agent[dict[str, Tensor]]):
     ) -> tuple[Action, dict[str, Tensor]]:
         out = self.linear(timestep.obs) * self.scale + state["bias"][:, None]
         policy = Categorical(out) if self.spec.discrete else DiagGaussian(out, torch.zeros_like(out))
-        value = policy.mode() if deterministic else policy.sample(self.noise)
+        by_mode = deterministic and self.fault != "no mode"
+        value = policy.mode() if by_mode else policy.sample(self.noise)
         log_prob = policy.log_prob(value)
         if self.fault == "act mutates state":
             state["bias"] += 0.5
@@ -173,6 +174,7 @@ def test_good_agent_passes() -> None:
         ("act learns", r"act changes state_dict\(\)"),
         ("global generator", r"act gave two answers to one state and timestep after seed\(\)"),
         ("shared stream", "act samples other actions for a task where other tasks stand beside it"),
+        ("no mode", "act with deterministic=True draws at random"),
         ("value shape", r"act's value has shape \(9,\) and dtype torch.int64, expected \(3, 3\) and torch.int64"),
         ("value dtype", r"dtype torch.int32, expected \(3, 3\) and torch.int64"),
         ("value range", r"act's value lies in .*, expected 0\.\.2"),
@@ -205,7 +207,9 @@ def test_broken_agent_is_caught(fault: str, message: str) -> None:
     assert any(re.search(message, problem) for problem in found), found
 
 
-@pytest.mark.parametrize("fault", ["averages tasks", "adapt mutates rollout", "learns nothing", "lost on loading"])
+@pytest.mark.parametrize(
+    "fault", ["no mode", "averages tasks", "adapt mutates rollout", "learns nothing", "lost on loading"]
+)
 def test_single_fault_gives_a_single_sentence_for_each_kind_of_action(fault: str) -> None:
     assert len(problems(fault)) == 2
     assert len(problems(fault, distribution=bandit(3, 4))) == 1

@@ -419,6 +419,8 @@ _TRAIN = "train maml-trpo bandit"
         ("train --resume .", r"is not a run folder \(it has no config\.json\)"),
         ("train rl2 bandit --reference", r"needs a MAML agent beside it, got 'rl2'"),
         ("train rl2 absent:x", r"cannot import the module 'absent' of 'absent:x'; expected module:attribute"),
+        ("train rl2 absent.py:x", r"cannot import the module 'absent\.py' .* Leave out the '\.py': absent:x\."),
+        ("train rl2 --resume absent", r"--resume absent brings its own agent and tasks; leave out 'rl2'"),
         ("check os.absent:x", r"cannot import the module 'os\.absent'"),
         ("check :x", r"'' of ':x' is not a module's name"),
         ("check ../mine:x", r"'\.\./mine' of .* is not a module's name"),

@@ -85,9 +85,6 @@ def train(words: list[str], console: Console) -> int:
     here = Path.cwd()
     names = list(itertools.takewhile(lambda word: not word.startswith("-"), words[:2]))
     rest = words[len(names) :]
-    if len(names) == 1:
-        load_agent(names[0])  # A name that is none is the nearer mistake.
-        raise ConfigError(f"train takes AGENT and TASKS, got only {names[0]!r}. Agents: {', '.join(sorted(AGENTS))}.")
     prog = " ".join(["metarl train", *names])
     # An error in another option is told by the second parser, which knows them all.
     source, _ = tyro.cli(Source, args=rest, prog=prog, return_unknown_args=True, add_help=False)
@@ -145,6 +142,9 @@ def _base(names: list[str], source: Source) -> tuple[Setup, bool]:
         if source.tasks is not None and source.tasks != known.task_name:
             raise ConfigError(f"the run's tasks are {known.task_name!r}, got --tasks {source.tasks!r}. Leave it out.")
         return known, False
+    if len(names) == 1:
+        load_agent(names[0])  # A name that is none is the nearer mistake.
+        raise ConfigError(f"train takes AGENT and TASKS, got only {names[0]!r}. Agents: {', '.join(sorted(AGENTS))}.")
     flags = (source.agent, source.tasks)
     if names and flags != (None, None):
         raise ConfigError(f"agent and tasks are {' '.join(names)!r} already; leave out --agent and --tasks.")

@@ -91,6 +91,7 @@ class _Check(Clauses):
         self._build = build
         self._distribution = distribution
         self._seed = seed
+        self._has_mode = True
         self._tasks: list[Task] = distribution.train.sample(_NUM_TASKS, numpy_stream(seed, "check"))
 
     def run(self) -> None:
@@ -129,6 +130,17 @@ class _Check(Clauses):
                 torch.equal(action.value, again.value) and torch.equal(action.log_prob, again.log_prob),
                 "act gave two answers to one state and timestep after seed(): draw from self.noise only",
             )
+        modes = []
+        for seed in (self._seed, self._seed + 1):
+            fresh = self._agent()
+            fresh.seed(seed)
+            modes.append(fresh.act(fresh.begin(_NUM_TASKS), timestep, True)[0].value)
+        self._has_mode = torch.equal(*(mode.nan_to_num() for mode in modes))
+        self.require(
+            self._has_mode,
+            "act with deterministic=True draws at random: take the distribution's mode there, by which official "
+            "protocols score (what follows from it is not checked)",
+        )
         agent.seed(self._seed)
         together, _ = agent.act(state, timestep)
         agent.seed(self._seed)
@@ -222,6 +234,8 @@ class _Check(Clauses):
             same_bits(result, self._behaviour(agent, agent.adapt(state, copy.deepcopy(kept)), slots)),
             "adapt depends on more than its arguments: a second call with the same ones gave another result",
         )
+        if not self._has_mode:
+            return  # Behaviours are told apart by modes; draws follow the rows of a batch, which are other ones below.
         for order, problem in (
             ([*range(1, _NUM_TASKS), 0], "permuting the tasks does not permute adapt's results"),
             ([0], "adapt's result for a task depends on the other tasks beside it"),
