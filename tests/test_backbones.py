@@ -100,6 +100,43 @@ def test_many_tasks_at_once_are_each_of_them_alone(downsample: Downsample, norm:
     assert all(torch.equal(buffer, before[name]) for name, buffer in net.named_buffers())
 
 
+class _Changed(Conv4):
+    """Half the features of its class, which knows nothing of it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.5 * super().forward(x)
+
+
+def _changed(how: str) -> Conv4:
+    kind = _Changed if how == "subclass" else Conv4
+    net = kind((1, 20, 20), 4, 3, downsample="stride", norm="none")
+    if how == "hook":
+        net.body.register_forward_hook(lambda module, given, out: 2 * out)
+    if how == "part":
+        net.body[2] = nn.Conv2d(4, 4, 3, stride=2, padding=1)
+    if how == "head":
+        net.head = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 3))  # type: ignore[assignment]
+    if how == "method":
+        net.forward = lambda x: x.flatten(1)[:, :3] * net.body[0].weight.sum()  # type: ignore[method-assign]
+    return net
+
+
+@pytest.mark.parametrize("how", ["subclass", "hook", "part", "head", "method"])
+def test_what_was_changed_of_conv4_acts_where_tasks_have_parameters_of_their_own(how: str) -> None:
+    torch.manual_seed(4)
+    net = _changed(how)
+    params = {name: value.detach() + 0.1 * torch.randn(2, *value.shape) for name, value in net.named_parameters()}
+    x = torch.rand(2, 5, 1, 20, 20)
+    for value in params.values():
+        value.requires_grad_()
+    outputs = call(net, params, x)
+    for task in range(2):
+        own = {name: value[task] for name, value in params.items()}
+        torch.testing.assert_close(outputs[task], torch.func.functional_call(net, own, (x[task],)))
+    if how == "part":
+        assert torch.autograd.grad(outputs.square().sum(), params["body.2.weight"])[0].abs().sum((1, 2, 3, 4)).min() > 0
+
+
 @pytest.mark.parametrize("downsample", ["pool", "stride"])
 def test_bfloat16_acts_where_tasks_have_parameters_of_their_own(downsample: Downsample) -> None:
     """The gradient through a step of adaptation points where that in float32 does."""

@@ -127,8 +127,8 @@ class SimpleConfig(LearnerConfig):
 
 
 def test_a_good_learner_passes() -> None:
-    check_learner(SimpleConfig(norm="none"), Clusters())
-    check_learner(SimpleConfig(norm="none").build, Clusters(), EpisodeConfig(2, 3, 4), seed=5)
+    check_learner(SimpleConfig(), Clusters())
+    check_learner(SimpleConfig().build, Clusters(), EpisodeConfig(2, 3, 4), seed=5)
 
 
 @pytest.mark.parametrize(
@@ -160,12 +160,13 @@ def test_a_good_learner_passes() -> None:
 )
 def test_a_broken_learner_is_told_what_it_breaks(fault: str, told: str) -> None:
     with pytest.raises(LearnerCheckError, match="SimpleConfig breaks the contract of Learner in") as raised:
-        check_learner(SimpleConfig(fault=fault, norm="none"), Clusters())
+        check_learner(SimpleConfig(fault=fault), Clusters())
     assert any(told in problem for problem in raised.value.problems), raised.value
 
 
-def test_queries_may_mix_where_the_settings_say_so() -> None:
-    check_learner(SimpleConfig(fault="queries mix", norm="transductive"), Clusters())
+def test_queries_may_mix_where_the_learner_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Simple, "mixes_queries", True)
+    check_learner(SimpleConfig(fault="queries mix"), Clusters())
 
 
 def test_a_learner_that_cannot_be_built_is_told_once() -> None:

@@ -271,6 +271,8 @@ def test_train_evaluate_resume_and_plot(
         (["fewshot", "train", "--resume", str(run), "--inner-lr", "3"], "inner_lr is 0.001"),
         (["fewshot", "train", "--resume", str(run), "--num-iterations", "2"], "has done 5 iterations already"),
         (["fewshot", "train", "maml"], "LEARNER and TASKS, got only 'maml'"),
+        (["fewshot", "train", "maml", "sinusoid", "--seed", "2000003"], "2000003 is that of test tasks"),
+        (["fewshot", "compare", "sinusoid", "--seeds", "1", "2000003"], "2000003 is that of test tasks"),
         (["fewshot", "train", "mamll"], "unknown learner 'mamll'. Did you mean 'maml'"),
         (["fewshot", "train", "protonet", "sinusoid"], "protonet classifies"),
         (["fewshot", "train", "maml", "sinusoid", "--ways", "5"], "ways must be 1, got 5"),
@@ -380,6 +382,28 @@ def test_compare_shows_all_in_one_table_and_goes_on_where_it_stopped(
     assert main(["fewshot", "compare", "sinusoid", "--learners", "protonet", *flags]) == 2
     assert main(["fewshot", "compare", "sinusoid", "--learners", "mamls", *flags]) == 2
     assert "unknown learner 'mamls'" in capsys.readouterr().err
+
+
+def test_compare_does_not_show_the_scores_of_other_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two folders of classes of the same names and sizes."""
+    for name in ("one", "other"):
+        rng = np.random.default_rng(len(name))
+        for number in range(12):
+            folder = tmp_path / name / f"class{number}"
+            folder.mkdir(parents=True)
+            for example in range(4):
+                Image.fromarray(rng.integers(0, 255, (16, 16)).astype(np.uint8)).save(folder / f"{example}.png")
+    sizes = ["--ways", "2", "--queries", "2", "--num-iterations", "1", "--test-tasks", "5"]
+    words = ["fewshot", "compare", "folder", "--learners", "random", *sizes, "--runs", str(tmp_path / "runs")]
+    assert main([*words, "--data", str(tmp_path / "one")]) == 0
+    assert "over tasks, of seed 1" in " ".join(capsys.readouterr().out.split())
+    (run,) = (tmp_path / "runs").iterdir()
+    config = (run / "random-seed1" / "config.json").read_bytes()
+    assert main([*words, "--data", str(tmp_path / "other")]) == 2
+    error = " ".join(capsys.readouterr().err.split())
+    assert "was trained on other data than what folder has now" in error and "take another folder" in error
+    assert (run / "random-seed1" / "config.json").read_bytes() == config
+    assert main([*words, "--data", str(tmp_path / "one")]) == 0
 
 
 def test_list_names_all_learners_and_tasks(capsys: pytest.CaptureFixture[str]) -> None:

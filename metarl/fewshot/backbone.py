@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from metarl.errors import ConfigError, unknown_name
 from metarl.fewshot.learner import LearnerConfig
@@ -75,9 +76,22 @@ def build_backbone(
             except Exception as error:
                 what = f"the backbone {name} raised when it was called with {spec.input_shape} and {num_outputs}"
                 raise ConfigError(f"{what}: {type(error).__name__}: {error}.") from error
-            if not isinstance(module, nn.Module):
-                raise ConfigError(f"the backbone {name} must make a torch.nn.Module, got {type(module).__name__}.")
+            _require_module(module, name)
+            if any(map(is_lazy, module.parameters())):
+                # A first call gives lazy layers their parameters, which are to be a function of the seed.
+                probe(module, spec.input_shape, torch.device("cpu"), f"the backbone {name}")
     return module.to(device)
+
+
+def _require_module(module: object, name: str) -> None:
+    if not isinstance(module, nn.Module):
+        raise ConfigError(f"the backbone {name} must make a torch.nn.Module, got {type(module).__name__}.")
+    for key, value in module.named_parameters():
+        if value.dtype != torch.float32:
+            raise ConfigError(
+                f"the backbone {name} has the parameter {key} in {value.dtype}, and inputs are torch.float32: make it "
+                "float32. Convert inside of forward what is to be computed in another precision."
+            )
 
 
 def idle_settings(config: LearnerConfig, spec: FewShotSpec) -> dict[str, str]:

@@ -22,7 +22,7 @@ from metarl.errors import ConfigError
 from metarl.fewshot.learner import Learner, LearnerConfig
 from metarl.fewshot.learners import load_learner
 from metarl.fewshot.setup import Given, Setup, read_parts, require_learning
-from metarl.fewshot.trainer import require_eval_tasks, restore, train
+from metarl.fewshot.trainer import changed_data, require_eval_tasks, restore, train
 from metarl.fewshot.types import EpisodeConfig, FewShotSpec
 from metarl.runs.folder import RunFolder
 from metarl.runs.logger import iteration_seconds, read_metrics
@@ -84,6 +84,11 @@ class Experiment:
         for what in ("name", "task_name", "episode"):
             if (before := getattr(this.setup, what)) != (now := getattr(setup, what)):
                 raise ConfigError(f"{path} was begun with {before}, and now {now} is asked for; take another folder.")
+        if this.run.checkpoints.iterations() and changed_data(this.run.checkpoints.load_latest()[1], setup.tasks):
+            raise ConfigError(
+                f"{path} was trained on other data than what {setup.task_name} has now"
+                f"{f' in {setup.data}' if setup.data else ''}; take another folder, or move that one away."
+            )
         return this.reconfigured(setup.train_config, setup.learner_config)
 
     @classmethod

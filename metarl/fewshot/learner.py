@@ -37,11 +37,14 @@ class Learner(Components, Generic[State]):
         config: settings that it was built from.
         draws_by_index: whether something is drawn for each task of a batch (initial parameters, minibatches), so that
             what becomes of a task depends on its place in the batch, though not on the tasks beside it.
+        mixes_queries: whether what is predicted of one query may depend on the others, as with transductive
+            normalisation it does in any case.
         data_parallel: whether ``meta_update`` may get a share of the batch, and takes its sums over tasks with
             :func:`metarl.distributed.current`; other learners are refused by more than one rank.
     """
 
     draws_by_index = False
+    mixes_queries = False
     data_parallel: bool = False
 
     config: LearnerConfig
@@ -68,7 +71,7 @@ class Learner(Components, Generic[State]):
         """Logits or predictions ``[task, example, output]`` for inputs ``[task, example, ...]``.
 
         Gradients are not kept. What is predicted of one example may depend on the others only where the learner's
-        settings say so (transductive batch normalisation).
+        network normalises by them (transductively), or ``mixes_queries`` says so.
         """
 
     @abc.abstractmethod

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from metarl.config import Device, TrainConfig, choose_device, from_dict
 from metarl.errors import ConfigError, unknown_name
@@ -22,7 +24,7 @@ from metarl.fewshot.presets import PRESETS, preset_of
 from metarl.fewshot.tasks.base import FewShotTasks
 from metarl.fewshot.tasks.registry import load_tasks
 from metarl.fewshot.trainer import check_sizes, require_eval_tasks
-from metarl.fewshot.types import EpisodeConfig, Kind
+from metarl.fewshot.types import EpisodeConfig, Kind, TaskBatch
 from metarl.plugins import names_module_of, require_trust
 from metarl.runs.config_file import read_config_file
 from metarl.runs.memory import available_bytes, require_available
@@ -90,7 +92,7 @@ class Setup:
             shares = batch_shares(self.learner_config, spec, episode, tasks, learns=learns)
             require_available([network, *shares], available_bytes(device), device)
         batch = self.tasks.sample("test", 2, self.episode, np.random.default_rng(0)).to(learner.device)
-        learner.predict(learner.adapt(learner.begin(2), batch.support), batch.query.x)
+        _require_functions(learner, batch)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in a run's ``config.json``."""
@@ -111,6 +113,35 @@ class Setup:
     def on(self, device: Device) -> Setup:
         """The same with its networks on ``device``."""
         return dataclasses.replace(self, train_config=dataclasses.replace(self.train_config, device=device))
+
+
+def _require_functions(learner: Learner[Any], batch: TaskBatch) -> None:
+    """Refuse what predicts otherwise when it is asked again, or for a task by itself: its scores would mean nothing.
+
+    Raises:
+        ConfigError: saying which, and what may be the cause.
+    """
+
+    def predicted(part: TaskBatch) -> Tensor:
+        learner.seed(0)
+        state = learner.adapt(learner.begin(part.num_tasks), part.support)
+        return learner.predict(state, part.query.x)
+
+    first, again, alone = predicted(batch), predicted(batch), predicted(batch[:1])
+    if not torch.equal(first.nan_to_num(), again.nan_to_num()):
+        raise ConfigError(
+            f"the same two tasks were predicted otherwise the second time by the learner {type(learner).__name__}: it, "
+            "or its network, remembers what it was given, or draws at random. In evaluation mode outputs must be a "
+            "function of inputs, parameters and buffers alone."
+        )
+    # A batch of another size may be rounded otherwise, on GPUs and in bfloat16 by this much.
+    tolerance = (0.1 if learner.config.precision == "bfloat16" else 0.01) * float(first.nan_to_num().abs().max())
+    if not torch.allclose(first[:1], alone, rtol=0.0, atol=tolerance, equal_nan=True):
+        raise ConfigError(
+            f"what is predicted of a task depends on the task beside it with the learner {type(learner).__name__}: its "
+            "network mixes the examples that it is given at once. Let it treat each example by itself, or normalise by "
+            "metarl.networks.task_norm.TaskNorm, which is given one task's at a time."
+        )
 
 
 def require_learning(train_config: TrainConfig, learner_config: LearnerConfig) -> None:

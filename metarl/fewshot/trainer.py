@@ -157,7 +157,7 @@ def restore(
         if name not in apart and then.get(name) != now[name]
     ]
     require_same_run(different)
-    changed = {name for name, digest in tasks.digests.items() if name in known and known[name] != digest}
+    changed = changed_data(content, tasks)
     if "classes" in changed:
         raise CheckpointError(
             f"the data of {tasks.id} is not what the run was trained on: it has other classes, or other numbers of "
@@ -177,6 +177,12 @@ def restore(
         )
     load_state(learner, content["learner"], "learner")
     return not changed
+
+
+def changed_data(content: Mapping[str, Any], tasks: FewShotTasks) -> set[str]:
+    """Which of the tasks' digests are not those of the run that saved a checkpoint's ``content``."""
+    known = content["origin"].get("digests") or {}
+    return {name for name, digest in tasks.digests.items() if name in known and known[name] != digest}
 
 
 _PARTS = ("settings", "episode", "train")

@@ -86,8 +86,11 @@ class Conv4(nn.Module):
         features: Tensor = maps.mean((2, 3)) if self.mean_over_positions else maps.flatten(1)
         return features if self.head is None else _linear(self.head, features)
 
-    def run_tasks(self, params: Params, x: Tensor) -> Tensor:
+    def run_tasks(self, params: Params, x: Tensor) -> Tensor | None:
         """:class:`metarl.networks.module_call.RunsTasks`, for images ``[task, example, channel, height, width]``."""
+        made_of = {_Convolution, TaskNorm, nn.MaxPool2d, nn.ReLU}
+        if not {type(part) for part in self.body} <= made_of or type(self.head) not in (nn.Linear, type(None)):
+            return None
         maps = x.movedim(2, -1)
         if self.precision == "bfloat16":
             maps = maps.to(torch.bfloat16)

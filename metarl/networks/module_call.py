@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from metarl.errors import unknown_name
+from metarl.errors import ConfigError, unknown_name
 from metarl.networks.params import Params
 
 Call = Callable[[Params, Params, tuple[Any, ...], dict[str, Any]], tuple[Any, Params]]
@@ -26,11 +26,12 @@ _VMAP_FAILS = (RuntimeError, ValueError, TypeError)
 class RunsTasks(Protocol):
     """A module that itself runs many tasks at once, faster than vmap of its ``forward`` does.
 
-    What it gives must be what ``forward`` gives for each of the tasks, and its buffers stay as they are.
+    What it gives must be what ``forward`` gives for each of the tasks, and its buffers stay as they are. It is not
+    asked where ``forward`` is that of a subclass, or where hooks stand in between.
     """
 
-    def run_tasks(self, params: Params, x: Tensor, /) -> Tensor:
-        """Outputs ``[task, ...]``.
+    def run_tasks(self, params: Params, x: Tensor, /) -> Tensor | None:
+        """Outputs ``[task, ...]``; None if parts of the module are no longer those that it was made of.
 
         Args:
             params: all of the module's parameters, ``[task, ...]``.
@@ -80,7 +81,7 @@ def call(module: nn.Module, params: Params, /, *inputs: Any, **kwargs: Any) -> A
         The module's outputs, ``[task, ...]``; with a list among the inputs, a list of the outputs of each task.
 
     Raises:
-        ConfigError: for parameters that the module does not have.
+        ConfigError: for parameters that the module does not have; for a module that changes its inputs.
         ValueError: for inputs without an entry for each task.
     """
     parameter_names = {name for name, _ in module.named_parameters()}
@@ -96,20 +97,60 @@ def call(module: nn.Module, params: Params, /, *inputs: Any, **kwargs: Any) -> A
         _require_tasks(given, num_tasks, f"input {index}")
     for name, given in kwargs.items():
         _require_tasks(given, num_tasks, f"the keyword argument {name!r}")
-    if isinstance(module, RunsTasks) and len(inputs) == 1 and isinstance(inputs[0], Tensor) and not kwargs:
-        shared = {name: value.expand(num_tasks, *value.shape) for name, value in module.named_parameters()}
-        return module.run_tasks(shared | params, inputs[0])
-    buffers = {name: value.detach() for name, value in module.named_buffers()}
+    with keeping(module, (inputs, kwargs)):
+        if isinstance(module, RunsTasks) and len(inputs) == 1 and isinstance(inputs[0], Tensor) and not kwargs:
+            shared = {name: value.expand(num_tasks, *value.shape) for name, value in module.named_parameters()}
+            if _is_its_own(module) and (out := module.run_tasks(shared | params, inputs[0])) is not None:
+                return out
+        buffers = {name: value.detach() for name, value in module.named_buffers()}
 
-    places = _places(module)
+        places = _places(module)
 
-    def run(own: Params, kept: Params, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Params]:
-        filled = _filled(places, {**kept, **own})
-        out = torch.func.functional_call(module, filled, args, named, tie_weights=False)
-        return out, {name: filled[name] for name in kept}
+        def run(own: Params, kept: Params, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Params]:
+            filled = _filled(places, {**kept, **own})
+            out = torch.func.functional_call(module, filled, args, named, tie_weights=False)
+            return out, {name: filled[name] for name in kept}
 
-    with _plain_attention() if torch.is_grad_enabled() else contextlib.nullcontext():
-        return _call_tasks(module, run, params, buffers, inputs, kwargs)
+        with _plain_attention() if torch.is_grad_enabled() else contextlib.nullcontext():
+            return _call_tasks(module, run, params, buffers, inputs, kwargs)
+
+
+def call_shared(module: nn.Module, x: Tensor) -> Tensor:
+    """The module's output for each task by itself, with the module's own parameters, ``[task, ...]``.
+
+    By vmap, and where vmap cannot by a loop over tasks, of which a warning tells once for each module.
+
+    Args:
+        module: its buffers change as calls of its ``forward`` change them.
+        x: ``[task, ...]``.
+    """
+    known = _KNOWN.setdefault(module, _Known())
+    flags = tuple(part.training for part in module.modules())
+    if flags not in known.looped:
+        try:
+            out: Tensor = torch.func.vmap(module, randomness="different")(x)
+        except _VMAP_FAILS as error:
+            _tell_loop(module, known, flags, error)
+        else:
+            return out
+    return torch.stack([module(own) for own in x])
+
+
+@contextlib.contextmanager
+def keeping(module: nn.Module, inputs: Any) -> Iterator[None]:
+    """Inside the block ``module`` is called with ``inputs``, which are used again afterwards.
+
+    Raises:
+        ConfigError: if it changes a tensor among them.
+    """
+    tensors = [value for value in _tensors(inputs) if not value.is_inference()]  # Those have no version.
+    versions = [value._version for value in tensors]
+    yield
+    if versions != [value._version for value in tensors]:
+        raise ConfigError(
+            f"the network {type(module).__name__} changes its input in place, which is used again after it. Write "
+            "x = x - 0.5 for x -= 0.5 or x.sub_(0.5), and leave out inplace=True in what the input meets first."
+        )
 
 
 def call_with(module: nn.Module, values: Mapping[str, Tensor], *inputs: Any) -> Any:
@@ -146,6 +187,18 @@ def mean_buffers(module: nn.Module, params: Params, /, *inputs: Any) -> Params:
     }
 
 
+def _is_its_own(module: nn.Module) -> bool:
+    """Whether ``forward`` is still the function that the module's ``run_tasks`` was written for."""
+    both = {"forward", "run_tasks"}
+    definer = next(kind for kind in type(module).__mro__ if both & vars(kind).keys())
+    hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return (
+        both <= vars(definer).keys()
+        and "forward" not in vars(module)
+        and not any(getattr(part, kind) for part in module.modules() for kind in hooks)
+    )
+
+
 @contextlib.contextmanager
 def _plain_attention() -> Iterator[None]:
     """Attention of single operations: the fused kernels lack second derivatives, the fast path of encoders all."""
@@ -166,14 +219,14 @@ def _call_tasks(
     flags = tuple(part.training for part in module.modules())
     unequal = any(_holds_list(value) for value in (*inputs, *kwargs.values()))
     watch = flags not in known.watched
-    reason = None
+    reason: Exception | None = None
     if not unequal and flags not in known.looped:
         # One copy of the buffers for all tasks takes less memory; where a call changes them, vmap asks for one each.
         for stacked in (False, True) if buffers else (False,):
             try:
                 out, changed = _vmapped(run, params, buffers, inputs, kwargs, stacked=stacked, watch=watch)
             except _VMAP_FAILS as error:
-                reason = reason or str(error).strip().partition("\n")[0]
+                reason = reason or error
             else:
                 known.watched.add(flags)
                 _tell_buffers(module, known, changed)
@@ -185,13 +238,7 @@ def _call_tasks(
         return outs
     result = _stacked(outs)
     if reason is not None:
-        if not known.looped:
-            warnings.warn(
-                f"vmap cannot run {type(module).__name__} for all tasks at once ({reason}); it runs task by task "
-                "instead, with the same results, but more slowly.",
-                stacklevel=3,
-            )
-        known.looped.add(flags)
+        _tell_loop(module, known, flags, reason)
     _tell_buffers(module, known, changed)
     return result
 
@@ -280,6 +327,14 @@ def _require_tasks(value: Any, num_tasks: int, what: str) -> None:
         raise ValueError(f"{what} must hold one entry for each of {num_tasks} tasks, got a list of {len(value)}.")
 
 
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | tuple | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(item)
+
+
 def _holds_list(value: Any) -> bool:
     if isinstance(value, tuple):
         return any(_holds_list(item) for item in value)
@@ -321,6 +376,17 @@ def _stacked(outs: list[Any]) -> Any:
 def _rebuilt(like: Any, items: list[Any]) -> Any:
     """A tuple or list of the kind of ``like``, named tuples included."""
     return type(like)(*items) if hasattr(like, "_fields") else type(like)(items)
+
+
+def _tell_loop(module: nn.Module, known: _Known, flags: tuple[bool, ...], reason: Exception) -> None:
+    if not known.looped:
+        why = str(reason).strip().partition("\n")[0]
+        warnings.warn(
+            f"vmap cannot run {type(module).__name__} for all tasks at once ({why}); it runs task by task instead, "
+            "with the same results, but more slowly.",
+            stacklevel=4,
+        )
+    known.looped.add(flags)
 
 
 def _tell_buffers(module: nn.Module, known: _Known, changed: set[str]) -> None:

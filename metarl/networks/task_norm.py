@@ -98,15 +98,40 @@ class TaskNorm(nn.Module):
         return values[min(self.step, len(values) - 1)] if self.norm == "per-step" else values
 
 
+_KINDS = (TaskNorm, nn.modules.batchnorm._BatchNorm)
+"""Batch normalisation, ours and torch's."""
+
+
+def is_transductive(module: nn.Module) -> bool:
+    """Whether what ``module`` gives for an example always depends on the other examples."""
+    return any(
+        part.norm == "transductive" if isinstance(part, TaskNorm) else part.running_mean is None
+        for part in module.modules()
+        if isinstance(part, _KINDS)
+    )
+
+
+def frozen_norms(module: nn.Module) -> list[nn.Module]:
+    """Batch normalisation in ``module`` whose scale and shift are frozen: its averages stay as they are, too."""
+    found = []
+    for part in module.modules():
+        own = list(part.parameters(recurse=False)) if isinstance(part, _KINDS) else []
+        if own and not any(value.requires_grad for value in own):
+            found.append(part)
+    return found
+
+
 @contextlib.contextmanager
 def batch_statistics(module: nn.Module) -> Iterator[None]:
     """Inside the block batch normalisation goes by the batch at hand, as in training; nothing else is as in training.
 
     Args:
-        module: any; what stands in it of torch's batch normalisation is meant as well.
+        module: any; what stands in it of torch's batch normalisation is meant as well, if it is not frozen.
     """
-    kinds = (TaskNorm, nn.modules.batchnorm._BatchNorm)
-    parts = [part for part in module.modules() if isinstance(part, kinds) and not part.training]
+    frozen = {id(part) for part in frozen_norms(module)}
+    parts = [
+        part for part in module.modules() if isinstance(part, _KINDS) and not part.training and id(part) not in frozen
+    ]
     for part in parts:
         part.training = True
     try:

@@ -16,6 +16,7 @@ from metarl.errors import ConfigError, LearnerCheckError
 from metarl.fewshot.learner import Learner, LearnerConfig
 from metarl.fewshot.tasks.base import FewShotTasks
 from metarl.fewshot.types import EpisodeConfig, Examples, FewShotSpec
+from metarl.networks.task_norm import is_transductive
 from metarl.runs.checkpoint import load, save
 from metarl.seeding import numpy_stream
 from metarl.testing.clauses import Clauses
@@ -35,10 +36,10 @@ def check_learner(
     Checked: ``predict`` returns the documented shape, finite and without gradient, also untrained and before the first
     ``adapt``; ``adapt`` and ``predict`` depend on their arguments alone and change neither these nor the learner;
     permuting the tasks permutes the results (unless ``draws_by_index`` says otherwise), and a task's result does not
-    depend on the tasks beside it; a query's prediction does not depend on the other queries, unless the setting
-    ``norm`` is transductive; ``meta_update`` changes a parameter, if any can be trained, and returns finite floats,
-    ``loss`` among them; the same seed gives the same bits, also after a checkpoint. States are never inspected: they
-    are compared by what is predicted with them.
+    depend on the tasks beside it; a query's prediction does not depend on the other queries, unless the network
+    normalises by them (transductively), or ``mixes_queries`` says so; ``meta_update`` changes a parameter, if
+    any can be trained, and returns finite floats, ``loss`` among them; the same seed gives the same bits, also after a
+    checkpoint. States are never inspected: they are compared by what is predicted with them.
 
     Args:
         learner: settings with a ``build`` method, or a function of spec, device and seed that returns the learner.
@@ -117,7 +118,8 @@ class _Check(Clauses):
                 same_bits(outputs, learner.predict(state, x)),
                 "predict depends on more than its arguments, or changes the state: a second call gave another result",
             )
-            if getattr(learner.config, "norm", None) != "transductive":
+            modules = [part for part in learner.components().values() if isinstance(part, nn.Module)]
+            if not learner.mixes_queries and not any(map(is_transductive, modules)):
                 self.require(
                     _close(outputs[:, :1], learner.predict(state, x[:, :1])),
                     "what is predicted of one query depends on the other queries",

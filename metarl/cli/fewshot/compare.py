@@ -14,7 +14,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from metarl.cli.fewshot.report import EVALUATION_SEED, evaluate_with_progress, interval_cell, score_text
+from metarl.cli.fewshot.report import (
+    EVALUATION_SEED,
+    evaluate_with_progress,
+    interval_cell,
+    require_training_seeds,
+    score_text,
+)
 from metarl.cli.progress import with_progress
 from metarl.errors import ConfigError, unknown_name
 from metarl.fewshot.experiment import Experiment
@@ -71,6 +77,7 @@ def compare(words: list[str], console: Console) -> int:
             f"--test-tasks must be 2 or more and --seeds hold numbers of 0 or more, got {options.test_tasks} and "
             f"{options.seeds}."
         )
+    require_training_seeds(options.seeds)
     learners = LEARNERS if options.learners is None else options.learners
     if not learners:
         raise ConfigError(f"--learners needs at least one; leave it out to compare all: {', '.join(LEARNERS)}.")
@@ -125,7 +132,7 @@ def _one(setup: Setup, seed: int, root: Path, test_tasks: int, console: Console)
     iterations = max(this.run.checkpoints.iterations(), default=0)
     if path.is_file() and iterations == setup.train_config.num_iterations:
         known = read_json(path)
-        if known.get("iteration") == iterations:
+        if known.get("iteration") == iterations and known.get("digests") == dict(setup.tasks.digests):
             return known
     if not with_progress(
         lambda listener: this.train(listener),
@@ -141,6 +148,7 @@ def _one(setup: Setup, seed: int, root: Path, test_tasks: int, console: Console)
         "iteration": iteration,
         "seconds": this.training_seconds,
         "seed": EVALUATION_SEED,
+        "digests": dict(setup.tasks.digests),
         "before": found.scores[:, 0].tolist(),
         "after": found.scores[:, -1].tolist(),
     }
@@ -152,7 +160,9 @@ def _show(setup: Setup, results: dict[str, _Result], options: CompareOptions, fo
     kind = setup.kind
     what = "Accuracy (%)" if kind == "classification" else "Mean squared error"
     title = f"{what} on {options.test_tasks} test tasks of {options.tasks}, {setup.size}"
-    caption = f"mean and 95 % interval over tasks and seeds {', '.join(map(str, options.seeds))}"
+    seeds = ", ".join(map(str, options.seeds))
+    over = f"tasks and seeds {seeds}" if len(options.seeds) > 1 else f"tasks, of seed {seeds}"
+    caption = f"mean and 95 % interval over {over}"
     table = Table(title=escape(title), caption=caption)
     table.add_column("learner")
     for header in ("not adapted", "adapted", "seconds a seed"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,16 @@ from metarl.statistics import Interval, number_text
 
 EVALUATION_SEED = 2_000_003
 """Far from the seeds that anybody trains with; test tasks are drawn from it and nothing is ever tuned on it."""
+
+
+def require_training_seeds(seeds: Iterable[int]) -> None:
+    """Refuse to train on the tasks that are scored in the end.
+
+    Raises:
+        ConfigError: if one of the seeds is that of test tasks.
+    """
+    if EVALUATION_SEED in seeds:
+        raise ConfigError(f"the seed {EVALUATION_SEED} is that of test tasks, which training would draw; give another.")
 
 
 def evaluate_with_progress(

@@ -13,7 +13,13 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from metarl.cli.fewshot.report import EVALUATION_SEED, evaluate_with_progress, score_text, show_scores
+from metarl.cli.fewshot.report import (
+    EVALUATION_SEED,
+    evaluate_with_progress,
+    require_training_seeds,
+    score_text,
+    show_scores,
+)
 from metarl.cli.progress import with_progress
 from metarl.config import TrainConfig
 from metarl.distributed import current
@@ -104,6 +110,7 @@ def train(words: list[str], console: Console) -> int:
     options = tyro.cli(TrainOptions, args=rest, prog=prog, default=default)
     if options.checkpoint is not None:
         raise ConfigError(f"--checkpoint {options.checkpoint} needs --resume RUN.")
+    require_training_seeds([options.train.seed])
     setup = base.given(options.train, options.settings)
     if options.print_config:
         setup.check()

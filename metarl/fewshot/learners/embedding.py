@@ -14,7 +14,8 @@ from metarl.fewshot.backbone import build_backbone, probe
 from metarl.fewshot.learner import LearnerConfig
 from metarl.fewshot.types import FewShotSpec, TaskBatch
 from metarl.networks.backbones import Conv4, MLPBackbone
-from metarl.networks.task_norm import TaskNorm, one_batch
+from metarl.networks.module_call import call_shared, keeping
+from metarl.networks.task_norm import TaskNorm, is_transductive, one_batch
 from metarl.seeding import torch_stream
 
 FeatureNorm = Literal["running", "transductive", "none"]
@@ -59,12 +60,16 @@ def embed(body: nn.Module, x: Tensor) -> Tensor:
 
     Transductive normalisation takes the statistics of each task's examples; every other the running ones, or in
     training those of everything that is embedded at once.
+
+    Raises:
+        ConfigError: for a network that changes its input.
     """
-    if _is_transductive(body):
-        features: Tensor = torch.func.vmap(body, randomness="different")(x)
-    else:
-        with one_batch():
-            features = body(x.flatten(0, 1))
+    with keeping(body, x):
+        if is_transductive(body):
+            features = call_shared(body, x)
+        else:
+            with one_batch():
+                features = body(x.flatten(0, 1))
     return features.reshape(*x.shape[:2], -1)
 
 
@@ -74,7 +79,7 @@ def embed_batch(body: nn.Module, batch: TaskBatch) -> tuple[Tensor, Tensor]:
     Both are embedded together, and so normalised together, as in Snell's code; transductive normalisation takes
     support and query apart, since at test they come one after the other.
     """
-    if _is_transductive(body):
+    if is_transductive(body):
         return embed(body, batch.support.x), embed(body, batch.query.x)
     both = embed(body, torch.cat([batch.support.x, batch.query.x], dim=1))
     num_support = batch.support.x.shape[1]
@@ -96,10 +101,6 @@ def mixed(num_examples: int) -> list[int]:
     """
     order: list[int] = torch.randperm(num_examples, generator=torch.Generator().manual_seed(0)).tolist()
     return order
-
-
-def _is_transductive(body: nn.Module) -> bool:
-    return any(isinstance(part, TaskNorm) and part.norm == "transductive" for part in body.modules())
 
 
 def require_classification(name: str, spec: FewShotSpec) -> None:

@@ -21,7 +21,7 @@ from metarl.fewshot.objective import task_losses
 from metarl.fewshot.types import Examples, FewShotSpec, TaskBatch
 from metarl.networks.module_call import expect_buffers, mean_buffers
 from metarl.networks.params import Params, trainable
-from metarl.networks.task_norm import batch_statistics, set_step
+from metarl.networks.task_norm import batch_statistics, frozen_norms, set_step
 from metarl.seeding import GAMMA, UInt64, hashed, row_keys
 
 _LARGE_INPUT = 400
@@ -203,7 +203,9 @@ class GradientLearner(Learner[FastWeights]):
                 query.
             batch: the tasks.
         """
-        if next(self.module.buffers(), None) is None:
+        frozen = {id(value) for part in frozen_norms(self.module) for value in part.buffers()}
+        moving = {name: value for name, value in self.module.named_buffers() if id(value) not in frozen}
+        if not moving:
             return
         for models in zip(*paths, strict=True):
             set_step(self.module, models[0].num_steps)
@@ -211,7 +213,7 @@ class GradientLearner(Learner[FastWeights]):
             last = models[0].num_steps == paths[0][-1].num_steps
             with training_mode(self.module, self.generator):
                 means = mean_buffers(self.module, params, (batch.query if last else batch.support).x)
-            for name, buffer in self.module.named_buffers():
+            for name, buffer in moving.items():
                 buffer.copy_(current().average(means[name], batch.num_tasks))
 
 

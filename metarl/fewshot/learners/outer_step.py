@@ -13,6 +13,7 @@ from metarl.errors import NonFiniteError
 from metarl.fewshot.objective import score_name, task_losses, task_scores
 from metarl.fewshot.types import Kind
 from metarl.networks.params import trainable
+from metarl.networks.task_norm import frozen_norms
 
 
 class OuterStep:
@@ -78,7 +79,10 @@ class OuterStep:
 
 @contextlib.contextmanager
 def training_mode(module: nn.Module, generator: torch.Generator) -> Iterator[None]:
-    """Training mode, in which torch's global generators are a function of ``generator`` and put back afterwards."""
+    """Training mode, in which torch's global generators are a function of ``generator`` and put back afterwards.
+
+    Frozen batch normalisation stays in evaluation mode: what a network knows by its averages is frozen with it.
+    """
     devices = {value.device for value in module.parameters() if value.device.type == "cuda"}
     with torch.random.fork_rng(devices=list(devices)):
         seed = int(torch.randint(2**62, (), generator=generator))
@@ -88,6 +92,8 @@ def training_mode(module: nn.Module, generator: torch.Generator) -> Iterator[Non
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         module.train()
+        for part in frozen_norms(module):
+            part.eval()
         try:
             yield
         finally:
