@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,21 @@ def test_images_that_are_in_two_splits_are_told(tmp_path: Path) -> None:
         )
 
 
+def test_images_that_are_there_twice_in_a_split_are_told() -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 255, (12, 4, 4)).astype(np.uint8), np.repeat(["a", "b", "c"], 4)
+    splits: dict[Split, list[str]] = {"train": ["a", "b", "c"]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        labelled_arrays(images, labels, splits)
+    images[2] = images[1]
+    with pytest.warns(UserWarning, match=r"1 examples of the train split are copies of others .* in the class 'a'\."):
+        labelled_arrays(images, labels, splits)
+    images[2] = images[9]
+    with pytest.warns(UserWarning, match=r"are copies of others in it, .* in the classes 'a' and 'c'\. Remove them"):
+        labelled_arrays(images, labels, splits)
+
+
 def test_damaged_images_are_left_out_if_asked_and_a_class_of_them_is_told(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "mine", {"a": 10, "b": 20, "c": 30})
     (folder / "b" / "1.png").write_bytes(b"broken")
@@ -193,6 +209,12 @@ def test_labels_may_be_text_and_examples_vectors_or_have_channels() -> None:
         ({"images": np.zeros(20)}, "got an array of the shape (20,)"),
         ({"images": np.zeros((20, 4, 4), int)}, "images must be uint8 (0 to 255) or floating point, got int64"),
         ({"images": np.full((20, 4, 4), np.nan)}, "12 examples of the train split hold NaN or an infinity"),
+        ({"images": np.full((20, 4, 4), 1e300)}, "hold NaN or an infinity, as float32"),
+        ({"images": np.zeros((20, 8, 8, 4), np.uint8)}, "have their channels last"),
+        ({"labels": ["a", "b", float("nan"), "c"] * 5}, "that of the example 2 is nan, and the first one is 'a'"),
+        ({"labels": np.array(["a", "b", np.nan, "c"] * 5, object)}, "that of the example 2 is nan"),
+        ({"labels": [1, 2, "3", 4] * 5}, "that of the example 2 is '3', and the first one is 1"),
+        ({"labels": [0, 1, True, 3] * 5}, "that of the example 2 is True"),
         ({"splits": (0.5, 0.2, 0.2)}, "three numbers of 0 or more whose sum is 1, e.g. (0.6, 0.2, 0.2), got (0.5, 0.2"),
         (
             {"splits": {"train": [7, 3], "test": [3, 40]}},

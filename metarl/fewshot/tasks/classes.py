@@ -131,23 +131,35 @@ class ClassTasks(FewShotTasks):
         return self._held(split).names
 
     def warn_of_copies(self) -> None:
-        """Tell of examples of one split that another one holds as well: training would see what is tested."""
-        for (one, first), (other, second) in itertools.combinations(self._splits.items(), 2):
-            rows = {zlib.crc32(example.tobytes()): row for row, example in enumerate(first.examples)}
-            found = [rows.get(zlib.crc32(example.tobytes()), -1) for example in second.examples]
-            copies = [
-                (like, row)
-                for row, like in enumerate(found)
-                if like >= 0 and np.array_equal(first.examples[like], second.examples[row])
-            ]
-            if copies:
-                like, row = copies[0]
-                warnings.warn(
-                    f"{self.id}: {len(copies)} examples of the {other} split are the same as some of the {one} split, "
-                    f"the first of them in the classes {second.name_of(row)!r} and {first.name_of(like)!r}. Remove "
-                    "them: scores on what was seen before are too high.",
-                    stacklevel=3,
-                )
+        """Tell of equal examples: what is labelled, or seen in training, is no test when it is asked for."""
+        first: dict[int, tuple[Split, int]] = {}
+        within: dict[Split, list[tuple[int, int]]] = {}
+        across: dict[tuple[Split, Split], list[tuple[int, int]]] = {}
+        for split, held in self._splits.items():
+            for row, example in enumerate(held.examples):
+                other, like = first.setdefault(zlib.crc32(example.tobytes()), (split, row))
+                if (other, like) == (split, row) or not np.array_equal(self._splits[other].examples[like], example):
+                    continue
+                if other == split:
+                    within.setdefault(split, []).append((like, row))
+                else:
+                    across.setdefault((other, split), []).append((like, row))
+        for split, copies in within.items():
+            names = [self._splits[split].name_of(row) for row in copies[0]]
+            where = f"the class {names[0]!r}" if names[0] == names[1] else f"the classes {names[0]!r} and {names[1]!r}"
+            warnings.warn(
+                f"{self.id}: {len(copies)} examples of the {split} split are copies of others in it, the first of them "
+                f"in {where}. Remove them: a query that is among the labelled examples too is no test.",
+                stacklevel=3,
+            )
+        for (other, split), copies in across.items():
+            like, row = copies[0]
+            warnings.warn(
+                f"{self.id}: {len(copies)} examples of the {split} split are the same as some of the {other} split, "
+                f"the first of them in the classes {self._splits[split].name_of(row)!r} and "
+                f"{self._splits[other].name_of(like)!r}. Remove them: scores on what was seen before are too high.",
+                stacklevel=3,
+            )
 
     def spec(self, episode: EpisodeConfig) -> FewShotSpec:
         """Inputs of one shape, an output for each class of a task."""
@@ -263,10 +275,12 @@ def _check_splits(id: str, splits: Mapping[Split, Classes], same_classes: bool) 
     for split, held in splits.items():
         if held.examples.dtype == np.uint8:
             continue
-        (bad,) = np.nonzero(~np.isfinite(held.examples).reshape(len(held.examples), -1).all(1))
+        with np.errstate(over="ignore"):
+            numbers = held.examples.astype(np.float32)  # As tasks give them.
+        (bad,) = np.nonzero(~np.isfinite(numbers).reshape(len(numbers), -1).all(1))
         if len(bad):
             named = held.name_of(bad[0])
             raise ConfigError(
-                f"{id}: {len(bad)} examples of the {split} split hold NaN or an infinity, the first in the class "
-                f"{named!r}; expected finite numbers. Remove or repair them."
+                f"{id}: {len(bad)} examples of the {split} split hold NaN or an infinity, as float32, the first "
+                f"in the class {named!r}; expected finite numbers. Remove or repair them."
             )

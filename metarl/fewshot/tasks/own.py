@@ -124,12 +124,14 @@ def labelled_arrays(
     Raises:
         ConfigError: for arrays of other shapes or kinds, for labels without examples, and as :class:`ClassTasks`.
     """
+    given = labels
     images, labels = _whole("images", images), _whole("labels", labels)
     if labels.ndim != 1 or len(labels) != len(images) or labels.dtype.kind not in "iuUS":
         raise ConfigError(
             f"labels must be whole numbers or text, one for each of the {len(images)} images, got {labels.dtype} of "
             f"the shape {labels.shape}."
         )
+    _require_one_kind(given)
     images = _with_channel(images)
     values, positions = np.unique(labels, return_inverse=True)
     rows = {value: row for row, value in enumerate(values.tolist())}
@@ -157,6 +159,26 @@ def labelled_arrays(
     tasks = ClassTasks(id, held, rotations=rotations)
     tasks.warn_of_copies()
     return tasks
+
+
+def _require_one_kind(labels: ArrayLike) -> None:
+    """Refuse what an array makes text of: a class called nan is that of the labels that are missing.
+
+    Raises:
+        ConfigError: naming the first label that is not like the others.
+    """
+    values: Any = labels if isinstance(labels, list | tuple) else np.asarray(labels)
+    if isinstance(values, np.ndarray) and values.dtype.kind != "O":
+        return
+    kinds = {True: str | bytes, False: int | np.integer}
+    like = kinds[isinstance(values[0], str | bytes)] if len(values) else str
+    for row, value in enumerate(values):
+        value = value.item() if hasattr(value, "item") else value
+        if not isinstance(value, like) or isinstance(value, bool):
+            raise ConfigError(
+                f"labels must be whole numbers, or all of them text: that of the example {row} is {value!r}, and the "
+                f"first one is {values[0]!r}. Name or leave out what has no label, and make the others of one kind."
+            )
 
 
 def divide(names: list[Any], fractions: Fractions, seed: int) -> dict[Split, list[Any]]:
@@ -223,7 +245,9 @@ def _with_channel(images: NDArray[Any]) -> NDArray[Any]:
             "expected images [example, height, width] or [example, channel, height, width], or vectors "
             f"[example, number], got an array of the shape {images.shape}."
         )
-    if images.ndim == 4 and images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+    _, first, second, last = images.shape if images.ndim == 4 else (0, 0, 0, 0)
+    square_ending = first == second > 4 and last in (2, 4)  # Grey with alpha, or colour with alpha.
+    if square_ending or (last in (1, 3) and first not in (1, 3)):
         raise ConfigError(
             f"images of the shape {images.shape} have their channels last, expected [example, channel, height, width]: "
             "images.transpose(0, 3, 1, 2)."
