@@ -140,22 +140,35 @@ def test_miniimagenet_is_read_in_both_of_its_layouts(tmp_path: Path, make: Calla
     assert batch.query.x[:, :, 1].mean() == pytest.approx(200 / 255, abs=0.02)
 
 
-@pytest.mark.parametrize("make", [_mini_lists, _mini_folders])
-def test_a_learner_of_miniimagenet_is_trained_by_the_command_and_beats_chance(
-    tmp_path: Path, make: Callable[[Path], None]
-) -> None:
-    """From files in the true layout to scores on test classes: their colours tell them apart."""
-    (tmp_path / "mini").mkdir()
-    make(tmp_path / "mini")
-    size = "--ways 2 --shots 1 --queries 3 --train-ways 3 --train-queries 2 --num-filters 4"
-    schedule = "--num-iterations 30 --meta-batch-size 2 --eval-every 15 --eval-tasks 4 --test-tasks 20 --device cpu"
+def _mini_reds(folder: Path) -> None:
+    """Classes of one red each, whose green and blue, different in every image, hide it from random features."""
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    reds = {"train": range(0, 256, 50), "val": (30, 220), "test": (70, 180)}
+    for name, levels in reds.items():
+        with (folder / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("filename", "label"))
+            for red in levels:
+                for number in range(6):
+                    pixels = np.full((84, 84, 3), (red, *rng.integers(0, 256, 2)), np.uint8)
+                    Image.fromarray(pixels).save(folder / "images" / f"{red}-{number}.png")
+                    writer.writerow((f"{red}-{number}.png", f"red{red}"))
+
+
+def test_a_learner_of_miniimagenet_is_trained_by_the_command_and_beats_the_untrained_one(tmp_path: Path) -> None:
+    """From files in the true layout to scores on test classes."""
+    _mini_reds(tmp_path / "mini")
+    size = "--ways 2 --shots 1 --queries 3 --train-ways 4 --train-queries 3 --num-filters 4 --meta-lr 0.01"
+    schedule = "--num-iterations 40 --meta-batch-size 2 --eval-every 20 --eval-tasks 4 --test-tasks 40 --device cpu"
     words = f"fewshot train protonet miniimagenet {size} {schedule}".split()
     assert main([*words, "--data", str(tmp_path / "mini"), "--runs", str(tmp_path / "runs")]) == 0
     run = tmp_path / "runs" / "protonet-miniimagenet-2way-1shot-seed1"
     rows = json.loads((run / "adaptation.json").read_text())["rows"]
-    mean, low, _ = rows[0]["intervals"][-1]
-    assert rows[0]["label"] == "protonet" and rows[0]["steps"] == [0, 1]
-    assert low > 0.7 and mean > rows[0]["intervals"][0][0] == 0.5  # Two ways; before adaptation it is chance.
+    assert [row["label"] for row in rows] == ["protonet", "protonet, untrained"] and rows[0]["steps"] == [0, 1]
+    (before, (mean, low, _)), (_, (_, _, untrained)) = (row["intervals"] for row in rows)
+    assert before[0] == 0.5  # Of two ways, which is chance.
+    assert low > untrained and mean > 0.9
     assert (run / "checkpoints" / "best.safetensors").is_file()
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +330,46 @@ def test_a_users_images_are_told_apart(drawings: Path, tmp_path: Path, capsys: p
     (support / "empty").mkdir()
     assert main(["fewshot", "predict", str(run), str(support), images[0]]) == 2
     assert "'empty' holds no image" in " ".join(capsys.readouterr().err.split())
+
+
+def test_images_that_are_not_like_those_of_training_are_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Letters, dark on light as in training; then light on dark, blank and stretched."""
+    flags = f"--runs {tmp_path / 'runs'} --num-filters 4 --train-ways 0"
+    assert main([*_train_words("protonet", "glyphs"), *flags.split()]) == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    for name in ("wide", "tall"):
+        (tmp_path / "support" / name).mkdir(parents=True)
+        picture = Image.new("L", (56, 56), 255)
+        picture.paste(0, (20, 4, 36, 52) if name == "tall" else (4, 20, 52, 36))
+        picture.save(tmp_path / "support" / name / "one.png")
+    plain = tmp_path / "plain.png"
+    picture.save(plain)
+    light = tmp_path / "light.png"
+    Image.eval(picture, lambda value: 255 - value).save(light)
+    Image.new("L", (56, 56), 255).save(tmp_path / "blank.png")
+    picture.resize((112, 56)).save(tmp_path / "stretched.png")
+    words = ["fewshot", "predict", str(run), str(tmp_path / "support")]
+    capsys.readouterr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert main([*words, str(plain)]) == 0
+    for name, told in (("light", r"light on dark.*--invert"), ("blank", "of one colour"), ("stretched", "proportions")):
+        with pytest.warns(UserWarning, match=rf"1 of 2 images of what is to be predicted are .*{told}.*{name}\.png"):
+            assert main([*words, str(plain), str(tmp_path / f"{name}.png")]) == 0
+    capsys.readouterr()
+    Image.eval(Image.open(tmp_path / "support" / "wide" / "one.png"), lambda value: 255 - value).save(
+        tmp_path / "support" / "wide" / "one.png"
+    )
+    with pytest.warns(UserWarning, match="the support set"):
+        assert main([*words, str(plain)]) == 0
+    turned = tmp_path / "turned"
+    shutil.copytree(tmp_path / "support", turned)
+    Image.eval(Image.open(turned / "tall" / "one.png"), lambda value: 255 - value).save(turned / "tall" / "one.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert main(["fewshot", "predict", str(run), str(turned), str(light), "--invert"]) == 0
 
 
 def test_a_network_that_normalises_by_the_batch_tells_single_images_apart(

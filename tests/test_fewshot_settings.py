@@ -84,15 +84,18 @@ def behaviour(config: LearnerConfig) -> list[Any]:
     learner = built(config, tasks, EPISODE)
     size = learner.training_episode(EPISODE)
     found: list[Any] = [size, learner.num_adaptations, learner.num_eval_adaptations]
+    pieces: list[slice] = []
+    if isinstance(learner, GradientLearner):
+        slices = learner.slices
+        vars(learner)["slices"] = lambda number: (pieces.append(part) or part for part in slices(number))
     for iteration in range(2):
         batch = tasks.sample("train", 2, size, numpy_stream(0, "train", iteration))
         learner.seed(derive(0, "learner", iteration))
         found.append(learner.meta_update(batch))
+    found.append(pieces[:])  # Of updates, not of the evaluation below.
     found.append({name: tensor.tolist() for name, tensor in learner.named_tensors().items()})
     batch = tasks.sample("test", 2, EPISODE, numpy_stream(0, "test"))
     found.append(learner.predict(adapted(learner, batch.support), batch.query.x).tolist())
-    if isinstance(learner, GradientLearner):
-        found.append(len(list(learner.chunks(batch))))
     return found
 
 
@@ -135,6 +138,13 @@ def test_what_never_acts_is_fixed() -> None:
         (learner, name) for learner, name in settable(LEARNERS, fixed=True) if name in ("train_queries", "meta_lr")
     }
     assert found == {("reptile", "train_queries"), ("random", "train_queries"), ("random", "meta_lr")}
+
+
+def test_a_minibatch_of_the_whole_support_set_is_refused() -> None:
+    for size in (5, 64):
+        with pytest.raises(ConfigError, match=rf"inner_batch_size = {size} does nothing here: .* have 5 examples"):
+            resolve(Given("maml", "sinusoid", shots=5), settings={"inner_batch_size": size}).check()
+    resolve(Given("maml", "sinusoid", shots=5), settings={"inner_batch_size": 4}).check()
 
 
 @pytest.fixture

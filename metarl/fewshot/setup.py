@@ -91,8 +91,20 @@ class Setup:
         ):
             shares = batch_shares(self.learner_config, spec, episode, tasks, learns=learns)
             require_available([network, *shares], available_bytes(device), device)
+        self._require_minibatch(learner)
         batch = self.tasks.sample("test", 2, self.episode, np.random.default_rng(0)).to(learner.device)
         _require_functions(learner, batch)
+
+    def _require_minibatch(self, learner: Learner[Any]) -> None:
+        """Refuse a minibatch of the support set that is all of it, wherever there is one."""
+        size = getattr(self.learner_config, "inner_batch_size", 0)
+        episodes = (learner.training_episode(self.episode), self.episode)
+        sizes = [self.tasks.spec(episode).num_support or size + 1 for episode in episodes]
+        if size and size >= max(sizes):
+            raise ConfigError(
+                f"inner_batch_size = {size} does nothing here: support sets have {max(sizes)} examples. Leave it out "
+                "to take all of them, or give fewer."
+            )
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in a run's ``config.json``."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import tyro
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -30,6 +34,8 @@ class PredictOptions:
     """Folder with one folder of images for each class, named as the class."""
     images: tyro.conf.Positional[tuple[Path, ...]]
     """Images whose class is asked for."""
+    invert: bool = False
+    """Turn light and dark around in all images, for those of light strokes where training saw dark ones."""
     num_adaptations: int | None = None
     """Steps of adaptation; default: what the learner asks for."""
     data: str | None = None
@@ -72,9 +78,12 @@ def predict(words: list[str], console: Console) -> int:
     spec = dataclasses.replace(usual, num_outputs=len(classes), num_support=len(files))
     checkpoint = this.best_checkpoint if options.best else options.checkpoint and here / options.checkpoint
     learner, _ = this.load(checkpoint, spec=spec)
-    support = _inputs(files, tasks.image_format, f"the support set {options.support}").to(learner.device)
-    query = _inputs([here / path for path in options.images], tasks.image_format, "what is to be predicted").to(
-        learner.device
+    support, query = (
+        _inputs(paths, tasks.image_format, what, invert=options.invert).to(learner.device)
+        for paths, what in (
+            (files, f"the support set {options.support}"),
+            ([here / path for path in options.images], "what is to be predicted"),
+        )
     )
     learner.seed(0)
     state = learner.begin(1)
@@ -114,7 +123,48 @@ def _support(folder: Path) -> tuple[list[str], list[Path], list[int]]:
     return [own.name for own in folders], files, labels
 
 
-def _inputs(files: list[Path], image_format: ImageFormat, what: str) -> torch.Tensor:
-    """Inputs ``[1, image, channel, height, width]`` as the family makes them."""
+def _inputs(files: list[Path], image_format: ImageFormat, what: str, *, invert: bool) -> torch.Tensor:
+    """Inputs ``[1, image, channel, height, width]`` as the family makes them; those unlike its own are told of."""
     images, _ = read_images(files, image_format, what=what)
+    images = 255 - images if invert else images
+    _warn_of_odd(files, images, image_format, what)
     return torch.from_numpy(images).float().div(255)[None]
+
+
+def _warn_of_odd(files: list[Path], images: NDArray[np.uint8], image_format: ImageFormat, what: str) -> None:
+    """A learner names a class for whatever it is given, and is sure of it."""
+    pixels = images.reshape(len(images), -1)
+    height, width = images.shape[2:]
+    blank = np.ptp(pixels, axis=1) < _LEAST_CONTRAST
+    kinds = {"of one colour all over (a transparent ground becomes white)": blank}
+    if image_format.ink:
+        kinds["light on dark, where training saw dark strokes on a light ground (--invert)"] = ~blank & (
+            pixels.mean(1) > 127
+        )
+    sizes = np.array([_size(file) for file in files])
+    stretch = sizes[:, 0] * width / (sizes[:, 1] * height)
+    kinds[f"of other proportions than {height} x {width} (height x width), to which they are stretched"] = (
+        np.maximum(stretch, 1 / stretch) > _MOST_STRETCHED
+    )
+    for kind, found in kinds.items():
+        if found.any():
+            first = files[int(found.argmax())]
+            warnings.warn(
+                f"{int(found.sum())} of {len(files)} images of {what} are {kind}, the first of them {first}: what is "
+                "predicted by them says little.",
+                stacklevel=3,
+            )
+
+
+_LEAST_CONTRAST = 16
+"""Of 255, between the lightest and the darkest pixel of an image."""
+
+_MOST_STRETCHED = 1.5
+"""Change of an image's proportions that is not told of."""
+
+
+def _size(file: Path) -> tuple[int, int]:
+    """Height and width, as it was held."""
+    with Image.open(file) as image:
+        upright = ImageOps.exif_transpose(image)
+        return upright.height, upright.width

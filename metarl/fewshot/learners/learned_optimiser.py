@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -48,6 +48,8 @@ class LearnedOptimiserConfig(GradientLearnerConfig):
     """Steps that gradients are carried back through; every so many steps the optimiser is updated."""
     initial_std: Positive = 0.01
     """Standard deviation of the normal numbers that all parameters of a task begin with."""
+    task_chunk: Literal[0] = 0
+    """All tasks of an update are in memory together: the optimiser is trained by all of them every unroll steps."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
