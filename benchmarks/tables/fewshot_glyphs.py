@@ -26,9 +26,10 @@ TABLE = PaperTable(
     name="fewshot-glyphs",
     title="Few-shot learners on glyphs",
     about=(
-        "Characters of the font DejaVu Sans in 28 x 28, 20 drawings of each with affine and elastic jitter of their own, "
-        "alphabets that training has not seen, 1,000 test tasks. Every learner has its preset, with the same network of half the "
-        "papers' filters, and budgets of minutes: what it says is which learns fast, not which is best in the end."
+        "Characters of the font DejaVu Sans in 28 x 28, 20 drawings of each with affine and elastic jitter of their "
+        "own, alphabets that training has not seen, 1,000 test tasks. Every learner has its preset, with the same "
+        "network of half the papers' filters, and budgets of minutes: what it says is which learns fast, not which is "
+        "best in the end."
     ),
     cells=tuple(_cells()),
     metric="accuracy in %",

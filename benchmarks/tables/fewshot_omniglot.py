@@ -96,9 +96,10 @@ TABLE = PaperTable(
     about=(
         "1,028 characters to train on, 172 to look at meanwhile and 423 to test on (the papers' last training is on "
         "the first two together), rotations by 90 degrees as new classes, the four-layer convolutional network of the "
-        "papers with its convolutions in bfloat16 (accuracies in float32 were not compared), 1,000 test tasks. The budget is what two cores can, where the papers train for 60,000 meta-updates "
-        "and more. Learners that normalise by the test examples have as many of them as in their papers, one of each "
-        "class to one for each shot, as their accuracy depends on it."
+        "papers with its convolutions in bfloat16 (accuracies in float32 were not compared), 1,000 test tasks. The "
+        "budget is what two cores can, where the papers train for 60,000 meta-updates and more. Learners that "
+        "normalise by the test examples have as many of them as in their papers, one of each class to one for each "
+        "shot, as their accuracy depends on it."
     ),
     cells=tuple(_cells()),
     metric="accuracy in %",

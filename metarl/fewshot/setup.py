@@ -96,8 +96,9 @@ class Setup:
         _require_functions(learner, batch)
 
     def _require_minibatch(self, learner: Learner[Any]) -> None:
-        """Refuse a minibatch of the support set that is all of it, wherever there is one."""
+        """Refuse a minibatch, other than the learner's usual one, that is all of the support set in training and test."""
         size = getattr(self.learner_config, "inner_batch_size", 0)
+        size = 0 if size == getattr(type(self.learner_config), "inner_batch_size", 0) else size
         episodes = (learner.training_episode(self.episode), self.episode)
         sizes = [self.tasks.spec(episode).num_support or size + 1 for episode in episodes]
         if size and size >= max(sizes):
