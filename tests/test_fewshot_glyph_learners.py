@@ -10,9 +10,13 @@ from helpers.fewshot_runs import built, scores, train
 
 from metarl.fewshot.learner import LearnerConfig
 from metarl.fewshot.learners import LEARNERS, learner_name
+from metarl.fewshot.learners.anil import ANILConfig
+from metarl.fewshot.learners.fomaml import FOMAMLConfig
 from metarl.fewshot.learners.learned_optimiser import LearnedOptimiserConfig
-from metarl.fewshot.learners.maml import ANILConfig, FOMAMLConfig, MAMLConfig, MetaLSTMConfig, MetaSGDConfig
+from metarl.fewshot.learners.maml import MAMLConfig
 from metarl.fewshot.learners.matching import MatchingConfig
+from metarl.fewshot.learners.meta_lstm import MetaLSTMConfig
+from metarl.fewshot.learners.meta_sgd import MetaSGDConfig
 from metarl.fewshot.learners.nearest_neighbour import NearestNeighbourConfig
 from metarl.fewshot.learners.pretrained import PretrainedConfig
 from metarl.fewshot.learners.protonet import ProtoNetConfig

@@ -19,8 +19,11 @@ from metarl.adaptation import LearnedRates, RaviLSTM, StepSizes
 from metarl.errors import ConfigError
 from metarl.fewshot.evaluation import score_batch
 from metarl.fewshot.learners import LEARNERS
+from metarl.fewshot.learners.anil import ANILConfig
+from metarl.fewshot.learners.fomaml import FOMAMLConfig
 from metarl.fewshot.learners.learned_optimiser import LearnedOptimiserConfig
-from metarl.fewshot.learners.maml import MAML, ANILConfig, FOMAMLConfig, MAMLConfig, MetaSGDConfig
+from metarl.fewshot.learners.maml import MAML, MAMLConfig
+from metarl.fewshot.learners.meta_sgd import MetaSGDConfig
 from metarl.fewshot.learners.reptile import Reptile, ReptileConfig
 from metarl.fewshot.tasks.quadratic import Quadratic
 from metarl.fewshot.tasks.sinusoid import Sinusoid

@@ -96,7 +96,7 @@ class Setup:
         _require_functions(learner, batch)
 
     def _require_minibatch(self, learner: Learner[Any]) -> None:
-        """Refuse a minibatch, other than the learner's usual one, that is all of the support set in training and test."""
+        """Refuse a minibatch, other than the learner's usual one, that is always the whole support set."""
         size = getattr(self.learner_config, "inner_batch_size", 0)
         size = 0 if size == getattr(type(self.learner_config), "inner_batch_size", 0) else size
         episodes = (learner.training_episode(self.episode), self.episode)

@@ -1,4 +1,4 @@
-"""MAML and what differs from it by its rule alone: FOMAML, ANIL, Meta-SGD, Meta-LSTM.
+"""MAML; what differs from it by its rule alone (FOMAML, ANIL, Meta-SGD, Meta-LSTM) is a config beside it.
 
 Finn, Abbeel, Levine, 2017 (arXiv 1703.03400), Algorithm 2: parameters are trained such that a few steps on a task's
 support set lower the loss on its query set. The options that make it MAML++ are those of Antoniou, Edwards, Storkey,
@@ -15,10 +15,9 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from metarl.adaptation import LearnedRates, RaviLSTM, StepSizes, UpdateRule
+from metarl.adaptation import LearnedRates, UpdateRule
 from metarl.config.settings import Natural, Positive
 from metarl.distributed import current
-from metarl.errors import ConfigError
 from metarl.fewshot.backbone import build_backbone
 from metarl.fewshot.learners.gradient import GradientLearner, GradientLearnerConfig, steps_done
 from metarl.fewshot.learners.outer_step import training_mode
@@ -64,77 +63,6 @@ class MAMLConfig(GradientLearnerConfig):
         with torch_stream(seed, "rule"):
             rule = self.make_rule({name: value for name, value in params.items() if name in adapted})
         return MAML(spec, device, self, module, rule, adapted)
-
-
-@dataclass(frozen=True)
-class FOMAMLConfig(MAMLConfig):
-    """First-order MAML."""
-
-    when: ClassVar[str] = "nearly MAML, at a third of its cost"
-
-    first_order: Literal[True] = True
-    """Inner gradients are constants."""
-
-
-@dataclass(frozen=True)
-class ANILConfig(MAMLConfig):
-    """Almost no inner loop: the head alone adapts (Raghu et al., 2020, arXiv 1909.09157, section 4)."""
-
-    when: ClassVar[str] = "features can be shared by all tasks and only the last layer must adapt"
-
-    learned_rates: Literal["none"] = "none"
-    """One step size for all of the head."""
-    head: str = "head"
-    """Where the names of the parameters that adapt begin."""
-
-    def adapted_names(self, params: Params) -> frozenset[str]:
-        """Those of the head.
-
-        Raises:
-            ConfigError: for a network without parameters of the head's name.
-        """
-        found = frozenset(name for name in params if name == self.head or name.startswith(f"{self.head}."))
-        if not found:
-            raise ConfigError(f"no parameter lies in head = {self.head!r}; the network has {', '.join(params)}.")
-        return found
-
-
-@dataclass(frozen=True)
-class MetaSGDConfig(MAMLConfig):
-    """Meta-SGD: a learned step size for every parameter (Li et al., 2017, arXiv 1707.09835, Algorithm 1)."""
-
-    when: ClassVar[str] = "MAML whose step sizes, and their signs, are learned as well"
-
-    learned_rates: Literal["none"] = "none"
-    """Every number has a step size of its own."""
-
-    def make_rule(self, params: Params) -> UpdateRule | float:
-        """Learned step sizes."""
-        return StepSizes(params, self.inner_lr, learned=True)
-
-
-@dataclass(frozen=True)
-class MetaLSTMConfig(MAMLConfig):
-    """Meta-LSTM: an LSTM whose cell state is the parameter vector takes the steps.
-
-    Ravi, Larochelle, 2017, "Optimization as a model for few-shot learning", section 3: the learned initial parameters
-    are the first cell state, one LSTM serves all coordinates, its gates see gradient and loss, rescaled, and gradients
-    of gradients are left out (their section 3.2). Theirs keeps running batch statistics in training and takes the
-    batch's in evaluation; here ``norm`` says what is done.
-    """
-
-    when: ClassVar[str] = "to learn the update rule together with where it starts"
-
-    first_order: Literal[True] = True
-    """Inner gradients are constants, as in the paper."""
-    learned_rates: Literal["none"] = "none"
-    """The gates are the step sizes."""
-    task_chunk: Natural = 1
-    """Tasks at a time; the LSTM's graph holds 20 numbers for every parameter, step and task."""
-
-    def make_rule(self, params: Params) -> UpdateRule | float:
-        """The LSTM; untrained it is gradient descent with ``inner_lr``."""
-        return RaviLSTM(self.inner_lr)
 
 
 class MAML(GradientLearner):

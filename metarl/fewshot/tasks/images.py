@@ -112,7 +112,7 @@ def cached_images(
         files: inside ``folder``.
         folder: of the data.
         image_format: what they become.
-        damaged: refuse files that cannot be read, or skip them with a warning, which is given when they are decoded.
+        damaged: refuse files that cannot be read, or skip them with a warning.
         what: whose files they are, for messages.
     """
     digest = hashlib.sha256(f"{_VERSION} {asdict(image_format)} {damaged}".encode())
@@ -126,6 +126,9 @@ def cached_images(
     for place in places:
         found = _read_cache(place, len(files))
         if found is not None:
+            left_out = sorted(set(range(len(files))) - set(found[1].tolist()))
+            if left_out:
+                _tell({files[row]: "when it was decoded" for row in left_out}, len(files), damaged, what)
             return found
     images, kept = read_images(files, image_format, damaged=damaged, what=what)
     for place in places:
