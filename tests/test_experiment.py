@@ -15,6 +15,7 @@ from metarl.config import TrainConfig
 from metarl.errors import CheckpointError, ConfigError
 from metarl.experiments import Experiment, Setup
 from metarl.experiments.experiment import pretrained_reference, reference_config
+from metarl.runs import folder
 from metarl.runs.folder import RunFolder
 from metarl.tasks.registry import load_distribution
 
@@ -31,6 +32,28 @@ def test_an_experiment_is_opened_as_it_was_created(experiment: Experiment) -> No
     opened = Experiment.open(experiment.run.path)
     assert dataclasses.replace(opened, run=experiment.run) == experiment
     assert opened.distribution is load_distribution("bandit")
+
+
+def test_after_a_restart_every_experiment_of_a_script_gets_its_own_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where names or tasks are the same, and what had not begun is begun."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "launch")
+    asked = [(3, "bandit", None), (4, "bandit", None), (3, "tabular-mdp", "x"), (3, "bandit", "x"), (3, "bandit", "x")]
+
+    def start(seed: int, tasks: str, name: str | None) -> Experiment:
+        setup = Setup("maml-trpo", tasks, dataclasses.replace(_TRAIN, seed=seed), _MAML)
+        return Experiment.start(setup, tmp_path, name)
+
+    first = [start(*call) for call in asked[:4]]
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setattr(folder, "_given", set())  # As in the new process.
+    again = [start(*call) for call in asked]
+    assert [(this.run.path, this.to_json()) for this in again[:4]] == [(it.run.path, it.to_json()) for it in first]
+    assert again[4].run.path.name == "x-3"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another")
+    monkeypatch.setattr(folder, "_given", set())
+    assert start(*asked[0]).run.path.name == "maml-trpo-bandit-seed3-2"
 
 
 def test_a_build_is_a_function_of_the_seed(experiment: Experiment) -> None:

@@ -54,6 +54,8 @@ class Experiment(Setup):
     ) -> Experiment:
         """A new experiment in a folder of its own, made only if the setup can work.
 
+        After torchrun has restarted its processes, the experiment that the same call began before.
+
         Args:
             setup: see :func:`metarl.experiments.resolve`.
             root: folder of all runs.
@@ -65,9 +67,10 @@ class Experiment(Setup):
         """
         root = Path(root).absolute()  # An environment may change the working directory.
         setup.check()
-        if (begun := RunFolder.of_launch(root)) is not None:
-            return cls.open(begun.path, agent=setup.name, tasks=setup.task_name)
-        run = RunFolder.create(root, name or f"{setup.name}-{setup.task_name}-seed{setup.train_config.seed}")
+        default = f"{setup.name}-{setup.task_name}-seed{setup.train_config.seed}"
+        run, begun = RunFolder.begin(root, name or default, setup.to_json())
+        if begun:
+            return cls.of(setup, run)
         if reference:
             pretrained_reference(cls.of(setup, run))
         return cls.create(setup, run)

@@ -61,13 +61,12 @@ class Experiment:
         """
         root = Path(root).absolute()  # Code of the user's own may change the working directory.
         setup.check()
-        if (begun := RunFolder.of_launch(root)) is not None:
-            return cls.open(begun.path, learner=setup.name, tasks=setup.task_name, data=setup.data)
         size = f"{setup.episode.ways}way-{setup.episode.shots}shot"
         default = f"{setup.name}-{setup.task_name}-{size}-seed{setup.train_config.seed}"
-        run = RunFolder.create(root, name or default)
-        run.write_manifest(setup.train_config.seed, choose_device(setup.train_config.device))
-        run.write_config(setup.to_json())  # Last, as it makes a run.
+        run, begun = RunFolder.begin(root, name or default, setup.to_json())
+        if not begun:
+            run.write_manifest(setup.train_config.seed, choose_device(setup.train_config.device))
+            run.write_config(setup.to_json())  # Last, as it makes a run.
         return cls(setup, run)
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import itertools
+import json
 import os
 import platform
 import re
@@ -12,7 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,9 @@ _PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metaworld", "metarl")
 
 _PLACE = ("versions", "machine")
 """What of a manifest may differ when a run goes on elsewhere, or later."""
+
+_given: set[Path] = set()
+"""Runs that :meth:`RunFolder.begin` has given to this process."""
 
 
 class RunFolder:
@@ -99,18 +103,33 @@ class RunFolder:
         return path
 
     @classmethod
-    def of_launch(cls, root: Path | str) -> RunFolder | None:
-        """The run in ``root`` that this torchrun began before it restarted its processes; None if there is none."""
+    def begin(cls, root: Path | str, name: str, config: Mapping[str, Any]) -> tuple[RunFolder, bool]:
+        """A new folder for a run, or the run that this torchrun began in its place before it restarted its processes.
+
+        A script may begin several runs: one is that of this call if it has the same config and name. Equal calls
+        get their runs in the order in which these were made, and each run is given once.
+
+        Args:
+            root: see :meth:`create`.
+            name: see :meth:`create`.
+            config: what a new run is about to be given by :meth:`write_config`.
+
+        Returns:
+            The folder, and whether it is a run that was begun before.
+
+        Raises:
+            ConfigError: see :meth:`create`.
+        """
         group = current()
-        found = None
+        path = None
         if restarts():
-            known = {name for name in group.gather(launcher()) if name is not None}
-            runs = sorted(Path(root).absolute().glob("*/manifest.json"), key=lambda file: file.stat().st_mtime)
-            found = next(
-                (file.parent for file in reversed(runs) if is_run(file.parent) and _launcher(file) in known), None
-            )
-        found = group.broadcast(found)
-        return None if found is None else cls(found)
+            known = {launch for launch in group.gather(launcher()) if launch is not None}
+            if group.is_first:
+                path = _begun(Path(root).absolute(), safe_name(name), known, config)
+            path = group.broadcast(path)
+        run = cls.create(root, name) if path is None else cls(path)
+        _given.add(run.path)
+        return run, path is not None
 
     @classmethod
     def open(cls, path: Path | str) -> RunFolder:
@@ -293,12 +312,19 @@ class RunFolder:
         return read_json(self.path / "manifest.json")
 
 
-def _launcher(manifest: Path) -> str | None:
-    """What began the run of a manifest, if that was torchrun."""
-    try:
-        return read_json(manifest).get("launcher")
-    except CheckpointError:
-        return None
+def _begun(root: Path, stem: str, launchers: Collection[str], config: Mapping[str, Any]) -> Path | None:
+    """The first run of this name and config that one of these torchruns began and this process was not given yet."""
+    wanted = json.loads(json.dumps(config, default=str))  # What JSON cannot hold, writing it tells.
+    names = re.compile(rf"{re.escape(stem)}(?:-(\d+))?")
+    found = [(match, path) for path in root.glob(f"{stem}*") if (match := names.fullmatch(path.name))]
+    for _, path in sorted(found, key=lambda pair: int(pair[0][1] or 1)):
+        if is_run(path) and path not in _given:
+            # A damaged file is of no run that training could go on with.
+            with contextlib.suppress(CheckpointError):
+                manifest = read_json(path / "manifest.json")
+                if manifest.get("launcher") in launchers and read_json(path / CONFIG) == wanted:
+                    return path
+    return None
 
 
 def _numbered(path: Path) -> Iterator[Path]:
