@@ -67,7 +67,10 @@ def test_a_build_is_a_function_of_the_seed(experiment: Experiment) -> None:
 def test_the_newest_checkpoint_is_loaded_unless_another_is_named(experiment: Experiment) -> None:
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         experiment.load()
+    with pytest.raises(ConfigError, match=r"has no best checkpoint yet: .* Leave out --best"):
+        _ = experiment.best_checkpoint
     assert experiment.train(lambda _: None)
+    assert experiment.best_checkpoint.is_file()
     store = experiment.run.checkpoints
     (newest, iteration), (first, zero) = experiment.load(), experiment.load(store.path(0))
     assert (iteration, zero) == (2, 0)

@@ -85,14 +85,14 @@ def test_without_validation_tasks_training_tells_the_best(tmp_path: Path) -> Non
     learner = ProtoNetConfig(hidden_sizes=(4,)).build(tasks.spec(episode), CPU, 0)
     run = RunFolder.create(tmp_path, "run")
     # A single task would do for monitoring that there is none of.
-    config = TrainConfig(num_iterations=6, **TRAIN | {"eval_tasks": 1, "checkpoint_every": 2})
+    config = TrainConfig(num_iterations=14, **TRAIN | {"eval_tasks": 1, "checkpoint_every": 2})
     assert train(learner, tasks, episode, config, run)
     scores = list(logged(run, "train/accuracy_1").values())
-    means = {number: float(np.mean(scores[:number])) for number in (2, 4, 6)}
+    means = {number: float(np.mean(scores[number - 10 : number])) for number in (10, 12, 14)}
     best = load(run.checkpoints.best_path)
     assert best["score"] == pytest.approx(max(means.values()))
     assert best["iteration"] == max(means, key=lambda number: means[number])
-    assert run.checkpoints.iterations() == [2, 4, 6]
+    assert run.checkpoints.iterations() == [10, 12, 14]
 
 
 def test_commands_take_the_best_or_say_that_there_is_none_yet(

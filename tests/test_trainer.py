@@ -33,6 +33,7 @@ from metarl.envs.metaworld.vector_env import MetaWorldVectorEnv
 from metarl.errors import CheckpointError, ConfigError, NonFiniteError
 from metarl.evaluation.evaluator import evaluate
 from metarl.experiments import Experiment
+from metarl.runs.checkpoint import load, save
 from metarl.runs.folder import RunFolder
 from metarl.runs.logger import read_metrics
 from metarl.seeding import numpy_stream
@@ -49,6 +50,16 @@ _AGENT = RL2Config(hidden_size=4, num_epochs=1, num_minibatches=1)
 
 def _agent(distribution: TaskDistribution, kind: type[RL2] = RL2) -> RL2:
     return kind(_AGENT, distribution.spec, torch.device("cpu"), seed=1)
+
+
+class MaxIterations:
+    """Ends training after this iteration, as a graceful stop does."""
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+
+    def on_iteration(self, progress: Progress) -> bool:
+        return progress.iteration == self.last
 
 
 @pytest.fixture
@@ -565,6 +576,33 @@ def test_cuda_and_cpu_learn_roughly_the_same(tmp_path: Path, bandit: TaskDistrib
         assert all(tensor.device.type == device for tensor in agent.named_tensors().values())
         returns.append([row["train/return_0"] for row in read_metrics(run.metrics)])
     np.testing.assert_allclose(returns[0], returns[1], atol=0.5)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_best_is_chosen_by_means_of_ten_iterations_wherever_a_run_is_interrupted(
+    tmp_path: Path, bandit: TaskDistribution, seed: int
+) -> None:
+    config = dataclasses.replace(_CONFIG, num_iterations=18, checkpoint_every=3, meta_batch_size=2, seed=seed)
+    for name, stops in (("whole", ()), ("parts", (4, 7, 11, 13, 16))):
+        run = RunFolder.create(tmp_path, name)
+        for last in (*stops, 99):
+            train(_agent(bandit), bandit, config, run, callbacks=[MaxIterations(last)])
+        after = f"train/return_{_agent(bandit).num_adaptations}"
+        returns = [row[after] for row in read_metrics(run.metrics)]
+        assert len(returns) == 18
+        means = {number: sum(returns[number - 10 : number]) / 10 for number in (12, 15, 18)}
+        best = load(run.checkpoints.best_path)
+        assert (best["iteration"], best["score"]) == max(means.items(), key=lambda pair: (pair[1], -pair[0]))
+
+
+def test_a_mean_of_few_iterations_is_the_best_only_until_there_is_one_of_ten(
+    run: RunFolder, bandit: TaskDistribution
+) -> None:
+    train(_agent(bandit), bandit, _CONFIG, run)
+    assert run.checkpoints.load(run.checkpoints.best_path)[0] == 4
+    save(run.checkpoints.best_path, load(run.checkpoints.best_path) | {"score": 1e6})
+    train(_agent(bandit), bandit, dataclasses.replace(_CONFIG, num_iterations=10), run)
+    assert run.checkpoints.load(run.checkpoints.best_path)[0] == 10
 
 
 def test_going_back_keeps_what_came_later(run: RunFolder, bandit: TaskDistribution) -> None:

@@ -89,7 +89,7 @@ def evaluate(words: list[str], console: Console) -> int:
     reference = this.trained_reference()
     if options.device is not None:
         this, reference = this.on(options.device), reference and reference.on(options.device)
-    checkpoint = this.run.checkpoints.best_path if options.best else options.checkpoint and here / options.checkpoint
+    checkpoint = this.best_checkpoint if options.best else options.checkpoint and here / options.checkpoint
     agent, iteration = this.load(checkpoint)
     if options.official:
         return _evaluate_official(options, this, agent, iteration, output, console)

@@ -79,7 +79,7 @@ def export(words: list[str], console: Console) -> int:
     _check_memory_options(options, has_memory, this.name)
     distribution = this.seen(load_distribution(options.tasks)) if options.tasks else this.distribution
     agent, iteration = this.load(
-        this.run.checkpoints.best_path if options.best else options.checkpoint and here / options.checkpoint
+        this.best_checkpoint if options.best else options.checkpoint and here / options.checkpoint
     )
     state: Any = agent.begin(1)
     number = agent.num_eval_adaptations if options.num_adaptations is None else options.num_adaptations

@@ -98,7 +98,7 @@ def render(words: Sequence[str], console: Console) -> int:
     # What cannot work must fail before episodes are played.
     check_video_path(video)
     fps = _try_rendering(distribution, task)
-    checkpoint = this.run.checkpoints.best_path if options.best else options.checkpoint and here / options.checkpoint
+    checkpoint = this.best_checkpoint if options.best else options.checkpoint and here / options.checkpoint
     agent, iteration = this.load(checkpoint)
     num_adaptations = agent.num_eval_adaptations if options.num_adaptations is None else options.num_adaptations
     collector = Collector(distribution, agent.rollouts_per_task, agent.device)

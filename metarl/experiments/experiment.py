@@ -15,8 +15,9 @@ from metarl.errors import ConfigError, require_kind
 from metarl.experiments.setup import Setup
 from metarl.plugins import require_trust
 from metarl.rollouts.host_actor import ActOn
+from metarl.runs.files import shown
 from metarl.runs.folder import REFERENCE, RunFolder
-from metarl.runs.outer_loop import Callback, Progress
+from metarl.runs.outer_loop import SCORE_WINDOW, Callback, Progress
 from metarl.trainer import restore, train
 
 Listener = Callable[[Progress], None]
@@ -146,6 +147,22 @@ class Experiment(Setup):
         if not (path / "config.json").is_file() or not RunFolder(path).checkpoints.iterations():
             return None
         return Experiment.open(path, tasks=self.task_name)
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The checkpoint with the best training return, see :data:`metarl.runs.outer_loop.SCORE_WINDOW`.
+
+        Raises:
+            ConfigError: if there is none yet.
+        """
+        path = self.run.checkpoints.best_path
+        if not path.is_file():
+            raise ConfigError(
+                f"{shown(self.run.path)} has no best checkpoint yet: it is chosen by the training return of "
+                f"{SCORE_WINDOW} iterations, when a checkpoint is due (checkpoint_every = "
+                f"{self.train_config.checkpoint_every}) and at the end. Leave out --best to take the newest one."
+            )
+        return path
 
     def load(self, checkpoint: Path | None = None, *, resume: bool = False) -> tuple[Agent[Any], int]:
         """The trained agent of a checkpoint, and the iterations behind it.

@@ -45,7 +45,7 @@ def load(
     if device is not None:
         this = this.on(device)
     distribution = this.seen(load_distribution(tasks)) if tasks else this.distribution
-    path = this.run.checkpoints.best_path if best else checkpoint
+    path = this.best_checkpoint if best else checkpoint
     found, iteration = this.load(None if path is None else Path(path))
     require_same_spaces(found, distribution)
     observations, actions = distribution.spaces

@@ -122,8 +122,9 @@ class CheckpointStore:
 
         Args:
             iteration: counter, 0 or more.
-            state: see :func:`save`.
-            score: higher is better; a score above all earlier ones also writes ``best.safetensors``.
+            state: see :func:`save`; may hold the ``scores`` that ``score`` is the mean of.
+            score: higher is better; a score above all earlier ones also writes ``best.safetensors``, as does a mean of
+                more scores than that of the best so far.
 
         Raises:
             CheckpointError: if the checkpoint cannot be written; the previous ones are then intact.
@@ -173,7 +174,7 @@ class CheckpointStore:
             best = None
         if best is None and score is None:
             self.best_path.unlink(missing_ok=True)
-        elif score is not None and (best is None or best["score"] is None or score > best["score"]):
+        elif score is not None and (best is None or best["score"] is None or _rank(newest) > _rank(best)):
             save(self.best_path, newest)
 
     def retire_best(self) -> None:
@@ -282,6 +283,11 @@ class CheckpointStore:
         """Remove what a process that was killed while it wrote has left; the run's lock keeps other writers out."""
         for leftover in self.folder.glob(f".*{_SUFFIX}.*.tmp"):
             leftover.unlink(missing_ok=True)
+
+
+def _rank(content: Mapping[str, Any]) -> tuple[int, float]:
+    """By what the best of scored checkpoints is chosen: a mean of few scores says little beside one of many."""
+    return len(content["state"].get("scores", ())), content["score"]
 
 
 def _read_metadata(path: Path, data: bytes) -> dict[str, str]:

@@ -33,7 +33,10 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signa
 """What terminals, containers and job schedulers send before they kill; SIGXCPU: the limit of CPU time is near."""
 
 SCORE_WINDOW = 10
-"""Iterations over which a score in training is averaged to tell the best checkpoint."""
+"""Iterations over which a score in training is averaged to tell the best checkpoint.
+
+Candidates are checkpoints that are due; in a run of fewer iterations it is the last.
+"""
 
 
 @dataclass(frozen=True)
@@ -175,6 +178,9 @@ def run_loop(
         scores = deque(state.scores, maxlen=work.score_window)
         cost, iteration, saved = state.cost, state.iteration, state.iteration
 
+        def is_due() -> bool:
+            return iteration % schedule.checkpoint_every == 0 or iteration == schedule.num_iterations
+
         def save(state: Mapping[str, Any]) -> None:
             nonlocal saved
             saved = iteration
@@ -183,7 +189,10 @@ def run_loop(
             if logger is not None:
                 logger.sync()
             content = {**work.content(state), work.counter: cost, "scores": list(scores)}
-            run.checkpoints.save(iteration, content, score=sum(scores) / len(scores) if scores else None)
+            # A mean of few is the highest by luck, and where a run is interrupted must not tell which one is the best.
+            is_whole = len(scores) == work.score_window and (is_due() or work.score_window == 1)
+            is_scored = is_whole or (iteration == schedule.num_iterations and len(scores) > 0)
+            run.checkpoints.save(iteration, content, score=sum(scores) / len(scores) if is_scored else None)
 
         if group.is_first:
             work.start(run)
@@ -243,14 +252,13 @@ def run_loop(
             else:
                 scores.append(score)
             iteration += 1
-            due = iteration % schedule.checkpoint_every == 0 or iteration == schedule.num_iterations
-            if group.world_size > 1 and (due or iteration == state.iteration + 1):
+            if group.world_size > 1 and (is_due() or iteration == state.iteration + 1):
                 tensors: dict[str, Tensor] = {}
                 to_text(work.components.state_dict(), tensors)
                 require_same_state(group, tensors, f"after {iteration} iterations")
             if logger is not None:
                 logger.log(iteration - 1, metrics)
-            if due or (score is not None and work.score_window == 1):
+            if is_due() or (score is not None and work.score_window == 1):
                 save(work.components.state_dict())
             if not group.is_first:
                 continue
