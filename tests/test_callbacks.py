@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from helpers.command_line import metarl as command
 from helpers.command_line import refused
 
@@ -21,7 +24,7 @@ from metarl.agents import MAMLTRPOConfig, RL2Config
 from metarl.callbacks import EarlyStopping, EvaluateTasks, Progress, TimeLimit, Wandb
 from metarl.cli.task_choice import chosen_tasks
 from metarl.envs import metaworld
-from metarl.errors import ConfigError
+from metarl.errors import ConfigError, NonFiniteError
 from metarl.experiments import Experiment, Setup
 from metarl.runs.folder import RunFolder
 from metarl.runs.logger import read_metrics
@@ -79,6 +82,54 @@ def test_a_callback_that_raises_loses_its_own_iteration_alone(experiment: Experi
         experiment.train(callbacks=[Fails()])
     assert "The 2 iterations that were finished before it are saved" in "".join(caught.value.__notes__)
     assert experiment.run.checkpoints.iterations()[-1] == 2
+
+
+class _Calls:
+    """Does something after the third iteration, and answers."""
+
+    def __init__(self, act: Callable[[Progress], Any]) -> None:
+        self.act = act
+
+    def on_iteration(self, progress: Progress) -> Any:
+        return self.act(progress) if progress.iteration == 3 else None
+
+
+def _spoil(progress: Progress) -> None:
+    with torch.no_grad():
+        next(iter(progress.trained.named_tensors().values())).fill_(math.nan)
+
+
+def _reserve(progress: Progress) -> None:
+    progress.metrics["iteration"] = 1.0
+
+
+async def _later(progress: Progress) -> bool:
+    return False
+
+
+@pytest.mark.filterwarnings("ignore:coroutine")
+@pytest.mark.parametrize(
+    ("act", "error", "told"),
+    [
+        (_spoil, NonFiniteError, r"is not finite after the callbacks.* last good checkpoint is .*-00000002"),
+        (_reserve, ConfigError, "a metric cannot be called 'iteration'"),
+        (_later, ConfigError, r"_Calls\.on_iteration returned <coroutine .*, expected True to end training, or False"),
+        (lambda progress: 1, ConfigError, "on_iteration returned 1, expected True"),
+    ],
+)
+def test_what_a_callback_must_not_do_loses_its_own_iteration_alone(
+    experiment: Experiment, act: Callable[[Progress], Any], error: type[Exception], told: str
+) -> None:
+    with pytest.raises(error, match=told):
+        experiment.train(callbacks=[_Calls(act)])
+    assert max(experiment.run.checkpoints.iterations()) == 2
+    assert all(tensor.isfinite().all() for tensor in experiment.load()[0].named_tensors().values())
+    assert experiment.train()
+
+
+def test_a_callback_that_takes_a_metric_away_changes_no_choice_of_the_best(experiment: Experiment) -> None:
+    assert experiment.train(callbacks=[_Calls(lambda progress: progress.metrics.clear())])
+    assert experiment.load()[1] == experiment.train_config.num_iterations
 
 
 def _told(callback: EarlyStopping, experiment: Experiment, returns: list[float], first: int = 1) -> list[bool]:

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import json
 import math
+import reprlib
 import signal
 import threading
 from collections import deque
@@ -15,12 +16,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from metarl.distributed import Group, current, require_same, require_same_state
-from metarl.errors import CheckpointError, NonFiniteError, WorkerError, raised
+from metarl.errors import CheckpointError, ConfigError, NonFiniteError, WorkerError, raised
 from metarl.runs.components import Components
 from metarl.runs.crowding import warn_if_crowded
 from metarl.runs.encoding import decode, to_text
@@ -46,7 +48,8 @@ class Progress:
     Attributes:
         iteration: iterations done.
         num_iterations: iterations in all.
-        metrics: this iteration's metrics by name. Callbacks may add to them what is to be logged.
+        metrics: this iteration's metrics by name. Callbacks may add to them what is to be logged; by what training
+            itself measured the best checkpoint is chosen.
         run: where checkpoints and logs go.
         trained: what is trained, an agent or a few-shot learner.
     """
@@ -67,7 +70,8 @@ class Callback(Protocol):
         All ranks of a group (:mod:`metarl.distributed`) call this.
 
         Returns:
-            True to end training here: the run is saved, and can be resumed. One rank is enough.
+            True to end training here: the run is saved, and can be resumed. One rank is enough. None or False to go
+            on; anything else is refused.
         """
 
 
@@ -222,19 +226,27 @@ def run_loop(
             before = copy.deepcopy(work.components.state_dict())
             try:
                 metrics, added = work.iterate(iteration)
-                _check_parameters(work.components)
+                _check_parameters(work.components, "the meta-update")
                 if (iteration + 1) % schedule.eval_every == 0 or iteration + 1 == schedule.num_iterations:
                     metrics |= work.monitor()
                 metrics[work.counter] = float(cost + added)
+                score = work.score(metrics)
                 progress = Progress(iteration + 1, schedule.num_iterations, metrics, run, work.components)
                 if callbacks:
-                    told = [callback.on_iteration(progress) for callback in callbacks]  # All see every iteration.
+                    told = [_asks_to_end(callback, progress) for callback in callbacks]  # All see every iteration.
                     ended = any(group.gather(any(told)))
+                    _check_parameters(work.components, "the callbacks")
                 check_metrics(metrics)
+                if logger is not None:
+                    logger.log(iteration, metrics)
             except (Exception, SystemExit) as error:
                 # The iteration may have failed half way through an update: what is saved is what it began with.
                 if saved != iteration:
-                    save(before)
+                    try:
+                        save(before)
+                    except CheckpointError as second:
+                        # Of a full disk the file tells that met it first.
+                        raise (error if isinstance(error, CheckpointError) else second) from None
                 note = f"The {iteration} iterations that were finished before it are saved in {run.path}."
                 if isinstance(error, SystemExit):
                     raise WorkerError(f"{raised('the code of tasks or agent left Python', error)}\n{note}") from error
@@ -246,7 +258,6 @@ def run_loop(
                     f"the last good checkpoint is {run.checkpoints.latest() if group.is_first else 'that of rank 0'}."
                 ) from error
             cost += added
-            score = work.score(metrics)
             if score is None:
                 scores.clear()  # A score of held-out tasks is that of its iteration alone.
             else:
@@ -256,8 +267,6 @@ def run_loop(
                 tensors: dict[str, Tensor] = {}
                 to_text(work.components.state_dict(), tensors)
                 require_same_state(group, tensors, f"after {iteration} iterations")
-            if logger is not None:
-                logger.log(iteration - 1, metrics)
             if is_due() or (score is not None and work.score_window == 1):
                 save(work.components.state_dict())
             if not group.is_first:
@@ -401,7 +410,22 @@ def check_metrics(metrics: Mapping[str, float]) -> None:
             raise NonFiniteError(f"the metric {name!r} is {value}.")
 
 
-def _check_parameters(components: Components) -> None:
+def _asks_to_end(callback: Callback, progress: Progress) -> bool:
+    """What a callback says of an iteration.
+
+    Raises:
+        ConfigError: for anything that is no answer, such as the coroutine of an ``async def``, which nobody awaits.
+    """
+    answer: object = callback.on_iteration(progress)
+    if not isinstance(answer, bool | np.bool_ | None):
+        raise ConfigError(
+            f"{type(callback).__name__}.on_iteration returned {reprlib.repr(answer)}, expected True to end training, "
+            "or False or None to go on."
+        )
+    return bool(answer)
+
+
+def _check_parameters(components: Components, after: str) -> None:
     # An infinite second moment is followed by parameters that hardly move, and stay finite.
     tensors = components.named_tensors() | {
         f"{name}.{key} of {index}": value
@@ -416,7 +440,7 @@ def _check_parameters(components: Components) -> None:
     finite = torch.stack([tensor.isfinite().all() for tensor in tensors.values()])
     if not finite.all():
         name = next(name for name, good in zip(tensors, finite.tolist(), strict=True) if not good)
-        raise NonFiniteError(f"the parameter {name!r} is not finite after the meta-update.")
+        raise NonFiniteError(f"the parameter {name!r} is not finite after {after}.")
 
 
 @contextlib.contextmanager
