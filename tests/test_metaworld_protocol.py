@@ -226,6 +226,22 @@ def test_an_interrupted_evaluation_goes_on_and_ends_with_the_same_scores(tmp_pat
     assert score(goals=3, store=store, about={"iteration": 9}) != resumed, "scores of other settings were taken"
 
 
+def test_scores_of_another_agent_are_not_taken(tmp_path: Path) -> None:
+    """Nor of one with the same parameters and other settings, or that adapts in another way."""
+    store = tmp_path / "scores.json"
+    first = score(goals=2, store=store)
+    large = MAMLTRPOConfig(hidden_sizes=(4,), inner_lr=9.0).build(quick().spec, CPU, 0)
+    others: list[dict[str, Any]] = [{"agent": large}, {"adapts_by": "episode", "agent": rl2()}, {"agent": Recorder(1)}]
+    for changes in others:
+        assert score(goals=2, store=store, **changes) == score(goals=2, **changes) != first
+    trained = maml()
+    with torch.no_grad():
+        for tensor in trained.named_tensors().values():
+            tensor.add_(0.5)
+    score(goals=2, store=store)
+    assert score(trained, goals=2, store=store) == score(trained, goals=2) != first
+
+
 @pytest.mark.parametrize("value", [[math.nan] * 3, [1.0] * 50, [1.0], "1", None])
 def test_an_edited_cache_is_told_and_scored_again(tmp_path: Path, value: Any) -> None:
     store = tmp_path / "scores.json"

@@ -16,13 +16,15 @@ them. Meta-World+'s MAML acts by the mode (``eval_action`` in ``rainx0r/metaworl
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from metarl.agent import Agent
+from metarl.agent import Agent, AgentConfig
 from metarl.envs.metaworld.distributions import meta_world
 from metarl.envs.metaworld.task_sets import by_name
 from metarl.errors import ConfigError, NonFiniteError, unknown_name
@@ -30,6 +32,7 @@ from metarl.evaluation.evaluator import require_same_spaces
 from metarl.evaluation.metaworld_scores import OfficialScores, SampledScores, TaskScores, joined, read, save
 from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
+from metarl.runs.checkpoint import state_digest
 from metarl.seeding import derive
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Rollout, Trial
@@ -117,8 +120,9 @@ def evaluate_official(
             protocol's own are.
         source: the task set that ``distribution`` was made from.
         store: a file that is written after each task, and read at the start: tasks that it holds with the same
-            settings are not scored again.
-        about: what else scores depend on, e.g. a run's iteration; stored among the settings.
+            settings, of the same agent, are not scored again.
+        about: what else is told of the agent, e.g. a run's iteration; stored among the settings. What it is and what
+            it has learned stands there anyway.
         listener: is told how many tasks of how many are done.
 
     Raises:
@@ -131,7 +135,7 @@ def evaluate_official(
     settings = protocol_settings(source, split, goals, num_rounds)
     also_sampled = also_sampled and deterministic
     settings |= {"seed": seed, "deterministic": deterministic, **({"also_sampled": True} if also_sampled else {})}
-    settings |= about or {}
+    settings |= {**_whose(agent), "adapts_by": adapts_by, **(about or {})}
     tasks = by_name(getattr(meta_world(source).task_set.goals, split))
     known = read(store, settings) if store is not None else None
     upstream = None if known is None else known.upstream
@@ -168,6 +172,16 @@ def evaluate_official(
         evaluating.close()
     listener(len(tasks), len(tasks))
     return OfficialScores(settings, {name: scores[name] for name in tasks}, upstream)
+
+
+def _whose(agent: Agent[Any]) -> dict[str, Any]:
+    """What tells the scores of one agent from those of any other: equal parameters alone do not."""
+    config = dataclasses.asdict(agent.config) if isinstance(agent.config, AgentConfig) else None
+    return {
+        "agent_class": type(agent).__qualname__,
+        "agent_settings": json.loads(json.dumps(config, default=str)),  # As a file gives them back.
+        "agent_sha256": state_digest(agent.state_dict()),
+    }
 
 
 def _score(trial: Trial) -> TaskScores:

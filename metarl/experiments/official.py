@@ -58,14 +58,9 @@ def evaluate_experiment(
     if upstream and config.told_task:
         raise ConfigError(f"metaworld's own evaluation cannot tell {experiment.name} its task; leave upstream out.")
     source = replace(meta_world(load_distribution(tasks or experiment.task_name)), pool_workers=num_workers)
+    about = {"agent": experiment.name, "training_seed": experiment.train_config.seed, "iteration": iteration}
     # Checkpoints of different runs have iterations in common; what was learned tells them apart.
     digest = state_digest(agent.state_dict())
-    about = {
-        "agent": experiment.name,
-        "training_seed": experiment.train_config.seed,
-        "iteration": iteration,
-        "agent_sha256": digest,
-    }
     few = f"{goals}goals-" if goals else ""
     name = f"official-{source.id}-{split}-iteration{iteration}-{digest[:8]}-{few}seed{seed}.json"
     store = (folder or experiment.run.path) / safe_name(name)
