@@ -18,7 +18,7 @@ from rich.console import Console
 
 from metarl.agent import Agent
 from metarl.agents import MAMLTRPOConfig, RL2Config
-from metarl.envs.metaworld import TaskSet, custom, task_distribution
+from metarl.envs.metaworld import HORIZON, TaskSet, custom, task_distribution
 from metarl.errors import ConfigError, NonFiniteError
 from metarl.evaluation.metaworld_protocol import evaluate_official
 from metarl.evaluation.metaworld_scores import OfficialScores, TaskScores, markdown, print_table, read, save
@@ -71,7 +71,7 @@ def quick(source: TaskDistribution = SOURCE) -> TaskDistribution:
         for tasks in (goals.train, goals.test)
         for place, task in enumerate(tasks)
     }
-    return TaskDistribution(id="quick", sample=source.sample, make_vector=partial(Quick, places), horizon=SLOW)
+    return TaskDistribution(id="quick", sample=source.sample, make_vector=partial(Quick, places), horizon=HORIZON)
 
 
 def score(agent: Agent[Any] | None = None, **changes: Any) -> OfficialScores:
@@ -202,7 +202,27 @@ def test_deviations_are_named() -> None:
     assert score(goals=5).settings["protocol"] == "NOT the official protocol: 5 of 50 goals of each task"
     several = score(Recorder(2), goals=50)
     assert several.settings["protocol"] == "NOT the official protocol: 2 x 10 adaptation episodes"
+    sampled = score(goals=50, deterministic=False)
+    assert sampled.settings["protocol"] == "NOT the official protocol: sampled actions in evaluation episodes"
     assert "NOT the official protocol: 5 of 50" in markdown(score(goals=5), "maml-trpo")
+
+
+def test_shorter_episodes_are_no_official_protocol_and_no_stored_scores(tmp_path: Path) -> None:
+    store = tmp_path / "scores.json"
+    whole = score(goals=2, store=store)
+    short = evaluate_official(
+        maml(),
+        dataclasses.replace(quick(), horizon=10),
+        adapts_by="gradient step",
+        seed=0,
+        split="train",
+        goals=2,
+        source=SOURCE,
+        store=store,
+    )
+    assert short.settings["protocol"].endswith("2 of 50 goals of each task, episodes of 10 steps in place of 500")
+    assert (whole.settings["horizon"], short.settings["horizon"]) == (500, 10)
+    assert short.num_env_steps < whole.num_env_steps
 
 
 def test_scores_are_a_function_of_the_seed_and_leave_the_agent_alone() -> None:

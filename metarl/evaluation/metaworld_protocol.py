@@ -27,6 +27,7 @@ import numpy as np
 from metarl.agent import Agent, AgentConfig
 from metarl.envs.metaworld.distributions import meta_world
 from metarl.envs.metaworld.task_sets import by_name
+from metarl.envs.metaworld.upstream import HORIZON
 from metarl.errors import ConfigError, NonFiniteError, unknown_name
 from metarl.evaluation.evaluator import require_same_spaces
 from metarl.evaluation.metaworld_scores import OfficialScores, SampledScores, TaskScores, joined, read, save
@@ -48,7 +49,13 @@ _PACKAGES = ("metarl", "metaworld", "mujoco", "numpy", "gymnasium", "torch")
 
 
 def protocol_settings(
-    distribution: TaskDistribution, split: Literal["train", "test"], goals: int | None, num_rounds: int
+    distribution: TaskDistribution,
+    split: Literal["train", "test"],
+    goals: int | None,
+    num_rounds: int,
+    *,
+    horizon: int | None = None,
+    deterministic: bool = True,
 ) -> dict[str, Any]:
     """What is scored and how, with the protocol's name: official only if it is.
 
@@ -57,6 +64,8 @@ def protocol_settings(
         split: ``"train"`` or ``"test"``.
         goals: the first so many goals of each task; default: all.
         num_rounds: times that the agent adapts, each time on ten episodes.
+        horizon: steps of an episode; default: those of ``distribution``.
+        deterministic: whether evaluation episodes are acted by the mode.
 
     Raises:
         ConfigError: for tasks that are not Meta-World's, an unknown split, or more goals than there are.
@@ -69,9 +78,12 @@ def protocol_settings(
     if goals is not None and not 1 <= goals <= available:
         raise ConfigError(f"goals must be 1 to {available}, those that each task of {task_set.name} has, got {goals}.")
     chosen = goals or available
+    horizon = horizon or distribution.spec.horizon
     deviations = [
         *([f"{chosen} of {available} goals of each task"] if chosen < available else []),
         *([f"{num_rounds} x {ADAPTATION_EPISODES} adaptation episodes"] if num_rounds != 1 else []),
+        *([f"episodes of {horizon} steps in place of {HORIZON}"] if horizon != HORIZON else []),
+        *([] if deterministic else ["sampled actions in evaluation episodes"]),
     ]
     return {
         "protocol": f"NOT the official protocol: {', '.join(deviations)}" if deviations else "the official protocol",
@@ -83,6 +95,7 @@ def protocol_settings(
         "goals_per_task": chosen,
         "adaptation_episodes": num_rounds * ADAPTATION_EPISODES,
         "evaluation_episodes": EVALUATION_EPISODES,
+        "horizon": horizon,
         "reward_version": tasks.reward_version,
         "versions": {name: version_of(name) for name in _PACKAGES},
     }
@@ -115,7 +128,8 @@ def evaluate_official(
         seed: seed for everything that is random.
         split: ``"test"`` or ``"train"``.
         goals: the first so many goals of each task; default: all, which alone is official.
-        deterministic: act by the mode of the policy in evaluation episodes; a random policy has no other one.
+        deterministic: act by the mode of the policy in evaluation episodes, which alone is official; an agent without
+            a mode acts as it can.
         also_sampled: score three sampled episodes of each goal too, from the same state; without ``deterministic`` the
             protocol's own are.
         source: the task set that ``distribution`` was made from.
@@ -132,7 +146,9 @@ def evaluate_official(
     require_same_spaces(agent, distribution)
     num_rounds = 1 if adapts_by == "episode" else max(1, agent.num_adaptations)
     slots, num_adaptations = (1, ADAPTATION_EPISODES) if adapts_by == "episode" else (ADAPTATION_EPISODES, num_rounds)
-    settings = protocol_settings(source, split, goals, num_rounds)
+    settings = protocol_settings(
+        source, split, goals, num_rounds, horizon=distribution.spec.horizon, deterministic=deterministic
+    )
     also_sampled = also_sampled and deterministic
     settings |= {"seed": seed, "deterministic": deterministic, **({"also_sampled": True} if also_sampled else {})}
     settings |= {**_whose(agent), "adapts_by": adapts_by, **(about or {})}
