@@ -85,6 +85,15 @@ def test_resuming_from_the_start_drops_everything(run: RunFolder) -> None:
     assert _curve(run) == _tensorboard_curve(run) == [(0, 0.5)]
 
 
+@pytest.mark.parametrize("length", [1, 20, 43])
+def test_a_torn_first_line_leaves_nothing_behind(run: RunFolder, length: int) -> None:
+    _log(run, range(1))
+    run.metrics.write_bytes(run.metrics.read_bytes()[:length])
+    _log(run, range(1), resume_from=0, offset=0.5)
+    _log(run, range(1, 3), resume_from=1)
+    assert _curve(run) == [(0, 0.5), (1, 1.0), (2, 2.0)]
+
+
 @pytest.mark.parametrize("length", [1, 10, 40])
 def test_a_line_torn_by_a_kill_is_tolerated_and_then_removed(run: RunFolder, length: int) -> None:
     _log(run, range(3))

@@ -182,8 +182,8 @@ def _drop_from(path: Path, iteration: int) -> None:
             f"{path} {fault}, but the checkpoint that training would go on from comes after iteration "
             f"{iteration - 1}. Put the lines back, go back with --checkpoint to before the gap, or start a new run."
         )
-    if entries:
-        write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
+    # Also where nothing was read: what is appended to a torn line would be damage in the middle.
+    write_atomically(path, "".join(json.dumps(entry) + "\n" for entry in kept).encode())
 
 
 def _ranges(numbers: Sequence[int]) -> str:
