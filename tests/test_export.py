@@ -389,3 +389,31 @@ def test_the_command_refuses_what_cannot_be(
     assert command(f"export {run} {words}") == 2
     printed = " ".join(capsys.readouterr().err.split())
     assert re.search(message, printed), printed
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "message"),
+    [
+        (
+            "maml-trpo",
+            "far_rooms",
+            r"trained on actions in .*0\.69.*, but those of test/rooms lie in .*70\.0.*Leave out",
+        ),
+        ("rl2", "far_rooms", "trained on actions in"),
+        ("rl2", "discrete_rooms", "the agent was built for tasks with"),
+        ("maml-trpo", "discrete_rooms", "the agent was built for tasks with"),
+    ],
+)
+def test_the_command_writes_nothing_for_tasks_that_do_not_fit(
+    name: str,
+    other: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = _run(tmp_path, name, "helpers.rooms:box_rooms")
+    assert command(f"export {run} agent.pt2 --trust-tasks --tasks helpers.rooms:{other}") == 2
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
+    assert not (tmp_path / "agent.pt2").exists()

@@ -14,6 +14,7 @@ from metarl.agent import Agent
 from metarl.cli.task_choice import SplitName, choose_task, require_sound
 from metarl.deployment.export import check_format, export_step
 from metarl.errors import ConfigError
+from metarl.evaluation.evaluator import require_same_spaces
 from metarl.experiments import Experiment
 from metarl.rollouts.collector import Collector
 from metarl.rollouts.trial import run_trial
@@ -81,6 +82,12 @@ def export(words: list[str], console: Console) -> int:
     agent, iteration = this.load(
         this.best_checkpoint if options.best else options.checkpoint and here / options.checkpoint
     )
+    require_same_spaces(agent, distribution)
+    if (bounds := distribution.action_bounds) != (trained := this.distribution.action_bounds):
+        raise ConfigError(
+            f"{this.name} was trained on actions in {trained}, but those of {distribution.id} lie in {bounds}: the "
+            "same choice of the agent is another action there. Leave out --tasks, or take tasks with the same bounds."
+        )
     state: Any = agent.begin(1)
     number = agent.num_eval_adaptations if options.num_adaptations is None else options.num_adaptations
     knowing = "with a memory that knows nothing yet" if has_memory else "before adaptation"

@@ -18,14 +18,14 @@ HORIZON = 6
 class Room(gym.Env[dict[str, Any], Any]):
     """Task: which action pays. Actions are 3 choices from 5 on, or a box whose second coordinate has no bounds."""
 
-    def __init__(self, best: float, discrete: bool) -> None:
+    def __init__(self, best: float, discrete: bool, most: float = 0.7) -> None:
         self.best = best
         self.observation_space = gym.spaces.Dict(
             {"noise": gym.spaces.Box(-5.0, 5.0, (2,), np.float64), "floor": gym.spaces.Discrete(3, start=1)}
         )
         self.action_space: Any = gym.spaces.Discrete(3, start=5)
         if not discrete:
-            low, high = np.array([[0.1, -np.inf]]), np.array([[0.7, np.inf]])
+            low, high = np.array([[0.1, -np.inf]]), np.array([[most, np.inf]])
             self.action_space = gym.spaces.Box(low, high, dtype=np.float64)
         self.steps = 0
 
@@ -48,14 +48,14 @@ class Room(gym.Env[dict[str, Any], Any]):
         }
 
 
-def rooms(discrete: bool) -> TaskDistribution:
+def rooms(discrete: bool, most: float = 0.7) -> TaskDistribution:
     return TaskDistribution(
         id="test/rooms",
         sample=lambda rng: {"best": float(rng.integers(5, 8))},
-        make_env=lambda task: Room(task["best"], discrete),
+        make_env=lambda task: Room(task["best"], discrete, most),
         horizon=HORIZON,
         shared_split=True,
     )
 
 
-discrete_rooms, box_rooms = rooms(True), rooms(False)
+discrete_rooms, box_rooms, far_rooms = rooms(True), rooms(False), rooms(False, most=70.0)
