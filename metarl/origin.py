@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from metarl.agent import Agent, AgentConfig
 from metarl.agents import AGENTS
@@ -23,6 +24,7 @@ from metarl.runs.files import typed
 from metarl.runs.outer_loop import require_same_run
 from metarl.tasks.distribution import TaskDistribution
 from metarl.tasks.registry import distribution_name
+from metarl.types import Timestep
 
 
 def describe_origin(agent: Agent[Any], distribution: TaskDistribution, config: TrainConfig) -> dict[str, Any]:
@@ -154,14 +156,50 @@ def _name_agent(agent: Agent[Any]) -> str:
     if not isinstance(config, AgentConfig):
         raise ConfigError(f"its class, {type(agent).__name__}, carries no config to build it from")
     name = agent_name(config)
-    again = config.build(agent.spec, torch.device("cpu"), 0)
+    again = config.build(agent.spec, agent.device, 0)
     # A script may have given it another policy or outer update, which nobody would notice later on.
     theirs, ours = vars(again) | {"class": again}, vars(agent) | {"class": agent}
     for part in theirs.keys() & ours.keys():
         there, here = type(theirs[part]), type(ours[part])
         if there is not here and type(None) not in (there, here):
-            raise ConfigError(
-                f"its config, a {type(config).__name__}, builds another agent: {part} is a {there.__name__} there and "
-                f"a {here.__name__} here"
-            )
+            raise _other_agent(config, f"{part} is a {there.__name__} there and a {here.__name__} here")
+    for count in ("num_adaptations", "rollouts_per_task", "num_eval_adaptations"):
+        if theirs[count] != ours[count]:
+            raise _other_agent(config, f"{count} is {theirs[count]!r} there and {ours[count]!r} here")
+    try:
+        again.load_module_state_dict(agent.module_state_dict())
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise _other_agent(config, f"its parameters do not fit: {error}") from error
+    for one, other in zip(_acts(again), _acts(agent), strict=True):
+        if one.shape != other.shape or not torch.allclose(one, other, rtol=1e-4, atol=1e-5, equal_nan=True):
+            raise _other_agent(config, "with the same parameters it acts otherwise")
     return name
+
+
+def _other_agent(config: AgentConfig, how: str) -> ConfigError:
+    return ConfigError(f"its config, a {type(config).__name__}, builds another agent: {how}")
+
+
+@torch.no_grad()
+def _acts(agent: Agent[Any], num_steps: int = 3) -> list[Tensor]:
+    """What an agent does in the first steps of a trial whose observations and rewards are noise.
+
+    Raises:
+        ConfigError: if it cannot.
+    """
+    spec, device = agent.spec, agent.device
+    noise = torch.Generator().manual_seed(0)
+    nothing, zero = torch.zeros(1, 1, spec.action_dim, device=device), torch.zeros(1, 1, device=device)
+    valid = torch.ones(1, 1, dtype=torch.bool, device=device)
+    agent.seed(0)  # As happens before every trial.
+    found = []
+    try:
+        state = agent.begin(1)
+        for step in range(num_steps):
+            obs = torch.randn(1, 1, spec.obs_dim, generator=noise).to(device)
+            reward = torch.randn(1, 1, generator=noise).to(device) if step else zero
+            action, state = agent.act(state, Timestep(obs, nothing, reward, zero, valid), deterministic=True)
+            found += [action.value.double(), action.log_prob.double()]
+    except Exception as error:
+        raise ConfigError(f"it cannot act on noise, by which agents are compared: {error!r}") from error
+    return found

@@ -11,8 +11,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.command_line import metarl, refused
 
+from metarl import TrainConfig, make
+from metarl.agents import AGENTS, GradientAgent, MAMLTRPOConfig
+from metarl.experiments import Setup
+from metarl.networks.mlp import MLPPolicy
+from metarl.origin import find_names
 from metarl.runs.logger import read_metrics
 
 _SMALL = ["--num-iterations", "2", "--meta-batch-size", "3", "--eval-tasks", "3", "--checkpoint-every", "1"]
@@ -283,13 +289,45 @@ def test_what_a_script_s_run_cannot_name_is_asked_for(mine: str, capsys: pytest.
     assert "the run's tasks are" in refused(f"train --resume {_RUN} --tasks bandit", capsys)
 
 
+@pytest.mark.parametrize(
+    ("then", "told"),
+    [
+        ("agent.weights = torch.nn.Sequential(agent.weights)", "weights is a Linear there and a Sequential here"),
+        ("agent.num_eval_adaptations = 9", r"num_eval_adaptations is \d there and 9 here"),
+        ("agent.weights = torch.nn.Linear(7, 2)", "its parameters do not fit: "),
+        ("agent.begin = lambda num_tasks: torch.full((num_tasks,), 1)", "with the same parameters it acts otherwise"),
+    ],
+)
 def test_an_agent_that_its_config_would_not_build_is_not_recorded_as_if_it_would(
-    mine: str, capsys: pytest.CaptureFixture[str]
+    mine: str, capsys: pytest.CaptureFixture[str], then: str, told: str
 ) -> None:
-    then = "agent.weights = torch.nn.Sequential(agent.weights)"
     _script(f"script_{mine}", f"{mine}.ArmConfig()", f"import {mine}", then=then)
     text = refused(f"evaluate {_RUN}", capsys)
-    assert "builds another agent: weights is a Linear there and a Sequential here" in text
+    assert re.search(f"builds another agent: {told}", text), text
+
+
+def test_an_agent_with_another_network_than_its_config_s_has_no_name() -> None:
+    """What it would be opened as has parameters of the same shapes, and another activation."""
+    tasks, config = make("navigation-2d"), MAMLTRPOConfig(hidden_sizes=(4,))
+    for activation, named in (("tanh", "maml-trpo"), ("relu", None)):
+        policy = MLPPolicy(tasks.spec, (4,), activation)
+        agent = GradientAgent(config, tasks.spec, torch.device("cpu"), 1, policy=policy)
+        found = find_names(agent, tasks, TrainConfig())
+        assert found["agent"] == named
+    assert "with the same parameters it acts otherwise" in found["not_found"]["agent"]
+
+
+@pytest.mark.parametrize("tasks", ["bandit", "navigation-2d"])
+@pytest.mark.parametrize("name", AGENTS)
+def test_every_agent_of_metarl_s_own_has_its_name(name: str, tasks: str) -> None:
+    setup = Setup(name, tasks, TrainConfig(device="cpu"), AGENTS[name]())
+    agent = setup.build()
+    with torch.no_grad():
+        for tensor in agent.named_tensors().values():
+            if tensor.is_floating_point():
+                tensor += 0.1
+    found = find_names(agent, setup.distribution, setup.train_config)
+    assert found["agent"] == name, found["not_found"]
 
 
 def test_a_run_whose_module_is_gone_says_so(mine: str, capsys: pytest.CaptureFixture[str]) -> None:
