@@ -6,6 +6,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from helpers.clusters import Clusters
 from helpers.fewshot_runs import CPU, adapted, built, train
 from torch import Tensor, nn
 
+from metarl.config import TrainConfig
 from metarl.errors import ConfigError
 from metarl.fewshot.learner import LearnerConfig
 from metarl.fewshot.learners.maml import MAMLConfig
@@ -21,7 +23,9 @@ from metarl.fewshot.learners.pretrained import PretrainedConfig
 from metarl.fewshot.learners.protonet import ProtoNetConfig
 from metarl.fewshot.learners.reptile import ReptileConfig
 from metarl.fewshot.setup import Given, resolve
+from metarl.fewshot.trainer import train as train_in
 from metarl.networks.task_norm import TaskNorm
+from metarl.runs.folder import RunFolder
 from metarl.seeding import numpy_stream
 from metarl.testing import check_learner
 
@@ -184,3 +188,33 @@ def test_lazy_layers_begin_by_the_seed_alone(own: Callable[[Make], None]) -> Non
         learner = ProtoNetConfig(backbone=NAME).build(spec, CPU, seed)
         weights.append(learner.named_tensors()["body.weight"])
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+class Averaging(nn.Module):
+    """Subtracts a running mean, which is in checkpoints or not."""
+
+    mean: Tensor
+
+    def __init__(self, size: int, outputs: int, persistent: bool) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size), persistent=persistent)
+        self.linear = nn.Linear(size, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean.lerp_(x.detach().mean(0), 0.3)
+        out: Tensor = self.linear(x - self.mean)
+        return out
+
+
+def test_buffers_that_no_checkpoint_holds_must_not_change(own: Callable[[Make], None], tmp_path: Path) -> None:
+    config = TrainConfig(num_iterations=2, meta_batch_size=2, eval_every=2, eval_tasks=2, device="cpu")
+    for persistent in (True, False):
+        own(lambda size, outputs, persistent=persistent: Averaging(size, outputs, persistent))
+        learner = built(ProtoNetConfig(backbone=NAME), Clusters(), EPISODE)
+        run = RunFolder.create(tmp_path, "run")
+        if persistent:
+            assert train_in(learner, Clusters(), EPISODE, config, run)
+        else:
+            with pytest.raises(ConfigError, match=r"changes the buffer body\.mean, which no checkpoint holds"):
+                train_in(learner, Clusters(), EPISODE, config, run)

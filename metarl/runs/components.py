@@ -50,5 +50,14 @@ class Components(abc.ABC):
             for key, tensor in module.state_dict().items()
         }
 
+    def unsaved_buffers(self) -> dict[str, Tensor]:
+        """Copies of the buffers that no checkpoint holds (``persistent=False``), by dotted name."""
+        return {
+            f"{name}.{key}": buffer.clone()
+            for name, module in self._modules().items()
+            for key, buffer in module.named_buffers()
+            if key not in module.state_dict()
+        }
+
     def _modules(self) -> dict[str, nn.Module]:
         return {name: part for name, part in self.components().items() if isinstance(part, nn.Module)}

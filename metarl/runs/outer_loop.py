@@ -224,8 +224,10 @@ def run_loop(
         ended = False
         while iteration < schedule.num_iterations and not stopping() and not ended:
             before = copy.deepcopy(work.components.state_dict())
+            unsaved = work.components.unsaved_buffers() if iteration == state.iteration else {}
             try:
                 metrics, added = work.iterate(iteration)
+                _require_saved(unsaved, work.components)
                 _check_parameters(work.components, "the meta-update")
                 if (iteration + 1) % schedule.eval_every == 0 or iteration + 1 == schedule.num_iterations:
                     metrics |= work.monitor()
@@ -423,6 +425,25 @@ def _asks_to_end(callback: Callback, progress: Progress) -> bool:
             "or False or None to go on."
         )
     return bool(answer)
+
+
+def _require_saved(before: Mapping[str, Tensor], components: Components) -> None:
+    """Refuse buffers that an iteration has changed and no checkpoint holds; a cache that has grown is none of these.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    after = components.unsaved_buffers() if before else {}
+    changed = [
+        name
+        for name, value in before.items()
+        if name in after and value.shape == after[name].shape and not torch.equal(value, after[name])
+    ]
+    if changed:
+        raise ConfigError(
+            f"training changes the buffer {', '.join(changed)}, which no checkpoint holds: a run that goes on, and an "
+            "evaluation, would have it as it was made. Register it with persistent=True."
+        )
 
 
 def _check_parameters(components: Components, after: str) -> None:
