@@ -117,7 +117,7 @@ def test_references_beat_chance_on_new_alphabets(config: LearnerConfig, num_iter
             0.6,
         ),
         (NearestNeighbourConfig(num_filters=16), 1000, 0.75),
-        (PretrainedConfig(num_filters=16, inner_lr=0.5, fine_tune="head", meta_lr=3e-3), 1000, 0.6),
+        (PretrainedConfig(num_filters=16, inner_lr=0.5, fine_tune="head", meta_lr=3e-3), 1000, 0.8),
     ],
     ids=_name,
 )

@@ -140,16 +140,18 @@ def _require_functions(learner: Learner[Any], batch: TaskBatch) -> None:
         state = learner.adapt(learner.begin(part.num_tasks), part.support)
         return learner.predict(state, part.query.x)
 
-    first, again, alone = predicted(batch), predicted(batch), predicted(batch[:1])
-    if not torch.equal(first.nan_to_num(), again.nan_to_num()):
+    first, again, alone = (
+        outputs.nan_to_num() for outputs in (predicted(batch), predicted(batch), predicted(batch[:1]))
+    )
+    # A batch of another size may be rounded otherwise, on a GPU the same one may: by no more than this.
+    tolerance = (0.1 if learner.config.precision == "bfloat16" else 0.01) * float(first.abs().max())
+    if not torch.allclose(first, again, rtol=0.0, atol=0.0 if learner.device.type == "cpu" else tolerance):
         raise ConfigError(
             f"the same two tasks were predicted otherwise the second time by the learner {type(learner).__name__}: it, "
             "or its network, remembers what it was given, or draws at random. In evaluation mode outputs must be a "
             "function of inputs, parameters and buffers alone."
         )
-    # A batch of another size may be rounded otherwise, on GPUs and in bfloat16 by this much.
-    tolerance = (0.1 if learner.config.precision == "bfloat16" else 0.01) * float(first.nan_to_num().abs().max())
-    if not torch.allclose(first[:1], alone, rtol=0.0, atol=tolerance, equal_nan=True):
+    if not torch.allclose(first[:1], alone, rtol=0.0, atol=tolerance):
         raise ConfigError(
             f"what is predicted of a task depends on the task beside it with the learner {type(learner).__name__}: its "
             "network mixes the examples that it is given at once. Let it treat each example by itself, or normalise by "
