@@ -10,8 +10,8 @@ import matplotlib.image
 import pytest
 from helpers.command_line import metarl
 
-from metarl.cli.plot import by_experiment
-from metarl.errors import CheckpointError
+from metarl.cli.plot import _labelled, by_experiment
+from metarl.errors import CheckpointError, ConfigError
 from metarl.experiments import Experiment, resolve
 from metarl.runs.folder import RunFolder
 
@@ -45,6 +45,21 @@ def test_experiments_of_one_agent_are_told_by_the_settings_in_which_they_differ(
         "maml-trpo on bandit, inner_lr 0.1, inner_objective ratio (2 seeds)",
         "maml-trpo on bandit, inner_lr 0.5, inner_objective log_likelihood (2 seeds)",
     ]
+
+
+def test_a_whole_number_for_a_float_makes_no_other_experiment(tmp_path: Path) -> None:
+    """Recorded as 0.0 today, and by an older metarl as 0."""
+    runs = [made(tmp_path, "rl2", entropy_coef=number, seed=seed) for number, seed in ((0, 1), (0.0, 2), (0.0, 3))]
+    recorded = [run.read_config()["rl2"]["entropy_coef"] for run in runs]
+    assert [type(number) for number in recorded] == [float] * 3
+    older = runs[0].read_config()
+    older["rl2"]["entropy_coef"] = 0
+    runs[0].write_config(older)
+    assert list(labels(runs)) == ["rl2 on bandit (3 seeds)"]
+    twice = RunFolder.create(tmp_path, "again")
+    twice.write_config(older | {"train": older["train"] | {"seed": 2}})
+    with pytest.raises(ConfigError, match="have the same settings and seed"):
+        list(_labelled([f"x={tmp_path}"]))
 
 
 def test_runs_on_other_data_are_other_experiments(tmp_path: Path) -> None:

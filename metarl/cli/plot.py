@@ -106,13 +106,13 @@ def _alike(label: str, runs: Sequence[RunFolder]) -> str:
         ConfigError: for two runs of the same seed with the same settings, which would count twice, and for runs on
             several tasks.
     """
-    seen: dict[str, RunFolder] = {}
+    seen: dict[tuple[str, Any], RunFolder] = {}
     first, _ = _settings(runs[0])
     different: set[str] = set()
     for run in runs:
         settings, seed = _settings(run)
         known = None not in (settings["agent"], settings["tasks"])
-        other = seen.setdefault(json.dumps([settings, seed], sort_keys=True), run)
+        other = seen.setdefault((_text(settings), seed), run)
         if known and other is not run:
             raise ConfigError(
                 f"--label {label}: {shown(other.path)} and {shown(run.path)} have the same settings and seed: they "
@@ -161,7 +161,7 @@ def by_experiment(runs: Sequence[RunFolder]) -> dict[str, list[RunFolder]]:
     for run in {run.path.resolve(): run for run in runs}.values():
         settings, seed = _settings(run)
         # A second run of the same seed, or one whose agent or tasks nobody can name, is an experiment of its own.
-        alike = found.setdefault(json.dumps(settings, sort_keys=True), [])
+        alike = found.setdefault(_text(settings), [])
         known = None not in (settings["agent"], settings["tasks"])
         free = next((each for each in alike if known and seed not in each.by_seed), None)
         if free is None:
@@ -188,6 +188,11 @@ def _settings(run: RunFolder) -> tuple[dict[str, Any], Any]:
     if "data" in config:
         flat["data"] = config["data"]  # The folder of a few-shot learner's images.
     return {name: value for name, value in flat.items() if name not in ("seed", *FREE_ON_RESUME)}, flat.get("seed")
+
+
+def _text(settings: Mapping[str, Any]) -> str:
+    """Equal for equal settings: an older metarl recorded 0 where a file said so, and 0.0 where a flag did."""
+    return json.dumps(json.loads(json.dumps(settings), parse_int=float), sort_keys=True)
 
 
 def _name(experiment: _Experiment, experiments: Sequence[_Experiment]) -> str:

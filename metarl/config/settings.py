@@ -67,6 +67,8 @@ SomeCounts = Annotated[Counts, Allowed("hold at least one number", lambda value:
 def check_settings(owner: object) -> None:
     """Refuse fields of ``owner``, a dataclass, whose values their types do not allow.
 
+    A whole number that is given for a float becomes one, so that 0 and 0.0 are recorded as the same setting.
+
     Raises:
         ConfigError: naming class and field of the first offending value, the value, and what is expected.
     """
@@ -76,6 +78,10 @@ def check_settings(owner: object) -> None:
             if not allowed.test(value):
                 hint = _nearest(allowed, value)
                 raise ConfigError(f"{type(owner).__name__}.{name} must {allowed.expected}, got {value!r}.{hint}")
+    for name in _float_fields(cast(Hashable, type(owner))):
+        # No file holds larger ones, and not every one of them is a float.
+        if _is_whole(value := getattr(owner, name)) and abs(value) < 2**63:
+            object.__setattr__(owner, name, float(value))
 
 
 def refuse_idle(owner: Any, choice: str, values: Sequence[str | bool], names: Sequence[str]) -> None:
@@ -106,6 +112,14 @@ class _Choice(Allowed):
     """The values of a ``Literal``."""
 
     choices: tuple[Any, ...]
+
+
+@functools.cache
+def _float_fields(kind: type[Any]) -> list[str]:
+    """Fields that hold a float, or what else their type says in its place, but for a whole number."""
+    hints = get_type_hints(kind)
+    kinds = {field.name: {hints[field.name], *get_args(hints[field.name])} for field in fields(kind)}
+    return [name for name, types in kinds.items() if float in types and int not in types]
 
 
 @functools.cache  # To read the types of a class takes a millisecond, and tables make thousands of settings.
