@@ -15,6 +15,7 @@ from metarl.config import TrainConfig
 from metarl.errors import ConfigError
 from metarl.experiments import Experiment, Setup, resolve
 from metarl.experiments.presets import steps_per_iteration
+from metarl.runs.config_file import read_config_file
 from metarl.runs.logger import read_metrics
 from metarl.tasks.registry import make
 
@@ -41,6 +42,43 @@ def test_a_run_s_config_is_read_whatever_its_file_is_called(tmp_path: Path, name
     setup = resolve("rl2", "cartpole", train={"seed": 4}, settings={"learning_rate": 1e-5, "encoder_sizes": (3, 4)})
     file = _file(tmp_path, json.dumps(setup.to_json(), indent=2), name)
     assert resolve(file=file) == resolve("rl2", file=file) == resolve("rl2", "cartpole", file=file) == setup
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("10", 10),
+        ("0", 0),
+        ("-7", -7),
+        ("+1_000", 1000),
+        ("0x1F", 31),
+        ("1.50", 1.5),
+        ("010.5", 10.5),
+        (".5", 0.5),
+        ("1e-3", 0.001),
+        ("-2.E5", -2e5),
+        ("1_0.5e+1", 105.0),
+        ("010", "010"),
+        ("008", "008"),
+        ("-012", "-012"),
+        ("1:40", "1:40"),
+        ("1:40.5", "1:40.5"),
+        ("0b11", "0b11"),
+        ("0o17", "0o17"),
+        ("1e", "1e"),
+        ("yes", True),
+    ],
+)
+def test_a_number_of_a_yaml_file_is_the_one_that_stands_there_or_none(tmp_path: Path, written: str, meant: Any) -> None:
+    (read,) = read_config_file(_file(tmp_path, f"a: {written}")).values()
+    assert (type(read), read) == (type(meant), meant)
+
+
+@pytest.mark.parametrize("number", ["010", "1:40"])
+def test_what_yaml_takes_for_another_number_is_refused(tmp_path: Path, number: str) -> None:
+    file = _file(tmp_path, f"agent: rl2\ntasks: bandit\ntrain: {{num_iterations: {number}}}")
+    with pytest.raises(ConfigError, match=f'TrainConfig.num_iterations must be of the type int, got "{number}"'):
+        resolve(file=file)
 
 
 def test_yaml_is_read_as_people_write_it(tmp_path: Path) -> None:

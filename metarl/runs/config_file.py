@@ -13,9 +13,15 @@ import yaml
 from metarl.errors import ConfigError
 from metarl.runs.files import check_numbers, read_regular
 
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+
 
 class _Loader(yaml.SafeLoader):
-    """YAML's plain types, with numbers as everybody writes them: YAML 1.1 takes ``1e-3`` for a string."""
+    """YAML's plain types, with numbers as everybody writes them.
+
+    YAML 1.1 takes ``1e-3`` for a string, ``010`` for 8 and ``1:40`` for 100. The last two are strings here, which
+    settings refuse that are numbers.
+    """
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """As the base class does, of whose nodes the last of two values by the same key would be taken, silently."""
@@ -24,8 +30,18 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag not in (_INT, _FLOAT)]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_INT, re.compile(r"^[-+]?(0|[1-9][\d_]*|0x[\da-fA-F_]+)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    _FLOAT,
+    re.compile(
+        r"^([-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+|[-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*)"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
+    ),
+    list("-+.0123456789"),
 )
 
 
