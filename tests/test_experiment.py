@@ -12,11 +12,12 @@ import torch
 from metarl.agents import MAMLTRPOConfig, MetaLSTMConfig, PretrainedConfig, RandomConfig, RL2Config
 from metarl.cli.report import evaluation_rows, write_adaptation
 from metarl.config import TrainConfig
-from metarl.errors import CheckpointError, ConfigError
+from metarl.errors import CheckpointError, ConfigError, RunInUseError
 from metarl.experiments import Experiment, Setup
 from metarl.experiments.experiment import pretrained_reference, reference_config
 from metarl.runs import folder
 from metarl.runs.folder import RunFolder
+from metarl.runs.outer_loop import Progress
 from metarl.tasks.registry import load_distribution
 
 _TRAIN = TrainConfig(seed=3, device="cpu", num_iterations=2, meta_batch_size=3, eval_tasks=2, checkpoint_every=1)
@@ -83,6 +84,20 @@ def test_new_settings_of_the_outer_loop_reach_the_folder(experiment: Experiment)
     longer = experiment.reconfigured(dataclasses.replace(_TRAIN, num_iterations=7), _MAML)
     assert longer.train_config.num_iterations == 7
     assert Experiment.open(experiment.run.path).train_config == longer.train_config
+
+
+def test_a_second_resume_that_is_refused_leaves_the_first_one_s_settings(experiment: Experiment) -> None:
+    """Also where it was about to begin before the first one began."""
+    one, two = (Experiment.open(experiment.run.path) for _ in range(2))
+    one = one.reconfigured(dataclasses.replace(_TRAIN, num_iterations=3), _MAML)
+    two = two.reconfigured(dataclasses.replace(_TRAIN, num_iterations=50, eval_tasks=9), _MAML)
+
+    def listener(progress: Progress) -> None:
+        with pytest.raises(RunInUseError, match="in use"):
+            two.train()
+
+    assert one.train(listener)
+    assert Experiment.open(experiment.run.path).train_config == one.train_config
 
 
 def test_what_a_checkpoint_cannot_follow_is_refused_and_not_written(experiment: Experiment) -> None:

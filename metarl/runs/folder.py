@@ -270,6 +270,24 @@ class RunFolder:
         """
         return read_json(self.path / CONFIG)
 
+    def record_schedule(self, schedule: Mapping[str, Any]) -> None:
+        """Let ``config.json``, if there is one, say how the training goes on that holds the lock.
+
+        A second one that was about to begin may have written its own there before it was refused.
+
+        Args:
+            schedule: settings of the outer loop by name; the others stay.
+
+        Raises:
+            CheckpointError: if the file cannot be read or written.
+        """
+        if not is_run(self.path):
+            return
+        config = self.read_config()
+        train = config.get("train")
+        if isinstance(train, dict) and (now := {**train, **schedule}) != train:
+            self.write_config({**config, "train": now})
+
     def write_manifest(self, seed: int, device: torch.device) -> None:
         """Write to ``manifest.json`` what is needed to run this again: versions, commit, seed, command, machine.
 

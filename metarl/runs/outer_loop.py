@@ -34,6 +34,12 @@ from metarl.version import __version__
 _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
 """What terminals, containers and job schedulers send before they kill; SIGXCPU: the limit of CPU time is near."""
 
+_COMPARED = ("num_iterations", "eval_every", "checkpoint_every", "keep_checkpoints")
+"""Settings of a schedule in which ranks must agree."""
+
+_RECORDED = (*_COMPARED, "device", "eval_tasks")
+"""Those that may change when a run goes on, and then stand in its config."""
+
 SCORE_WINDOW = 10
 """Iterations over which a score in training is averaged to tell the best checkpoint.
 
@@ -79,9 +85,17 @@ class Schedule(Protocol):
     """How long to train, and when to do what; see :class:`metarl.config.TrainConfig`."""
 
     @property
+    def device(self) -> str:
+        """Where networks run."""
+
+    @property
     def num_iterations(self) -> int: ...  # noqa: D102
     @property
     def eval_every(self) -> int: ...  # noqa: D102
+    @property
+    def eval_tasks(self) -> int:
+        """Held-out tasks in an evaluation."""
+
     @property
     def checkpoint_every(self) -> int: ...  # noqa: D102
     @property
@@ -200,6 +214,7 @@ def run_loop(
 
         if group.is_first:
             work.start(run)
+            run.record_schedule({name: getattr(schedule, name) for name in _RECORDED})
             if checkpoint is not None:
                 run.set_aside(state.iteration)
                 if not state.comparable:
@@ -332,7 +347,6 @@ def _require_same_run(group: Group, work: Work, schedule: Schedule) -> None:
     """
     if group.world_size == 1:
         return
-    names = ("num_iterations", "eval_every", "checkpoint_every", "keep_checkpoints")
     require_same(
         group,
         {
@@ -340,7 +354,7 @@ def _require_same_run(group: Group, work: Work, schedule: Schedule) -> None:
             "version of torch": torch.__version__,
             "checkout of metarl": git_state(),
             **work.content({}),
-            "schedule": {name: getattr(schedule, name) for name in names},
+            "schedule": {name: getattr(schedule, name) for name in _COMPARED},
         },
     )
 
