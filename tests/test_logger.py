@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,17 @@ def test_resuming_from_the_start_drops_everything(run: RunFolder) -> None:
     _log(run, range(3))
     _log(run, range(1), resume_from=0, offset=0.5)
     assert _curve(run) == _tensorboard_curve(run) == [(0, 0.5)]
+
+
+def test_tensorboard_forgets_what_was_given_up_also_where_the_clock_was_set_back(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _log(run, range(4))
+    now = time.time()
+    for number, back in enumerate((3600.0, 86400.0), 1):
+        monkeypatch.setattr(time, "time", lambda back=back: now - back)
+        _log(run, range(2, 4), resume_from=2, offset=0.25 * number)
+    assert _tensorboard_curve(run) == _curve(run) == [(0, 0.0), (1, 1.0), (2, 2.5), (3, 3.5)]
 
 
 @pytest.mark.parametrize("length", [1, 20, 43])

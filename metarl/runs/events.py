@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
+
+_NAME = re.compile(r"events\.out\.tfevents\.(\d+)\.")
 
 
 class EventFile:
@@ -25,9 +28,10 @@ class EventFile:
 
     def __init__(self, folder: Path, purge_step: int | None = None) -> None:
         folder.mkdir(exist_ok=True)
-        # TensorBoard reads files in the order of their names; two may begin in the same second.
-        number = sum(1 for _ in folder.iterdir())
-        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{number}"
+        # TensorBoard reads files in the order of their names; two may begin in one second, or the clock be set back.
+        begun = [int(match[1]) for path in folder.iterdir() if (match := _NAME.match(path.name))]
+        second = max(int(time.time()), max(begun, default=0) + 1)
+        name = f"events.out.tfevents.{second:010d}.{socket.gethostname()}.{os.getpid()}.0"
         self._file = (folder / name).open("xb")
         self._records = RecordWriter(self._file)
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
