@@ -194,11 +194,16 @@ def improvement_probability(scores: Float, others: Float) -> float:
         others: of the other, ``[run, task]``; runs may be more or fewer.
 
     Raises:
-        ConfigError: for other shapes, or other tasks.
+        ConfigError: for other shapes, or other tasks; for a score that is NaN, which is neither more nor less.
     """
     shapes = scores.shape, others.shape
     if any(len(shape) != 2 or 0 in shape for shape in shapes) or shapes[0][1] != shapes[1][1]:
         raise ConfigError(f"expected scores [run, task] of both methods on the same tasks, got the shapes {shapes}.")
+    if missing := int(np.isnan(scores).sum() + np.isnan(others).sum()):
+        raise ConfigError(
+            f"expected numbers, got {missing} NaN, of which nobody can tell whether they are better. Leave out runs "
+            "without a score, or give one that failed the score that it deserves."
+        )
     differences = scores[:, None] - others[None]
     return float(((differences > 0) + 0.5 * (differences == 0)).mean())
 

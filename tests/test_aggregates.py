@@ -94,3 +94,10 @@ def test_scores_of_another_shape_are_refused() -> None:
     for scores in ([np.zeros(3)], [], [np.zeros((2, 3)), np.zeros((0, 3))]):
         with pytest.raises(ConfigError, match=r"expected scores \[run, task\], got the shapes \["):
             bootstrap_interval(improvement_probability, *scores)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_no_one_wins_or_loses_by_a_score_that_is_not_there(swapped: bool) -> None:
+    both = [np.array([[np.nan], [2.0]]), np.array([[1.0], [0.0]])]
+    with pytest.raises(ConfigError, match="expected numbers, got 1 NaN"):
+        improvement_probability(*(reversed(both) if swapped else both))
