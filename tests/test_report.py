@@ -111,6 +111,9 @@ def test_one_task_has_no_interval_over_tasks(tmp_path: Path) -> None:
     assert "Return on 1 held-out task of bandit" in printed and "one task has no interval over tasks" in printed
     values = [cell for line in cells(printed) for cell in line[1:] if cell]
     assert len(values) == 2 * (4 + 1) and not any(re.fullmatch(INTERVAL, value) for value in values)
+    rows = json.loads((tmp_path / "x.json").read_text())["rows"]
+    assert all(interval[1:] == [None, None] for row in rows for interval in row["intervals"])
+    assert all(interval[0] is not None for row in rows for interval in row["intervals"])
 
 
 def test_the_official_table_keeps_its_intervals_whole_in_80_characters() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from metarl.evaluation.evaluator import Evaluation, evaluate
 from metarl.experiments import Experiment
 from metarl.plotting import adaptation_figure
 from metarl.runs.files import shown, write_atomically
-from metarl.statistics import Interval, interval_texts, share_interval
+from metarl.statistics import Interval, interval_texts, number_text, share_interval
 from metarl.tasks.distribution import TaskDistribution
 from metarl.types import Task
 
@@ -121,7 +122,8 @@ def write_adaptation(
         "rows": [
             {
                 "label": row.label,
-                "intervals": row.intervals,
+                # JSON has no NaN, which the ends of one task's interval are.
+                "intervals": [[None if math.isnan(end) else end for end in interval] for interval in row.intervals],
                 "returns": row.evaluation.returns.tolist(),
                 "success": row.evaluation.mean_success,
                 "episodes_per_shot": row.evaluation.episodes_per_shot,
@@ -195,9 +197,11 @@ def show_adaptation(
 
 def _cell(interval: Interval, alone: bool) -> str:
     """A mean above its interval, or ``alone``."""
+    if alone:
+        return number_text(interval[0])
     mean, low, high = interval_texts(interval)
     # Without spaces four shots fit into 80 characters.
-    return mean if alone else f"{mean}\n{low}..{high}"
+    return f"{mean}\n{low}..{high}"
 
 
 _LABEL = 14

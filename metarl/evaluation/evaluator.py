@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,8 +59,9 @@ class Evaluation:
         return returns | {f"{name}/success_{shot}": share for shot, share in enumerate(self.mean_success or [])}
 
     def interval(self, shot: int) -> tuple[float, float, float]:
-        """Mean return after ``shot`` adaptations, with its 95 % interval over tasks."""
-        return mean_interval(self.returns[:, shot])
+        """Mean return after ``shot`` adaptations, with its 95 % interval over tasks; of one task its ends are NaN."""
+        returns = self.returns[:, shot]
+        return mean_interval(returns) if len(returns) > 1 else (float(returns[0]), math.nan, math.nan)
 
 
 def require_same_spaces(agent: Agent[Any], distribution: TaskDistribution) -> None:
