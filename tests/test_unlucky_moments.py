@@ -235,16 +235,16 @@ def test_a_folder_with_anything_of_a_user_s_is_not_taken_over(nursery: Nursery, 
 
 @pytest.fixture(scope="module")
 def finished(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run of 4 iterations, whose best checkpoint is not of the first two."""
-    words = _TRAIN.replace("--num-iterations 2", "--num-iterations 4 --keep-checkpoints 3").replace(" --reference", "")
+    """A folder with a run of 12 iterations, whose best checkpoint is not of the tenth, the first that can be it."""
+    words = _TRAIN.replace("--num-iterations 2", "--num-iterations 12 --keep-checkpoints 3").replace(" --reference", "")
     for seed in range(1, 20):
         folder = tmp_path_factory.mktemp("finished")
         assert nursery.run(f"{words} --seed {seed}", folder) == 0, nursery.output.read_text()
         (made,) = (folder / "runs").iterdir()
         made.rename(folder / _RUN)
         store = RunFolder(folder / _RUN).checkpoints
-        assert store.iterations() == [2, 3, 4]
-        if store.load(store.best_path)[0] > 2:
+        assert store.iterations() == [10, 11, 12]
+        if store.load(store.best_path)[0] > 10:
             return folder
     raise AssertionError("no seed has its best checkpoint late")
 
@@ -254,7 +254,7 @@ def finished(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_going_back_can_be_killed_before_any_change(
     nursery: Nursery, finished: Path, tmp_path: Path, again: str, stride: int
 ) -> None:
-    back = f"train --resume {_RUN} --checkpoint {_RUN}/checkpoints/iteration-00000002.safetensors"
+    back = f"train --resume {_RUN} --checkpoint {_RUN}/checkpoints/iteration-00000010.safetensors"
     whole = tmp_path / "whole"
     shutil.copytree(finished, whole)
     assert nursery.run(back, whole) == 0, nursery.output.read_text()
