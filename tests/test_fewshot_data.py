@@ -108,16 +108,17 @@ def _photo(path: Path, colour: int, suffix_format: str) -> None:
 MINI = {"train": ("n01", "n02", "n03"), "val": ("n04", "n05"), "test": ("n06", "n07")}
 
 
+def _write_list(folder: Path, name: str, rows: list[tuple[str, str]]) -> None:
+    with (folder / f"{name}.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("filename", "label"), *rows])
+
+
 def _mini_lists(folder: Path) -> None:
     for name, classes in MINI.items():
-        with (folder / f"{name}.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("filename", "label"))
-            for label in classes:
-                for number in range(4):
-                    image = f"{label}{number:08d}.jpg"
-                    writer.writerow((image, label))
-                    _photo(folder / "images" / image, 20 * int(label[1:]), "jpeg")
+        rows = [(f"{label}{number:08d}.jpg", label) for label in classes for number in range(4)]
+        _write_list(folder, name, rows)
+        for image, label in rows:
+            _photo(folder / "images" / image, 20 * int(label[1:]), "jpeg")
 
 
 def _mini_folders(folder: Path) -> None:
@@ -146,14 +147,11 @@ def _mini_reds(folder: Path) -> None:
     (folder / "images").mkdir(parents=True)
     reds = {"train": range(0, 256, 50), "val": (30, 220), "test": (70, 180)}
     for name, levels in reds.items():
-        with (folder / f"{name}.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(("filename", "label"))
-            for red in levels:
-                for number in range(6):
-                    pixels = np.full((84, 84, 3), (red, *rng.integers(0, 256, 2)), np.uint8)
-                    Image.fromarray(pixels).save(folder / "images" / f"{red}-{number}.png")
-                    writer.writerow((f"{red}-{number}.png", f"red{red}"))
+        reds_of = {f"{red}-{number}.png": red for red in levels for number in range(6)}
+        _write_list(folder, name, [(image, f"red{red}") for image, red in reds_of.items()])
+        for image, red in reds_of.items():
+            pixels = np.full((84, 84, 3), (red, *rng.integers(0, 256, 2)), np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / image)
 
 
 def test_a_learner_of_miniimagenet_is_trained_by_the_command_and_beats_the_untrained_one(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from metarl.errors import ConfigError, require_kind
 from metarl.experiments.setup import Setup
 from metarl.plugins import require_trust
 from metarl.rollouts.host_actor import ActOn
-from metarl.runs.files import shown
 from metarl.runs.folder import REFERENCE, RunFolder
 from metarl.runs.outer_loop import SCORE_WINDOW, Callback, Progress
 from metarl.trainer import restore, train
@@ -155,14 +154,10 @@ class Experiment(Setup):
         Raises:
             ConfigError: if there is none yet.
         """
-        path = self.run.checkpoints.best_path
-        if not path.is_file():
-            raise ConfigError(
-                f"{shown(self.run.path)} has no best checkpoint yet: it is chosen by the training return of "
-                f"{SCORE_WINDOW} iterations, when a checkpoint is due (checkpoint_every = "
-                f"{self.train_config.checkpoint_every}) and at the end. Leave out --best to take the newest one."
-            )
-        return path
+        return self.run.checkpoints.chosen_best(
+            f"it is chosen by the training return of {SCORE_WINDOW} iterations, when a checkpoint is due "
+            f"(checkpoint_every = {self.train_config.checkpoint_every}) and at the end"
+        )
 
     def load(self, checkpoint: Path | None = None, *, resume: bool = False) -> tuple[Agent[Any], int]:
         """The trained agent of a checkpoint, and the iterations behind it.

@@ -199,14 +199,10 @@ class Experiment:
         Raises:
             ConfigError: if there is none yet.
         """
-        path = self.run.checkpoints.best_path
-        if not path.is_file():
-            raise ConfigError(
-                f"{self.run.path} has no best checkpoint yet: its learner is scored every "
-                f"{self.setup.train_config.eval_every} iterations (eval_every), and first then. Leave out --best to "
-                "take the newest checkpoint."
-            )
-        return path
+        every = self.setup.train_config.eval_every
+        return self.run.checkpoints.chosen_best(
+            f"its learner is scored every {every} iterations (eval_every), and first then"
+        )
 
     def load(self, checkpoint: Path | None = None, *, spec: FewShotSpec | None = None) -> tuple[Learner[Any], int]:
         """The trained learner of a checkpoint, and the iterations behind it.

@@ -97,14 +97,16 @@ class Setup:
 
     def _require_minibatch(self, learner: Learner[Any]) -> None:
         """Refuse a minibatch, other than the learner's usual one, that is always the whole support set."""
-        size = getattr(self.learner_config, "inner_batch_size", 0)
-        size = 0 if size == getattr(type(self.learner_config), "inner_batch_size", 0) else size
+        usual = getattr(type(self.learner_config), "inner_batch_size", 0)
+        size = getattr(self.learner_config, "inner_batch_size", usual)
+        if size in (0, usual):
+            return
         episodes = (learner.training_episode(self.episode), self.episode)
-        sizes = [self.tasks.spec(episode).num_support or size + 1 for episode in episodes]
-        if size and size >= max(sizes):
+        most = max(self.tasks.spec(episode).num_support or size + 1 for episode in episodes)
+        if size >= most:
             raise ConfigError(
-                f"inner_batch_size = {size} does nothing here: support sets have {max(sizes)} examples. Leave it out "
-                "to take all of them, or give fewer."
+                f"inner_batch_size = {size} does nothing here: support sets have {most} examples. Leave it out to take "
+                "all of them, or give fewer."
             )
 
     def to_json(self) -> dict[str, Any]:

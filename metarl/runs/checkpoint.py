@@ -18,9 +18,9 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from metarl.errors import CheckpointError, NonFiniteError
+from metarl.errors import CheckpointError, ConfigError, NonFiniteError
 from metarl.runs.encoding import content_digest, decode, to_text
-from metarl.runs.files import parse_json, read_regular, typed, write_atomically, write_failure
+from metarl.runs.files import parse_json, read_regular, shown, typed, write_atomically, write_failure
 
 _FORMAT = "metarl-checkpoint-1"
 _SUFFIX = ".safetensors"
@@ -176,6 +176,22 @@ class CheckpointStore:
             self.best_path.unlink(missing_ok=True)
         elif score is not None and (best is None or best["score"] is None or _rank(newest) > _rank(best)):
             save(self.best_path, newest)
+
+    def chosen_best(self, how: str) -> Path:
+        """The best checkpoint, as somebody has asked for it.
+
+        Args:
+            how: what it is chosen by and when, for the message.
+
+        Raises:
+            ConfigError: if there is none yet.
+        """
+        if not self.best_path.is_file():
+            raise ConfigError(
+                f"{shown(self.best_path.parent.parent)} has no best checkpoint yet: {how}. Leave out --best to take "
+                "the newest checkpoint."
+            )
+        return self.best_path
 
     def retire_best(self) -> None:
         """Choose the best anew from here on: scores so far are of other tasks. The best of them is kept beside it.

@@ -52,12 +52,13 @@ class Components(abc.ABC):
 
     def unsaved_buffers(self) -> dict[str, Tensor]:
         """Copies of the buffers that no checkpoint holds (``persistent=False``), by dotted name."""
-        return {
-            f"{name}.{key}": buffer.clone()
+        saved = self.named_tensors()
+        buffers = {
+            f"{name}.{key}": buffer
             for name, module in self._modules().items()
             for key, buffer in module.named_buffers()
-            if key not in module.state_dict()
         }
+        return {name: buffer.clone() for name, buffer in buffers.items() if name not in saved}
 
     def _modules(self) -> dict[str, nn.Module]:
         return {name: part for name, part in self.components().items() if isinstance(part, nn.Module)}
